@@ -1,0 +1,1 @@
+//! sumeru-bench
