@@ -1,0 +1,160 @@
+//! The only ways to touch guest memory: raw copies through [`GuestSlice`].
+//!
+//! The other side may change any byte at any time. So nothing here makes a reference, every value that steers a decision is
+//! read once with [`GuestSlice::load`] (volatile), and bulk data is moved with raw copies whose content nobody trusts.
+#![allow(unsafe_code)]
+
+/// A run of bytes in guest memory, mapped here, in bounds when it was made.
+///
+/// It holds nothing: whoever keeps it must keep the [`GuestMemory`](crate::memory::GuestMemory) that it came from. That is the
+/// contract of every `unsafe` method below.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestSlice {
+    ptr: *mut u8,
+    len: u32,
+}
+
+// SAFETY: an address and a length; access is unsafe and has its own contract.
+unsafe impl Send for GuestSlice {}
+
+impl GuestSlice {
+    #[inline(always)]
+    pub(crate) fn new(ptr: *mut u8, len: u32) -> Self {
+        Self { ptr, len }
+    }
+
+    /// A slice over memory of our own (a wire port's receive buffer), so that a frame's segments are of one type.
+    ///
+    /// The buffer must outlive the use of the slice, as for guest memory.
+    #[inline]
+    pub fn from_own(buffer: &mut [u8]) -> Self {
+        Self { ptr: buffer.as_mut_ptr(), len: u32::try_from(buffer.len()).unwrap_or(u32::MAX) }
+    }
+
+    /// A slice over memory at `ptr`, mapped by the caller (a packet socket's umem, a memory disk).
+    ///
+    /// # Safety
+    /// `len` bytes at `ptr` are readable and writable for as long as the slice is used.
+    #[inline(always)]
+    pub unsafe fn from_raw(ptr: *mut u8, len: u32) -> Self {
+        Self { ptr, len }
+    }
+
+    /// Length in bytes.
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Its address in this process, for system calls and alignment checks.
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.ptr
+    }
+
+    /// The part from `start` on; empty when `start` is past the end.
+    #[inline(always)]
+    #[must_use]
+    pub fn skip(self, start: u32) -> Self {
+        let start = start.min(self.len);
+        Self { ptr: self.ptr.wrapping_add(start as usize), len: self.len - start }
+    }
+
+    /// At most the first `len` bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn take(self, len: u32) -> Self {
+        Self { ptr: self.ptr, len: self.len.min(len) }
+    }
+
+    /// Asks the CPU to fetch the first line; harmless on any address.
+    #[inline(always)]
+    pub fn prefetch(&self) {
+        prefetch_read(self.ptr);
+    }
+
+    /// Copies the first bytes into `to`; returns how many (the shorter length).
+    ///
+    /// # Safety
+    /// The memory behind this slice is still mapped.
+    #[inline(always)]
+    pub unsafe fn read(&self, to: &mut [u8]) -> usize {
+        let len = to.len().min(self.len as usize);
+        // SAFETY: in bounds of both; `to` is ours alone and cannot overlap a mapping that nobody has a reference to.
+        unsafe { std::ptr::copy_nonoverlapping(self.ptr, to.as_mut_ptr(), len) };
+        len
+    }
+
+    /// Copies `from` to the start; returns how many bytes (the shorter length).
+    ///
+    /// # Safety
+    /// The memory behind this slice is still mapped.
+    #[inline(always)]
+    pub unsafe fn write(&self, from: &[u8]) -> usize {
+        let len = from.len().min(self.len as usize);
+        // SAFETY: as for `read`.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.ptr, len) };
+        len
+    }
+
+    /// Copies from another slice; returns how many bytes (the shorter length). A guest may have made the two overlap.
+    ///
+    /// # Safety
+    /// The memory behind both slices is still mapped.
+    #[inline(always)]
+    pub unsafe fn write_slice(&self, from: &GuestSlice) -> usize {
+        let len = from.len.min(self.len) as usize;
+        // SAFETY: in bounds of both; `copy` allows overlap.
+        unsafe { std::ptr::copy(from.ptr, self.ptr, len) };
+        len
+    }
+
+    /// Reads one value at `offset`, once. `None` when it does not fit.
+    ///
+    /// # Safety
+    /// The memory behind this slice is still mapped.
+    #[inline(always)]
+    pub unsafe fn load<T: Plain>(&self, offset: u32) -> Option<T> {
+        let size = size_of::<T>() as u32;
+        if offset > self.len || self.len - offset < size {
+            return None;
+        }
+        // SAFETY: in bounds; an unaligned type is read bytewise by `read_unaligned` of a `Plain` value. Volatile would need
+        // alignment, so aligned values (all ring fields) take the volatile way.
+        unsafe {
+            let ptr = self.ptr.wrapping_add(offset as usize).cast::<T>();
+            Some(if ptr.is_aligned() { ptr.read_volatile() } else { ptr.read_unaligned() })
+        }
+    }
+}
+
+/// Integers: every bit pattern is a value.
+pub trait Plain: Copy + private::Sealed {}
+mod private {
+    pub trait Sealed {}
+}
+macro_rules! plain { ($($t:ty),*) => { $(impl private::Sealed for $t {} impl Plain for $t {})* } }
+plain!(u8, u16, u32, u64);
+
+/// Prefetch for reading into all cache levels.
+#[inline(always)]
+pub fn prefetch_read(ptr: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults, whatever the address.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(ptr.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a prefetch never faults, whatever the address.
+    unsafe {
+        core::arch::asm!("prfm pldl1keep, [{}]", in(reg) ptr, options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = ptr;
+}
