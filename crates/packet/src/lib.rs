@@ -1,1 +1,40 @@
-//! sumeru-packet
+//! Packets as bytes: flow keys, header parsing, checksums, edits, segmentation and builders.
+//!
+//! This crate is the base of the switch. It reads and writes header bytes that were already copied out of guest or
+//! wire memory; it never allocates, never touches a ring, never panics on any input and contains no `unsafe`.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`key`] | [`FlowKey`] and [`FlowMask`]: the words a classifier matches on |
+//! | [`field`] | [`Field`]: where each header field lives in a key |
+//! | [`parse`](mod@parse) | one pass from header bytes to a key and a [`Layout`] |
+//! | [`layout`] | offsets of every header that was found |
+//! | [`view`] | wire formats as `zerocopy` structs |
+//! | [`checksum`] | RFC 1071 sums, RFC 1624 updates, pseudo-headers |
+//! | [`edit`] | in-place rewrites that keep checksums right |
+//! | [`headroom`] | a header buffer that can grow and shrink at the front |
+//! | [`segment`] | TCP and UDP segmentation plans |
+//! | [`build`] | ARP, neighbour discovery, VXLAN and echo frames |
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod checksum;
+pub mod edit;
+pub mod field;
+pub mod key;
+pub mod layout;
+pub mod parse;
+
+pub use checksum::Checksum;
+pub use edit::EditError;
+pub use field::{Field, Layer};
+pub use key::{ActiveWords, FlowKey, FlowMask};
+pub use layout::{L3Kind, LayerLayout, Layout};
+pub use parse::{Malformed, ParseOptions, parse};
+
+/// Captured header bytes that are parsed, in bytes: a header chain must fit in the first 256 bytes of a frame.
+pub const HEADER_MAX: usize = 256;

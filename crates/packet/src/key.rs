@@ -1,0 +1,368 @@
+//! Flow keys: everything a classifier may match on, as 24 words (three cache lines).
+//!
+//! The key never holds pointers or offsets (those are in [`Layout`](crate::Layout)) and is compared and hashed as
+//! plain words. Words 18 to 23 are reserved and stay zero.
+//!
+//! | word | bits 63..48 | 47..32 | 31..16 | 15..0 |
+//! |---|---|---|---|---|
+//! | 0 | mark | mark | in_port | in_port |
+//! | 1 | – | layers (2 bits from 32) | network | network |
+//! | L+0 | eth_dst | eth_dst | eth_dst | ethertype |
+//! | L+1 | eth_src | eth_src | eth_src | vlan tci, bit 12 = tag present |
+//! | L+2 | l4_src, ICMP type | l4_dst, ICMP code, ARP opcode | ip_proto, ip_tos | ip_ttl, tcp_flags |
+//! | L+3 | ip src low half | | IPv4 here | IPv4 here |
+//! | L+4 | ip src high half | | | |
+//! | L+5 | ip dst low half | | IPv4 here | IPv4 here |
+//! | L+6 | ip dst high half | | | |
+//! | L+7 | vni | vni (to 40), vxlan (39), fragment (33..32) | – | second vlan tci |
+//!
+//! L is 2 for the outer layer (the outermost headers) and 10 for the inner layer (inside VXLAN).
+
+use crate::field::{Field, INNER_BASE, LAYER_INNER_PRESENT};
+
+/// Words of a key.
+pub const WORDS: usize = 24;
+/// Words of a key that can be other than zero.
+pub const USED_WORDS: usize = crate::field::USED_WORDS_END;
+
+/// What a packet is, as far as matching goes.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowKey(pub(crate) [u64; WORDS]);
+
+/// Which bits of a [`FlowKey`] matter: same shape, a one bit is compared.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowMask(pub(crate) [u64; WORDS]);
+
+const _: () = assert!(size_of::<FlowKey>() == 192 && align_of::<FlowKey>() == 64);
+const _: () = assert!(size_of::<FlowMask>() == 192 && align_of::<FlowMask>() == 64);
+
+/// The set of words of a mask that are not zero; bit `i` stands for word `i`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct ActiveWords(u32);
+
+impl ActiveWords {
+    /// No word.
+    pub const EMPTY: ActiveWords = ActiveWords(0);
+    /// Every used word.
+    pub const ALL: ActiveWords = ActiveWords((1 << USED_WORDS) - 1);
+
+    /// A set from its bitmap; bits of reserved words are dropped.
+    pub const fn from_bits(bits: u32) -> ActiveWords {
+        ActiveWords(bits & Self::ALL.0)
+    }
+
+    /// The bitmap.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Number of words in the set, 0..=18.
+    pub const fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Whether no word is in the set.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether word `index` is in the set.
+    pub const fn contains(self, index: usize) -> bool {
+        index < USED_WORDS && self.0 >> index & 1 == 1
+    }
+
+    /// Words of either set.
+    #[must_use]
+    pub const fn union(self, other: ActiveWords) -> ActiveWords {
+        ActiveWords(self.0 | other.0)
+    }
+}
+
+impl Iterator for ActiveWords {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let index = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some(index)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.len(), Some(self.len()))
+    }
+}
+
+/// Odd 64-bit multipliers, one per word: the fractional digits of the golden ratio and successive outputs of a
+/// Weyl sequence over it, mixed so that no two are close.
+const MULTIPLIERS: [u64; WORDS] = {
+    let mut out = [0u64; WORDS];
+    let mut state = 0u64;
+    let mut i = 0;
+    while i < WORDS {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = state;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        out[i] = (x ^ (x >> 31)) | 1;
+        i += 1;
+    }
+    out
+};
+
+/// High and low half of a 128-bit product, folded: every input bit reaches both ends of the result.
+#[inline(always)]
+const fn fold(a: u64, b: u64) -> u64 {
+    let product = (a as u128) * (b as u128);
+    (product as u64) ^ (product >> 64) as u64
+}
+
+#[inline(always)]
+const fn finish(sum: u64) -> u64 {
+    fold(sum ^ MULTIPLIERS[22], MULTIPLIERS[23])
+}
+
+macro_rules! word_array {
+    ($type:ident) => {
+        impl $type {
+            /// All words zero.
+            pub const ZERO: $type = $type([0; WORDS]);
+
+            /// From its words; the reserved ones (18..24) are cleared.
+            pub const fn from_words(mut words: [u64; WORDS]) -> $type {
+                let mut i = USED_WORDS;
+                while i < WORDS {
+                    words[i] = 0;
+                    i += 1;
+                }
+                $type(words)
+            }
+
+            /// All words.
+            #[inline(always)]
+            pub const fn words(&self) -> &[u64; WORDS] {
+                &self.0
+            }
+
+            /// Word `index`; zero beyond the last.
+            #[inline(always)]
+            pub const fn word(&self, index: usize) -> u64 {
+                if index < WORDS { self.0[index] } else { 0 }
+            }
+
+            /// Sets word `index`; a reserved word stays zero.
+            #[inline(always)]
+            pub const fn set_word(&mut self, index: usize, value: u64) {
+                if index < USED_WORDS {
+                    self.0[index] = value;
+                }
+            }
+
+            /// Sets a field; bits of `value` above the field's width are dropped.
+            #[inline]
+            pub const fn set(&mut self, field: Field, value: u128) {
+                let p = field.position();
+                if p.width > 64 {
+                    self.0[p.word] = value as u64;
+                    self.0[p.word + 1] = (value >> 64) as u64;
+                } else {
+                    let mask = p.word_mask();
+                    self.0[p.word] = self.0[p.word] & !mask | (value as u64) << p.shift & mask;
+                }
+            }
+
+            /// Reads a field.
+            #[inline]
+            pub const fn get(&self, field: Field) -> u128 {
+                let p = field.position();
+                if p.width > 64 {
+                    self.0[p.word] as u128 | (self.0[p.word + 1] as u128) << 64
+                } else {
+                    ((self.0[p.word] & p.word_mask()) >> p.shift) as u128
+                }
+            }
+        }
+
+        impl Default for $type {
+            fn default() -> $type {
+                $type::ZERO
+            }
+        }
+    };
+}
+
+word_array!(FlowKey);
+word_array!(FlowMask);
+
+impl FlowKey {
+    /// A zero key with the metadata that `parse` leaves alone.
+    #[inline]
+    pub const fn with_metadata(in_port: u32, network: u32) -> FlowKey {
+        let mut key = FlowKey::ZERO;
+        key.set_metadata(in_port, 0, network);
+        key
+    }
+
+    /// Sets in_port, mark and network; clears the layer bits, which `parse` sets.
+    #[inline(always)]
+    pub const fn set_metadata(&mut self, in_port: u32, mark: u32, network: u32) {
+        self.0[0] = in_port as u64 | (mark as u64) << 32;
+        self.0[1] = network as u64;
+    }
+
+    /// Whether an inner layer was parsed.
+    #[inline(always)]
+    pub const fn has_inner(&self) -> bool {
+        self.0[1] >> 32 & LAYER_INNER_PRESENT as u64 != 0
+    }
+
+    /// The key with every bit outside `mask` cleared.
+    #[must_use]
+    #[inline]
+    pub fn masked(&self, mask: &FlowMask) -> FlowKey {
+        let mut out = FlowKey::ZERO;
+        for (o, (k, m)) in out.0.iter_mut().zip(self.0.iter().zip(&mask.0)) {
+            *o = k & m;
+        }
+        out
+    }
+
+    /// Hash of the bits under `mask`, looking only at the words in `active` (which must be `mask.active()`, or a
+    /// superset). Equal masked keys with the same active set hash equal; low and high bits are both well mixed.
+    #[inline]
+    pub fn hash(&self, mask: &FlowMask, active: ActiveWords) -> u64 {
+        let mut sum = 0u64;
+        for i in active {
+            sum = sum.wrapping_add(fold(self.word(i) & mask.word(i), MULTIPLIERS[i % WORDS]));
+        }
+        finish(sum)
+    }
+
+    /// Whether the bits under `mask` equal those of `entry`, which is already masked; only the words in `active`
+    /// are looked at.
+    #[inline]
+    pub fn matches(&self, entry: &FlowKey, mask: &FlowMask, active: ActiveWords) -> bool {
+        let mut difference = 0u64;
+        for i in active {
+            difference |= (self.word(i) & mask.word(i)) ^ entry.word(i);
+        }
+        difference == 0
+    }
+
+    /// Hash of the whole key, for an exact-match cache. The inner layer is looked at only when there is one.
+    #[inline]
+    pub fn exact_hash(&self) -> u64 {
+        let w = &self.0;
+        let mut sum = 0u64;
+        // Pairs multiply with each other (words offset by a secret-looking constant so that zero words do not
+        // erase their partner), which halves the multiplications against one per word.
+        let mut i = 0;
+        while i < INNER_BASE {
+            sum = sum.wrapping_add(pair(w[i], w[i + 1], i));
+            i += 2;
+        }
+        if self.has_inner() {
+            while i < USED_WORDS {
+                sum = sum.wrapping_add(pair(w[i], w[i + 1], i));
+                i += 2;
+            }
+        }
+        finish(sum)
+    }
+
+    /// Whether two keys are equal in every word, cheaper than `==` when there is no inner layer.
+    #[inline]
+    pub fn exact_eq(&self, other: &FlowKey) -> bool {
+        let mut difference = 0u64;
+        // Word 1 says whether there is an inner layer; if it is equal and says no, words 10.. are zero in both.
+        for i in 0..12 {
+            difference |= self.0[i] ^ other.0[i];
+        }
+        if difference != 0 {
+            return false;
+        }
+        if self.has_inner() {
+            for i in 12..WORDS {
+                difference |= self.0[i] ^ other.0[i];
+            }
+        }
+        difference == 0
+    }
+
+    /// Hash of the addresses, protocol and ports of a layer, the same for both directions of a connection: the
+    /// entropy of a tunnel's source port and of receive-side scaling.
+    #[inline]
+    pub fn entropy(&self, layer: crate::Layer) -> u32 {
+        let b = layer.base();
+        let w = &self.0;
+        let ports = w[b + 2];
+        let (source, destination) = (ports >> 48, ports >> 32 & 0xffff);
+        // Sums and products of both ends do not depend on their order.
+        let mut sum = fold(
+            source.wrapping_add(destination) ^ (ports & 0xff00_0000) << 16,
+            MULTIPLIERS[0],
+        );
+        sum = sum.wrapping_add(fold(w[b + 3].wrapping_add(w[b + 5]), MULTIPLIERS[1]));
+        sum = sum.wrapping_add(fold(w[b + 4].wrapping_add(w[b + 6]), MULTIPLIERS[2]));
+        sum = sum.wrapping_add(fold(
+            (w[b] >> 16).wrapping_add(w[b + 1] >> 16),
+            MULTIPLIERS[3],
+        ));
+        (finish(sum) >> 32) as u32
+    }
+}
+
+#[inline(always)]
+const fn pair(a: u64, b: u64, i: usize) -> u64 {
+    fold(a ^ MULTIPLIERS[i], b ^ MULTIPLIERS[i + 1])
+}
+
+impl FlowMask {
+    /// Every bit of every used word.
+    pub const EXACT: FlowMask = FlowMask::from_words([u64::MAX; WORDS]);
+
+    /// The words that are not zero.
+    pub const fn active(&self) -> ActiveWords {
+        let mut bits = 0;
+        let mut i = 0;
+        while i < USED_WORDS {
+            if self.0[i] != 0 {
+                bits |= 1 << i;
+            }
+            i += 1;
+        }
+        ActiveWords(bits)
+    }
+
+    /// Adds the bits of `other`.
+    #[inline]
+    pub fn merge(&mut self, other: &FlowMask) {
+        for (a, b) in self.0.iter_mut().zip(&other.0) {
+            *a |= b;
+        }
+    }
+
+    /// Adds every bit of a field.
+    #[inline]
+    pub const fn merge_field(&mut self, field: Field) {
+        self.set(field, u128::MAX);
+    }
+
+    /// Whether every bit of `other` is in this mask.
+    pub fn covers(&self, other: &FlowMask) -> bool {
+        self.0.iter().zip(&other.0).all(|(a, b)| b & !a == 0)
+    }
+
+    /// Whether no bit is set.
+    pub const fn is_empty(&self) -> bool {
+        self.active().is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Golden frames, agreement of the two ways through the parser, and hostile input.
