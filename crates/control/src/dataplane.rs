@@ -1,0 +1,401 @@
+//! What the control plane asks of a data plane, and what a data plane reports. The control plane
+//! is its only caller and calls from one thread at a time. Objects arrive checked and in order:
+//! a network before the ports on it, a volume before the controllers that serve it, a port before
+//! its flow rules; and they go in the opposite order.
+//!
+//! Contract of every method that changes something: it either did all of it, or it refuses and
+//! changed nothing. When it returns, every lcore has taken up the change or will before it handles
+//! a packet or request that arrives later. None of them waits for a guest.
+
+use std::io;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::model::{Controller, Flow, Network, Node, Port, Volume};
+use crate::value::MacAddr;
+
+/// Why a data plane did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// A value is valid in itself, but not for this data plane.
+    #[error("{field} is {found}, expected {expected}")]
+    Field {
+        /// The field of the object.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What the data plane could do.
+        expected: String,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {target}: {source}")]
+    System {
+        /// What was tried: "open", "bind", "attach to".
+        action: &'static str,
+        /// To what: a path, an interface.
+        target: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The data plane cannot do this at all, or not to an object that is live.
+    #[error("{what} is not supported here, expected {expected}")]
+    Unsupported {
+        /// What was asked.
+        what: String,
+        /// What would work instead.
+        expected: String,
+    },
+    /// A table is full.
+    #[error("no room for another {what}, the limit is {limit}")]
+    Full {
+        /// What there are too many of.
+        what: &'static str,
+        /// How many there can be.
+        limit: u64,
+    },
+    /// The thing asked about is not there.
+    #[error("there is no {kind} {name}")]
+    Unknown {
+        /// Its kind.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A room's own error, whose message names the fault and what was expected.
+    #[error(transparent)]
+    Inner(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Result of everything asked of a data plane.
+pub type Done<T = ()> = Result<T, Refusal>;
+
+/// Everything that is asked of a data plane. Names are those of the objects.
+pub trait DataPlane: Send {
+    /// First call of all: starts the lcores. Called once.
+    fn start(&mut self, node: &Node) -> Done;
+    /// Changes the node live. `new.spec.lcores` equals `old.spec.lcores`.
+    fn update_node(&mut self, old: &Node, new: &Node) -> Done;
+    /// Last call of all: stops traffic, disconnects front ends, waits for I/O in flight, joins the
+    /// lcores, removes sockets it made.
+    fn stop(&mut self);
+
+    /// Makes a tenant network.
+    fn create_network(&mut self, network: &Network) -> Done;
+    /// Changes a network live; the VNI is the same in both.
+    fn update_network(&mut self, old: &Network, new: &Network) -> Done;
+    /// Removes a network that no port is on.
+    fn delete_network(&mut self, network: &Network) -> Done;
+
+    /// Makes a port. A vhost-user port in client mode succeeds before its front end is there.
+    fn create_port(&mut self, port: &Port) -> Done;
+    /// Changes network, MAC address or MTU of a live port; everything else is the same in both.
+    fn update_port(&mut self, old: &Port, new: &Port) -> Done;
+    /// Removes a port that has no flow rules.
+    fn delete_port(&mut self, port: &Port) -> Done;
+    /// What a port is doing.
+    fn port_state(&self, name: &str) -> Done<PortState>;
+
+    /// Whether `create_flow` would succeed now; changes nothing.
+    fn validate_flow(&self, port: &Port, flow: &Flow) -> Done;
+    /// Adds a rule.
+    fn create_flow(&mut self, port: &Port, flow: &Flow) -> Done;
+    /// Removes a rule.
+    fn destroy_flow(&mut self, port: &Port, flow: &Flow) -> Done;
+    /// What a rule counted; zeroes for a rule without a count action.
+    fn query_flow(&self, port: &Port, flow: &Flow) -> Done<FlowCount>;
+
+    /// Opens a volume.
+    fn create_volume(&mut self, volume: &Volume) -> Done;
+    /// Changes the size of a volume; guests that use it are told. Only the size differs.
+    fn resize_volume(&mut self, old: &Volume, new: &Volume) -> Done;
+    /// Closes a volume that no controller serves.
+    fn delete_volume(&mut self, volume: &Volume) -> Done;
+    /// What a volume is doing.
+    fn volume_state(&self, name: &str) -> Done<VolumeState>;
+
+    /// Makes a virtio-blk device.
+    fn create_controller(&mut self, controller: &Controller, volume: &Volume) -> Done;
+    /// Removes a virtio-blk device; requests in flight are finished first.
+    fn delete_controller(&mut self, controller: &Controller) -> Done;
+    /// What a controller is doing.
+    fn controller_state(&self, name: &str) -> Done<ControllerState>;
+
+    /// Counters of every lcore, in the order of the node's list.
+    fn lcore_stats(&self) -> Vec<LcoreStats>;
+    /// Counters of every port.
+    fn port_stats(&self) -> Vec<PortStats>;
+    /// Counters of every pipeline stage, in the order that a packet passes them.
+    fn stage_stats(&self) -> Vec<StageStats>;
+    /// Drops by reason; reasons that never happened are included with zero.
+    fn drop_stats(&self) -> Vec<DropStats>;
+    /// Counters of every volume.
+    fn volume_stats(&self) -> Vec<VolumeStats>;
+
+    /// Learned and static addresses of `network`, or of all.
+    fn fdb(&self, network: Option<&str>) -> Vec<FdbEntry>;
+    /// Underlay neighbours.
+    fn neighbours(&self) -> Vec<Neighbour>;
+
+    /// Runs one frame through the pipeline as if it had come in on `port`, without sending it,
+    /// learning from it or counting it, and says each decision.
+    fn trace(&mut self, port: &Port, frame: &[u8]) -> Done<Trace>;
+
+    /// Starts writing frames to a pcapng file.
+    fn capture_start(&mut self, capture: &Capture) -> Done;
+    /// Ends a capture; the file is complete when this returns.
+    fn capture_stop(&mut self, name: &str) -> Done<CaptureState>;
+    /// Captures that run.
+    fn captures(&self) -> Vec<CaptureState>;
+}
+
+/// What a port is doing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct PortState {
+    /// Whether frames can pass: front end connected and its rings enabled, or interface up.
+    pub up: bool,
+    /// vhost-user: whether a front end is connected. Others: the interface is open.
+    pub connected: bool,
+    /// vhost-user: virtio feature bits that were negotiated.
+    pub features: u64,
+    /// Queue pairs in use.
+    pub queues: u16,
+    /// CPU numbers of the lcores that poll it.
+    pub lcores: Vec<u16>,
+}
+
+/// What a volume is doing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct VolumeState {
+    /// Size in bytes, as guests see it.
+    pub size: u64,
+}
+
+/// What a controller is doing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct ControllerState {
+    /// Whether a front end is connected.
+    pub connected: bool,
+    /// Virtio feature bits that were negotiated.
+    pub features: u64,
+    /// Request queues in use.
+    pub queues: u16,
+    /// CPU numbers of the lcores that poll it.
+    pub lcores: Vec<u16>,
+}
+
+/// What a rule counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct FlowCount {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, from the Ethernet header on, without the frame check sequence.
+    pub bytes: u64,
+}
+
+/// Counters of an lcore since it was started. Cycles are of the time-stamp counter; busy, idle
+/// and sleep cycles add up to `tsc_elapsed` but for what passed since the last loop.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct LcoreStats {
+    /// The CPU it is pinned to.
+    pub cpu: u16,
+    /// Thread id of the lcore, to find it in /proc.
+    pub tid: u32,
+    /// Frequency of the time-stamp counter.
+    pub tsc_hz: u64,
+    /// Cycles since the lcore was started.
+    pub tsc_elapsed: u64,
+    /// Cycles of loops that moved at least one packet or request.
+    pub busy_cycles: u64,
+    /// Cycles of loops that found nothing.
+    pub idle_cycles: u64,
+    /// Cycles asleep, waiting for a kick.
+    pub sleep_cycles: u64,
+    /// Turns of the loop.
+    pub loops: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Block requests completed.
+    pub blk_ios: u64,
+    /// Times that a kick ended a sleep.
+    pub wakeups: u64,
+}
+
+/// Counters of a port. Directions are the switch's: rx comes in from the port.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PortStats {
+    /// Name of the port.
+    pub port: String,
+    /// Its index.
+    pub index: u16,
+    /// Packets that came in.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Packets that went out.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Packets that came in and were dropped.
+    pub rx_drops: u64,
+    /// Packets that should have gone out and were dropped.
+    pub tx_drops: u64,
+    /// Malformed descriptors or frames.
+    pub rx_errors: u64,
+    /// Interrupts sent to the guest.
+    pub calls: u64,
+}
+
+/// Counter of a pipeline stage.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct StageStats {
+    /// Name of the stage.
+    pub stage: String,
+    /// Packets that passed it.
+    pub packets: u64,
+}
+
+/// Counter of a drop reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct DropStats {
+    /// The reason, one word with dashes.
+    pub reason: String,
+    /// Packets dropped for it.
+    pub packets: u64,
+}
+
+/// Counters of a volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct VolumeStats {
+    /// Name of the volume.
+    pub volume: String,
+    /// Reads completed.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Writes completed.
+    pub writes: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Flushes completed.
+    pub flushes: u64,
+    /// Discards and write-zeroes completed.
+    pub discards: u64,
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+/// Where a forwarding entry leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FdbTarget {
+    /// A port of this node.
+    Port(String),
+    /// Behind a tunnel end point.
+    Remote(IpAddr),
+}
+
+/// An entry of a network's forwarding table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FdbEntry {
+    /// The network.
+    pub network: String,
+    /// The guest's address.
+    pub mac: MacAddr,
+    /// Where it leads.
+    #[serde(flatten)]
+    pub target: FdbTarget,
+    /// Seconds since it was last seen; 0 for a static entry.
+    pub age_s: u64,
+    /// Whether it was configured rather than learned.
+    #[serde(rename = "static")]
+    pub is_static: bool,
+}
+
+/// State of a neighbour entry, in the words of RFC 4861 section 7.3.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NeighbourState {
+    /// Asked for, no answer yet.
+    Incomplete,
+    /// Answered lately.
+    Reachable,
+    /// Answered a while ago; used, and asked again.
+    Stale,
+    /// Asked several times without an answer.
+    Failed,
+}
+
+/// An underlay neighbour.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Neighbour {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its link-layer address, once known.
+    pub mac: Option<MacAddr>,
+    /// How well it is known.
+    pub state: NeighbourState,
+    /// Seconds since the last answer.
+    pub age_s: u64,
+}
+
+/// What happened to a traced frame on its way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Trace {
+    /// The decisions in order.
+    pub steps: Vec<TraceStep>,
+    /// Frames that would leave.
+    pub outputs: Vec<TraceOutput>,
+    /// Reason, if nothing would leave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drop_reason: Option<String>,
+}
+
+/// One decision on a frame's way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TraceStep {
+    /// The stage that decided.
+    pub stage: String,
+    /// What it decided, and by which entry.
+    pub decision: String,
+}
+
+/// A frame that would leave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TraceOutput {
+    /// Name of the port that it would leave by.
+    pub port: String,
+    /// The frame as it would be on that side, in hexadecimal.
+    pub frame: String,
+}
+
+/// A capture to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Capture {
+    /// Name, unique among the captures that run.
+    pub name: String,
+    /// Port whose frames are written; all ports without one.
+    pub port: Option<String>,
+    /// The file; it must not exist.
+    pub path: String,
+    /// Bytes kept of each frame, 64 ..= 65535.
+    pub snaplen: u32,
+    /// Ends by itself after so many frames.
+    pub max_packets: Option<u64>,
+}
+
+/// A capture that runs, or what a stopped one came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CaptureState {
+    /// What was asked for.
+    #[serde(flatten)]
+    pub capture: Capture,
+    /// Frames written.
+    pub packets: u64,
+    /// Frames that were lost because the writer could not follow.
+    pub lost: u64,
+    /// Whether it still runs.
+    pub running: bool,
+}

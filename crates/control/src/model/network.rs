@@ -1,0 +1,133 @@
+//! A tenant network: a learning layer-2 segment, stretched over nodes by VXLAN (RFC 7348) with
+//! head-end replication of what has to be flooded.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{Kind, Spec, read_tables};
+use crate::decode::{Field, Fields, FromValue, Name, Wrong, optional, required};
+use crate::value::{MacAddr, Vni};
+
+/// A guest address that is known to be behind a remote tunnel end point, never learned or aged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub struct StaticMac {
+    /// The guest's address.
+    pub mac: MacAddr,
+    /// The tunnel end point behind which it is.
+    pub remote: IpAddr,
+}
+
+/// What is configured of a tenant network.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NetworkSpec {
+    /// Name.
+    pub name: String,
+    /// Identifier on the wire, unique on the node.
+    pub vni: Vni,
+    /// Tunnel end points that get a copy of every flooded frame.
+    pub remotes: Vec<IpAddr>,
+    /// Most frames that are flooded per second (broadcast, multicast, unknown unicast).
+    pub flood_limit: u32,
+    /// Seconds after which a learned address that was not seen again is forgotten.
+    pub ageing_s: u32,
+    /// Largest inner frame's layer-3 length in bytes.
+    pub mtu: u16,
+    /// Addresses that are known beforehand.
+    pub static_macs: Vec<StaticMac>,
+}
+
+impl Spec for NetworkSpec {
+    const KIND: Kind = Kind::Network;
+    const FIXED: &'static [&'static str] = &["vni"];
+    const FIELDS: &'static [Field] = &[
+        required("name", "name", "name of the network"),
+        required(
+            "vni",
+            "integer 1..16777215",
+            "VXLAN network identifier, unique on the node",
+        ),
+        optional(
+            "remotes",
+            "list of addresses",
+            "tunnel end points that flooded frames are copied to",
+        ),
+        optional(
+            "flood_limit",
+            "integer 1..100000000",
+            "flooded frames per second at most (default 10000)",
+        ),
+        optional(
+            "ageing_s",
+            "integer 1..86400",
+            "seconds after which an unseen address is forgotten (default 300)",
+        ),
+        optional(
+            "mtu",
+            "integer 68..9216",
+            "largest layer-3 packet of a tenant, bytes (default 1500)",
+        ),
+        optional(
+            "static_macs",
+            "list of {mac, remote}",
+            "addresses known to be behind a tunnel end point",
+        ),
+    ];
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let name = fields.required::<Name>("name");
+        let vni = fields.required::<Vni>("vni");
+        let remotes = fields.list::<IpAddr>("remotes");
+        for (i, remote) in remotes.iter().enumerate() {
+            if remote.is_unspecified() || remote.is_multicast() || remote.is_loopback() {
+                fields.fault(
+                    "remotes",
+                    remote.to_string(),
+                    "a unicast address of another node",
+                );
+            } else if remotes[..i].contains(remote) {
+                fields.fault("remotes", format!("{remote} twice"), "each remote once");
+            }
+        }
+        let expected = "a list of tables {mac, remote}";
+        let static_macs = read_tables(fields, "static_macs", expected, read_static_mac);
+        let flood_limit = fields.integer("flood_limit", 1..=100_000_000, 10_000);
+        let ageing_s = fields.integer("ageing_s", 1..=86_400, 300);
+        let mtu = fields.integer("mtu", 68..=9216, 1500);
+        Some(Self {
+            name: name?.0,
+            vni: vni?,
+            remotes,
+            flood_limit,
+            ageing_s,
+            mtu,
+            static_macs,
+        })
+    }
+}
+
+fn read_static_mac(table: &Map<String, Value>) -> Result<StaticMac, Wrong> {
+    let expected = || Wrong {
+        expected: "exactly the fields mac and remote".to_owned(),
+    };
+    match (table.get("mac"), table.get("remote"), table.len()) {
+        (Some(mac), Some(remote), 2) => {
+            let mac = MacAddr::from_value(mac)?;
+            if mac.is_multicast() {
+                return Err(Wrong {
+                    expected: "a unicast MAC address".to_owned(),
+                });
+            }
+            Ok(StaticMac {
+                mac,
+                remote: IpAddr::from_value(remote)?,
+            })
+        }
+        _ => Err(expected()),
+    }
+}

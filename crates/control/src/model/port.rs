@@ -1,0 +1,279 @@
+//! A port of the switch: where frames enter and leave, whoever is on the other side.
+
+use serde::Serialize;
+
+use super::{Kind, SOCKET_MODES, SocketMode, Spec};
+use crate::decode::{Field, Fields, InterfaceName, Name, SocketPath, optional, required};
+use crate::value::MacAddr;
+
+/// What is on the other side of a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum PortKind {
+    /// A guest's virtio-net device over the vhost-user protocol.
+    VhostUser {
+        /// Path of the Unix socket.
+        socket: String,
+        /// Who listens.
+        mode: SocketMode,
+        /// Number of queue pairs, 1 to 64.
+        queues: u16,
+        /// Largest number of descriptors per queue, a power of two from 2 to 32768.
+        queue_size: u16,
+    },
+    /// A TAP interface of the kernel, made if it does not exist.
+    Tap {
+        /// The interface's name.
+        ifname: String,
+    },
+    /// An existing interface through AF_PACKET.
+    AfPacket {
+        /// The interface's name.
+        interface: String,
+    },
+    /// An existing interface through AF_XDP.
+    AfXdp {
+        /// The interface's name.
+        interface: String,
+        /// Number of receive queues to bind, from queue 0 on.
+        queues: u16,
+    },
+}
+
+impl PortKind {
+    /// The word for it in configuration.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::VhostUser { .. } => "vhost-user",
+            Self::Tap { .. } => "tap",
+            Self::AfPacket { .. } => "af-packet",
+            Self::AfXdp { .. } => "af-xdp",
+        }
+    }
+
+    /// The socket or interface that only one port can have.
+    pub fn target(&self) -> &str {
+        match self {
+            Self::VhostUser { socket, .. } => socket,
+            Self::Tap { ifname } => ifname,
+            Self::AfPacket { interface } | Self::AfXdp { interface, .. } => interface,
+        }
+    }
+}
+
+/// What is configured of a port.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PortSpec {
+    /// Name.
+    pub name: String,
+    /// What is on the other side.
+    #[serde(flatten)]
+    pub kind: PortKind,
+    /// Index in flow rules (testpmd's port id), unique on the node, 0 ..= 4095. `None` only until
+    /// the control plane has admitted the port and given it the lowest free one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<u16>,
+    /// Tenant network that the port belongs to. Without one only flow rules move its frames.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Address that the guest is told to use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// Largest layer-3 packet in bytes, 68 ..= 9216.
+    pub mtu: u16,
+    /// Whether the port leads to the underlay instead of a tenant.
+    pub uplink: bool,
+}
+
+impl PortSpec {
+    /// The index; 0 for a port that was not admitted yet.
+    pub fn index(&self) -> u16 {
+        self.index.unwrap_or(0)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Word {
+    VhostUser,
+    Tap,
+    AfPacket,
+    AfXdp,
+}
+
+impl Spec for PortSpec {
+    const KIND: Kind = Kind::Port;
+    const FIXED: &'static [&'static str] = &[
+        "kind",
+        "socket",
+        "mode",
+        "queues",
+        "queue_size",
+        "ifname",
+        "interface",
+        "index",
+        "uplink",
+    ];
+    const FIELDS: &'static [Field] = &[
+        required("name", "name", "name of the port"),
+        required(
+            "kind",
+            "\"vhost-user\" | \"tap\" | \"af-packet\" | \"af-xdp\"",
+            "what is on the other side",
+        ),
+        optional(
+            "socket",
+            "absolute path",
+            "vhost-user: path of the Unix socket (needed)",
+        ),
+        optional(
+            "mode",
+            "\"server\" | \"client\"",
+            "vhost-user: who listens on the socket (default server: the daemon)",
+        ),
+        optional(
+            "queues",
+            "integer 1..64",
+            "vhost-user: queue pairs; af-xdp: receive queues (default 1)",
+        ),
+        optional(
+            "queue_size",
+            "power of two 2..32768",
+            "vhost-user: descriptors per queue at most (default 1024)",
+        ),
+        optional(
+            "ifname",
+            "interface name",
+            "tap: name of the interface (needed)",
+        ),
+        optional(
+            "interface",
+            "interface name",
+            "af-packet, af-xdp: name of the interface (needed)",
+        ),
+        optional(
+            "index",
+            "integer 0..4095",
+            "port id in flow rules (default: the lowest free one)",
+        ),
+        optional(
+            "network",
+            "network name",
+            "tenant network that the port belongs to",
+        ),
+        optional(
+            "mac",
+            "MAC address",
+            "address that the guest is told to use",
+        ),
+        optional(
+            "mtu",
+            "integer 68..9216",
+            "largest layer-3 packet, bytes (default 1500)",
+        ),
+        optional(
+            "uplink",
+            "boolean",
+            "leads to the underlay, not to a tenant (default false)",
+        ),
+    ];
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let name = fields.required::<Name>("name");
+        let kind = read_kind(fields);
+        let index = fields.optional_integer("index", 0..=4095);
+        let network = fields.optional::<Name>("network").map(|n| n.0);
+        let mac = fields.optional::<MacAddr>("mac");
+        if mac.is_some_and(MacAddr::is_multicast) {
+            fields.fault("mac", "a multicast address", "a unicast MAC address");
+        }
+        let mtu = fields.integer("mtu", 68..=9216, 1500);
+        let uplink = fields.or("uplink", false);
+        if uplink && network.is_some() {
+            fields.fault(
+                "network",
+                "given for an uplink",
+                "to be left out: an uplink belongs to no tenant",
+            );
+        }
+        Some(Self {
+            name: name?.0,
+            kind: kind?,
+            index,
+            network,
+            mac,
+            mtu,
+            uplink,
+        })
+    }
+}
+
+fn read_kind(fields: &mut Fields<'_>) -> Option<PortKind> {
+    let words = [
+        ("vhost-user", Word::VhostUser),
+        ("tap", Word::Tap),
+        ("af-packet", Word::AfPacket),
+        ("af-xdp", Word::AfXdp),
+    ];
+    match fields.required_word("kind", &words)? {
+        Word::VhostUser => {
+            fields.forbid(&["ifname", "interface"], "the port is vhost-user");
+            let socket = fields.required::<SocketPath>("socket");
+            let mode = fields.word("mode", &SOCKET_MODES, SocketMode::Server);
+            let queues = fields.integer("queues", 1..=64, 1);
+            let queue_size = read_queue_size(fields, 1024);
+            Some(PortKind::VhostUser {
+                socket: socket?.0,
+                mode,
+                queues,
+                queue_size,
+            })
+        }
+        Word::Tap => {
+            fields.forbid(
+                &["socket", "mode", "queues", "queue_size", "interface"],
+                "the port is a tap",
+            );
+            let ifname = fields.required::<InterfaceName>("ifname");
+            Some(PortKind::Tap { ifname: ifname?.0 })
+        }
+        Word::AfPacket => {
+            fields.forbid(
+                &["socket", "mode", "queues", "queue_size", "ifname"],
+                "the port is af-packet",
+            );
+            let interface = fields.required::<InterfaceName>("interface");
+            Some(PortKind::AfPacket {
+                interface: interface?.0,
+            })
+        }
+        Word::AfXdp => {
+            fields.forbid(
+                &["socket", "mode", "queue_size", "ifname"],
+                "the port is af-xdp",
+            );
+            let interface = fields.required::<InterfaceName>("interface");
+            let queues = fields.integer("queues", 1..=64, 1);
+            Some(PortKind::AfXdp {
+                interface: interface?.0,
+                queues,
+            })
+        }
+    }
+}
+
+/// A virtqueue's size: virtio 1.2 section 2.7 has a power of two up to 32768.
+pub(super) fn read_queue_size(fields: &mut Fields<'_>, default: u16) -> u16 {
+    let size = fields.integer("queue_size", 2..=32_768, default);
+    if !size.is_power_of_two() {
+        fields.fault(
+            "queue_size",
+            size.to_string(),
+            "a power of two from 2 to 32768",
+        );
+    }
+    size
+}
