@@ -8,14 +8,18 @@
 //! The engine knows no protocol: it never parses a packet or an I/O command.
 
 pub mod counter;
+pub mod executor;
 pub mod lcore;
 pub mod publish;
 pub mod spsc;
 pub mod tsc;
+pub mod uring;
 
 pub use counter::Counter;
+pub use executor::{Alarm, Executor, LcoreContext};
 pub use lcore::{
     Armed, Cx, EngineError, IdlePolicy, Lcore, LcoreConfig, LcoreReport, Local, Poller, PollerId,
     Watch,
 };
 pub use tsc::Tsc;
+pub use uring::{Buffers, Hold, IoBuffer, OpFuture, Reactor};
