@@ -1,0 +1,231 @@
+//! The virtio-net header (Virtio 1.2, section 5.1.6) and what it says of a frame: checksum and segmentation left to do.
+//!
+//! The same header travels with frames of guests, of TAP (`IFF_VNET_HDR`) and of packet sockets (`PACKET_VNET_HDR`).
+//! Nothing in it is believed: [`Offload::checked`] holds it against the parsed headers.
+
+use sumeru_packet::{L3Kind, Layout};
+
+/// Length of the header with `num_buffers`, in bytes.
+pub const NET_HEADER_LEN: usize = 12;
+/// Length without `num_buffers` (legacy devices without mergeable buffers, TAP, packet sockets).
+pub const SHORT_NET_HEADER_LEN: usize = 10;
+
+const F_NEEDS_CSUM: u8 = 1;
+const F_DATA_VALID: u8 = 2;
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+const GSO_ECN: u8 = 0x80;
+
+/// Feature bits of a virtio-net device (5.1.3) that bear on a frame's offloads.
+pub mod feature {
+    /// The device completes checksums of frames it receives from the driver.
+    pub const CSUM: u64 = 1 << 0;
+    /// The driver takes frames with partial checksums.
+    pub const GUEST_CSUM: u64 = 1 << 1;
+    /// The device knows its MTU.
+    pub const MTU: u64 = 1 << 3;
+    /// The driver takes TCPv4 segments larger than the MTU.
+    pub const GUEST_TSO4: u64 = 1 << 7;
+    /// The driver takes TCPv6 segments larger than the MTU.
+    pub const GUEST_TSO6: u64 = 1 << 8;
+    /// The driver takes large TCP segments with ECN.
+    pub const GUEST_ECN: u64 = 1 << 9;
+    /// The device takes TCPv4 segments larger than the MTU.
+    pub const HOST_TSO4: u64 = 1 << 11;
+    /// The device takes TCPv6 segments larger than the MTU.
+    pub const HOST_TSO6: u64 = 1 << 12;
+    /// The device takes large TCP segments with ECN.
+    pub const HOST_ECN: u64 = 1 << 13;
+    /// A received frame may span several buffers.
+    pub const MRG_RXBUF: u64 = 1 << 15;
+    /// Configuration status field.
+    pub const STATUS: u64 = 1 << 16;
+    /// Control queue (kept by the front end over vhost-user).
+    pub const CTRL_VQ: u64 = 1 << 17;
+    /// The driver can announce itself after migration.
+    pub const GUEST_ANNOUNCE: u64 = 1 << 21;
+    /// Several queue pairs.
+    pub const MQ: u64 = 1 << 22;
+}
+
+/// How a large frame is to be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Gso {
+    /// Not at all.
+    #[default]
+    None,
+    /// TCP over IPv4.
+    TcpV4,
+    /// TCP over IPv6.
+    TcpV6,
+}
+
+/// What is left to do to a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Offload {
+    /// The L4 checksum field holds only the pseudo-header's sum: sum from `csum_start` to the end, store at `+ csum_offset`.
+    pub partial_csum: bool,
+    /// The L4 checksum was verified by whoever gave us the frame.
+    pub verified: bool,
+    /// Where the sum starts, from the first byte of the frame.
+    pub csum_start: u16,
+    /// Where the checksum field is, from `csum_start`.
+    pub csum_offset: u16,
+    /// Cut into segments.
+    pub gso: Gso,
+    /// TCP with ECN: CWR only on the first segment.
+    pub ecn: bool,
+    /// Payload bytes per segment.
+    pub gso_size: u16,
+}
+
+/// A header that contradicts the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadOffload;
+
+impl Offload {
+    /// Nothing left to do.
+    pub const NONE: Self = Self {
+        partial_csum: false,
+        verified: false,
+        csum_start: 0,
+        csum_offset: 0,
+        gso: Gso::None,
+        ecn: false,
+        gso_size: 0,
+    };
+
+    /// Reads a header. Only its own form is checked here; see [`Self::checked`].
+    ///
+    /// # Errors
+    /// A segmentation type that was not negotiated with anybody (UFO, USO, unknown).
+    #[inline(always)]
+    pub fn read(bytes: &[u8; SHORT_NET_HEADER_LEN]) -> Result<Self, BadOffload> {
+        // All zero, but for hdr_len, by far most of the time.
+        if bytes[0] | bytes[1] == 0 {
+            return Ok(Self::NONE);
+        }
+        Self::read_slow(bytes)
+    }
+
+    #[cold]
+    fn read_slow(bytes: &[u8; SHORT_NET_HEADER_LEN]) -> Result<Self, BadOffload> {
+        let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let partial_csum = bytes[0] & F_NEEDS_CSUM != 0;
+        let gso = match bytes[1] & !GSO_ECN {
+            GSO_NONE => Gso::None,
+            GSO_TCPV4 => Gso::TcpV4,
+            GSO_TCPV6 => Gso::TcpV6,
+            _ => return Err(BadOffload),
+        };
+        let gso_size = if gso == Gso::None { 0 } else { word(4) };
+        // A large frame always has its checksum left to do (5.1.6.2.1).
+        if gso != Gso::None && (gso_size == 0 || !partial_csum) {
+            return Err(BadOffload);
+        }
+        Ok(Self {
+            partial_csum,
+            verified: bytes[0] & F_DATA_VALID != 0,
+            csum_start: if partial_csum { word(6) } else { 0 },
+            csum_offset: if partial_csum { word(8) } else { 0 },
+            gso,
+            ecn: gso != Gso::None && bytes[1] & GSO_ECN != 0,
+            gso_size,
+        })
+    }
+
+    /// Holds the offload against the parsed frame of `frame_len` bytes, of which `captured` were parsed.
+    ///
+    /// # Errors
+    /// A checksum outside the frame or the captured bytes, or a segmentation type that is not the frame's.
+    #[inline(always)]
+    pub fn checked(&self, layout: &Layout, captured: usize, frame_len: u32) -> Result<(), BadOffload> {
+        if self.partial_csum { self.checked_slow(layout, captured, frame_len) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn checked_slow(&self, layout: &Layout, captured: usize, frame_len: u32) -> Result<(), BadOffload> {
+        let field_end = usize::from(self.csum_start) + usize::from(self.csum_offset) + 2;
+        if field_end > captured || field_end as u32 > frame_len {
+            return Err(BadOffload);
+        }
+        let layer = layout.innermost();
+        let wanted = match self.gso {
+            Gso::None => return Ok(()),
+            Gso::TcpV4 => L3Kind::Ipv4,
+            Gso::TcpV6 => L3Kind::Ipv6,
+        };
+        let is_tcp = layer.l4_proto == 6 && layer.has_l4() && !layer.is_fragment();
+        let starts_right = layer.l4 == self.csum_start && self.csum_offset == 16;
+        if layer.l3_kind == wanted && is_tcp && starts_right { Ok(()) } else { Err(BadOffload) }
+    }
+
+    /// Moves the checksum's place by `delta` bytes: headers were pushed or pulled in front of it.
+    #[inline]
+    pub fn shift(&mut self, delta: i16) {
+        if self.partial_csum {
+            self.csum_start = self.csum_start.saturating_add_signed(delta);
+        }
+    }
+
+    /// The header for a receiver that takes this offload as it is. `header_len`: bytes up to the end of L4 (a hint, 5.1.6.2).
+    #[inline(always)]
+    pub fn write(&self, header_len: u16) -> [u8; NET_HEADER_LEN] {
+        let mut bytes = [0; NET_HEADER_LEN];
+        // num_buffers, right for all receivers but those whose frame spans several buffers.
+        bytes[10] = 1;
+        if !self.partial_csum {
+            bytes[0] = if self.verified { F_DATA_VALID } else { 0 };
+            return bytes;
+        }
+        bytes[0] = F_NEEDS_CSUM;
+        bytes[6..8].copy_from_slice(&self.csum_start.to_le_bytes());
+        bytes[8..10].copy_from_slice(&self.csum_offset.to_le_bytes());
+        if self.gso != Gso::None {
+            let kind = if self.gso == Gso::TcpV4 { GSO_TCPV4 } else { GSO_TCPV6 };
+            bytes[1] = kind | if self.ecn { GSO_ECN } else { 0 };
+            bytes[2..4].copy_from_slice(&header_len.to_le_bytes());
+            bytes[4..6].copy_from_slice(&self.gso_size.to_le_bytes());
+        }
+        bytes
+    }
+}
+
+/// Which offloads a receiver takes as they are; what it does not take is done in software while copying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Accepts {
+    /// Partial checksums.
+    pub partial_csum: bool,
+    /// Large TCP segments over IPv4.
+    pub tcp4: bool,
+    /// Large TCP segments over IPv6.
+    pub tcp6: bool,
+    /// Large TCP segments with ECN.
+    pub ecn: bool,
+}
+
+impl Accepts {
+    /// What a driver with these negotiated virtio-net features takes.
+    pub fn from_features(features: u64) -> Self {
+        let has = |bit| features & bit != 0;
+        let partial_csum = has(feature::GUEST_CSUM);
+        Self {
+            partial_csum,
+            tcp4: partial_csum && has(feature::GUEST_TSO4),
+            tcp6: partial_csum && has(feature::GUEST_TSO6),
+            ecn: has(feature::GUEST_ECN),
+        }
+    }
+
+    /// Whether a frame may go out with its offload left to the receiver.
+    #[inline(always)]
+    pub fn takes(&self, offload: &Offload) -> bool {
+        let gso = match offload.gso {
+            Gso::None => true,
+            Gso::TcpV4 => self.tcp4,
+            Gso::TcpV6 => self.tcp6,
+        };
+        (!offload.partial_csum || self.partial_csum) && gso && (!offload.ecn || self.ecn)
+    }
+}
