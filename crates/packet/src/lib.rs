@@ -22,19 +22,25 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod build;
 pub mod checksum;
 pub mod edit;
 pub mod field;
+pub mod headroom;
 pub mod key;
 pub mod layout;
 pub mod parse;
+pub mod segment;
+pub mod view;
 
 pub use checksum::Checksum;
 pub use edit::EditError;
 pub use field::{Field, Layer};
+pub use headroom::Headroom;
 pub use key::{ActiveWords, FlowKey, FlowMask};
 pub use layout::{L3Kind, LayerLayout, Layout};
 pub use parse::{Malformed, ParseOptions, parse};
+pub use segment::{Gso, Segment, SegmentError, SegmentPlan};
 
 /// Captured header bytes that are parsed, in bytes: a header chain must fit in the first 256 bytes of a frame.
 pub const HEADER_MAX: usize = 256;
