@@ -6,7 +6,11 @@
 //! decides whether a back end can carry out a rule; it decides whether the rule makes sense.
 #![forbid(unsafe_code)]
 
+pub mod describe;
 pub mod model;
 mod number;
+pub mod syntax;
 
+pub use describe::PacketDescription;
 pub use model::{Action, Attributes, FlowError, Item, Matched, PortRef, Rule};
+pub use syntax::{Command, SyntaxError};

@@ -351,6 +351,15 @@ actions! {
 }
 
 impl Action {
+    /// The row of [`Action::TABLE`] that describes the action.
+    pub fn row(&self) -> &'static ActionRow {
+        let name = self.name();
+        Self::TABLE
+            .iter()
+            .find(|row| row.name == name)
+            .unwrap_or(&Self::TABLE[0])
+    }
+
     /// Whether the action decides where the packet goes. A rule has exactly one such action.
     pub fn is_fate(&self) -> bool {
         matches!(

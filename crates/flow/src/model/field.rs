@@ -16,6 +16,8 @@ pub enum FieldKind {
     Unsigned,
     /// Unsigned number that is printed in hexadecimal (EtherType, flags).
     Hexadecimal,
+    /// TCP control bits: a number, or names joined by `|`; printed as a number.
+    TcpFlags,
     /// MAC address, six hexadecimal bytes with colons.
     Mac,
     /// IPv4 address in dotted notation.

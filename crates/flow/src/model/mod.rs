@@ -14,6 +14,7 @@ mod validate;
 
 pub use action::{Action, ActionRow, Argument, ArgumentError, ArgumentRow, UNSUPPORTED_ACTIONS};
 pub use encap::{DEFAULT_ENCAP_TTL, TunnelAddresses, VXLAN_UDP_PORT, VxlanDefinition};
+pub(crate) use field::low_mask;
 pub use field::{
     EtherType, FieldKind, FieldValue, FlowLabel, MacAddr, MacAddrError, Pcp, RangeError, VlanId,
     Vni,
@@ -22,6 +23,7 @@ pub use item::{
     Access, Eth, FieldRow, Icmp, Icmp6, Ipv4, Ipv6, Item, ItemRow, Mark, Part, Tcp,
     UNSUPPORTED_ITEMS, Udp, Vlan, Vxlan,
 };
+pub(crate) use matched::prefix_mask;
 pub use matched::{ErasedMatch, Matched};
 pub use port::{PortRef, PortRefError};
 pub use validate::{FlowError, MAX_ACTIONS, MAX_ITEMS};
