@@ -530,7 +530,7 @@ mod tests {
 
     #[test]
     fn a_completion_wakes_a_sleeping_lcore() {
-        use crate::uring::IoBuffer;
+        use crate::io_buffer::IoBuffer;
         let lcore = Lcore::start(LcoreConfig {
             cpu: 0,
             idle: IdlePolicy::default(),

@@ -9,6 +9,7 @@
 
 pub mod counter;
 pub mod executor;
+pub mod io_buffer;
 pub mod lcore;
 pub mod publish;
 pub mod spsc;
@@ -17,9 +18,10 @@ pub mod uring;
 
 pub use counter::Counter;
 pub use executor::{Alarm, Executor, LcoreContext};
+pub use io_buffer::{Buffers, Hold, IoBuffer};
 pub use lcore::{
     Armed, Cx, EngineError, IdlePolicy, Lcore, LcoreConfig, LcoreReport, Local, Poller, PollerId,
     Watch,
 };
 pub use tsc::Tsc;
-pub use uring::{Buffers, Hold, IoBuffer, OpFuture, Reactor};
+pub use uring::{OpFuture, Reactor};

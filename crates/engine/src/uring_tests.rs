@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::io_buffer::IoBuffer;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering as Atomic};
@@ -49,7 +50,11 @@ fn every_setup_reads_writes_syncs_and_allocates() {
         assert_eq!(seen, [7; 4096]);
         buffer.write(0, &[9; 4096]);
         assert_eq!(
-            finish(&reactor, reactor.write(&file, &buffer, 4096)).unwrap(),
+            finish(
+                &reactor,
+                reactor.write(&file, &buffer, 4096, setup == Setup::Plain)
+            )
+            .unwrap(),
             4096
         );
         assert_eq!(finish(&reactor, reactor.sync(&file, true)).unwrap(), 0);
