@@ -26,6 +26,8 @@ pub mod build;
 pub mod checksum;
 pub mod edit;
 pub mod field;
+#[cfg(test)]
+mod golden;
 pub mod headroom;
 pub mod key;
 pub mod layout;
