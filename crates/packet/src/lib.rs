@@ -33,6 +33,8 @@ pub mod key;
 pub mod layout;
 pub mod parse;
 pub mod segment;
+#[cfg(test)]
+mod verify;
 pub mod view;
 
 pub use checksum::Checksum;
