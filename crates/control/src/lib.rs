@@ -19,8 +19,16 @@
 //! | [`event`] | what happened, in order |
 //! | [`error`] | every refusal, with the object, what was wrong and what was expected |
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod config;
 pub mod dataplane;
 pub mod decode;
+pub mod dry;
+pub mod error;
+pub mod event;
+pub mod inventory;
 pub mod model;
+pub mod reconcile;
+pub mod store;
 pub mod value;

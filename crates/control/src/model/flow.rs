@@ -12,7 +12,7 @@ pub struct FlowSpec {
     /// Name of the port whose rule it is.
     pub port: String,
     /// Number of the rule on its port. `None` only until the control plane has admitted the rule
-    /// and given it the lowest free one.
+    /// and given it the one above the highest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<u32>,
     /// Attributes, pattern and actions in testpmd's syntax, from after the port id on:
@@ -38,7 +38,7 @@ impl Spec for FlowSpec {
         optional(
             "id",
             "integer 0..4294967295",
-            "number of the rule on its port (default: the lowest free one)",
+            "number of the rule on its port (default: one above the highest)",
         ),
         required(
             "rule",

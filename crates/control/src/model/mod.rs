@@ -302,6 +302,18 @@ impl Any {
         format!("{} {}", self.kind(), self.name())
     }
 
+    /// The same object with other marks.
+    pub fn with_marks(self, marks: Marks) -> Self {
+        match self {
+            Self::Node(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::Network(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::Volume(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::Port(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::Controller(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::Flow(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+        }
+    }
+
     /// Reads a specification of `kind`, and gives it the marks of an object.
     pub fn decode(
         kind: Kind,

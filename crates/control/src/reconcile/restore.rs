@@ -1,0 +1,140 @@
+//! Start, regular work and end of the control plane: bringing stored and configured objects into
+//! an empty data plane, trying again what it refused, watching links.
+
+use super::load::difference;
+use super::{Change, Control};
+use crate::config::Entry;
+use crate::dataplane::DataPlane;
+use crate::error::Error;
+use crate::event::{Events, What};
+use crate::inventory::Inventory;
+use crate::model::{Any, Kind};
+use crate::store::{Row, Store};
+
+impl Control {
+    /// Starts a data plane with the objects of the store, changed by those of the file if there is
+    /// one. Without a file, objects that came from a file stay as they were.
+    ///
+    /// An object that the data plane refuses does not keep the daemon from starting: it is kept,
+    /// out of service, and tried again by [`Control::tick`]. A node that it refuses does.
+    pub fn start(
+        plane: Box<dyn DataPlane>,
+        store: Store,
+        stored: Vec<Any>,
+        file: Option<Vec<Entry>>,
+    ) -> Result<Self, Error> {
+        let mut control = Self {
+            inventory: Inventory::default(),
+            plane,
+            store,
+            events: Events::default(),
+            failed: Default::default(),
+            up: Default::default(),
+        };
+        let mut wanted = Inventory::default();
+        let known_node = stored.iter().any(|o| o.kind() == Kind::Node);
+        for object in stored {
+            wanted.put(object);
+        }
+        if let Some(entries) = file {
+            // Nothing is live yet, so the difference is a matter of the store alone.
+            let changes = difference(&wanted, entries)?;
+            for change in &changes {
+                match change {
+                    Change::Create(any) | Change::Replace { new: any, .. } => {
+                        wanted.put(any.clone())
+                    }
+                    Change::Delete(any) => wanted.remove(any),
+                }
+            }
+            let rows: Vec<Row<'_>> = changes.iter().map(Change::row).collect();
+            control.store.commit(&rows)?;
+        } else if !known_node {
+            control
+                .store
+                .commit(&[Row::Put(&Any::Node(wanted.node().clone()))])?;
+        }
+        let node = Any::Node(wanted.node().clone());
+        control.plane_create(&node)?;
+        control.inventory.put(node);
+        for object in wanted.all() {
+            control.bring_in(object.clone());
+        }
+        Ok(control)
+    }
+
+    /// Puts one object of the last run into the data plane, or out of service.
+    fn bring_in(&mut self, object: Any) {
+        let done = self
+            .inventory
+            .admit(&object)
+            .and_then(|()| self.plane_create(&object));
+        match done {
+            Ok(()) => self.events.note(
+                What::Created,
+                object.label(),
+                "from the last run or the file",
+            ),
+            Err(error) => {
+                tracing::error!(object = %object.label(), %error, "out of service; it is tried again");
+                self.mark_failed(&object, error.to_string());
+            }
+        }
+        self.inventory.put(object);
+    }
+
+    /// Regular work, to be called about once a second: tries objects that are out of service again,
+    /// notes links that came or went, keeps the store's good copy fresh.
+    pub fn tick(&mut self) {
+        let failed: Vec<_> = self.failed.keys().cloned().collect();
+        for (kind, name) in failed {
+            let Some(object) = self.inventory.get(kind, &name).cloned() else {
+                self.failed.remove(&(kind, name));
+                continue;
+            };
+            let done = self
+                .inventory
+                .admit(&object)
+                .and_then(|()| self.plane_create(&object));
+            match done {
+                Ok(()) => {
+                    tracing::info!(object = %object.label(), "in service again");
+                    self.recovered(&object);
+                }
+                Err(error) => {
+                    self.failed.insert((kind, name), error.to_string());
+                }
+            }
+        }
+        self.watch_links();
+        self.store.backup();
+    }
+
+    fn watch_links(&mut self) {
+        let mut now = Vec::new();
+        for port in self.inventory.ports() {
+            if let Ok(state) = self.plane.port_state(&port.spec.name) {
+                now.push((format!("port {}", port.spec.name), state.up));
+            }
+        }
+        for controller in self.inventory.of(Kind::Controller) {
+            if let Ok(state) = self.plane.controller_state(&controller.name()) {
+                now.push((controller.label(), state.connected));
+            }
+        }
+        for (object, up) in now {
+            let before = self.up.insert(object.clone(), up).unwrap_or(false);
+            if up != before {
+                let what = if up { What::Up } else { What::Down };
+                tracing::info!(%object, "{what:?}");
+                self.events.note(what, object, "");
+            }
+        }
+    }
+
+    /// Last call: stops the data plane. Objects stay stored.
+    pub fn stop(&mut self) {
+        self.plane.stop();
+        self.store.backup();
+    }
+}
