@@ -20,8 +20,6 @@ pub struct LayerRow {
 pub struct LayerField {
     /// Its token.
     pub name: &'static str,
-    /// One line on what it is.
-    pub help: &'static str,
     /// How a value is written.
     pub kind: FieldKind,
     /// Width in bits.
@@ -88,7 +86,6 @@ macro_rules! layers {
                 new: || Layer::$layer { $($field: $default,)* },
                 fields: &[$(LayerField {
                     name: $token,
-                    help: $doc,
                     kind: <$ty as FieldValue>::KIND,
                     bits: <$ty as FieldValue>::BITS,
                     get: |layer| match layer {

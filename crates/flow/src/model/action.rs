@@ -15,8 +15,6 @@ use super::port::PortRef;
 pub struct ActionRow {
     /// testpmd's token, also the JSON name.
     pub name: &'static str,
-    /// One line on what it does.
-    pub help: &'static str,
     /// Its arguments in the order in which they are printed.
     pub arguments: &'static [ArgumentRow],
     /// The action with these arguments, one place per row of `arguments`.
@@ -28,8 +26,6 @@ pub struct ActionRow {
 pub struct ArgumentRow {
     /// testpmd's token, also the JSON name.
     pub name: &'static str,
-    /// One line on what it is.
-    pub help: &'static str,
     /// How a value is written.
     pub kind: FieldKind,
     /// Width in bits; 0 for addresses of either IP version and for ports.
@@ -185,16 +181,13 @@ macro_rules! actions {
             pub const TABLE: &'static [ActionRow] = &[
                 $(ActionRow {
                     name: $plain_token,
-                    help: $plain_doc,
                     arguments: &[],
                     build: |_| Ok(Action::$plain),
                 },)*
                 ActionRow {
                     name: "count",
-                    help: " Count packets and bytes.",
                     arguments: &[ArgumentRow {
                         name: "identifier",
-                        help: " Counter within the rule.",
                         kind: FieldKind::Unsigned,
                         bits: 32,
                         get: |action| match action {
@@ -208,10 +201,8 @@ macro_rules! actions {
                 },
                 $(ActionRow {
                     name: $token,
-                    help: $doc,
                     arguments: &[ArgumentRow {
                         name: $arg_token,
-                        help: $arg_doc,
                         kind: <$ty as ArgumentValue>::KIND,
                         bits: <$ty as ArgumentValue>::BITS,
                         get: |action| match action {
@@ -225,7 +216,6 @@ macro_rules! actions {
                 },)*
                 ActionRow {
                     name: "vxlan_encap",
-                    help: " Encapsulate the packet in VXLAN.",
                     arguments: VxlanDefinition::ARGUMENTS,
                     build: |arguments| VxlanDefinition::build(arguments).map(Action::VxlanEncap),
                 },

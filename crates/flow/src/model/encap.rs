@@ -139,10 +139,9 @@ impl From<VxlanDefinition> for Form {
 }
 
 macro_rules! rows {
-    ($(#[doc = $doc:tt] $field:ident: $kind:ident $bits:literal, $variant:ident;)*) => {
+    ($($field:ident: $kind:ident $bits:literal, $variant:ident;)*) => {
         &[$(ArgumentRow {
             name: stringify!($field),
-            help: $doc,
             kind: FieldKind::$kind,
             bits: $bits,
             get: |action| match action {
@@ -174,23 +173,14 @@ impl VxlanDefinition {
 
     /// Arguments of `vxlan_encap`; [`Self::build`] takes them in this order.
     pub(super) const ARGUMENTS: &'static [ArgumentRow] = rows! {
-        /// Network identifier.
         vni: Unsigned 24, Required;
-        /// Outer source address.
         ip_src: Ip 0, Required;
-        /// Outer destination address.
         ip_dst: Ip 0, Required;
-        /// Outer UDP source port; a hash of the inner headers if absent.
         udp_src: Unsigned 16, Optional;
-        /// Outer UDP destination port; 4789 if absent.
         udp_dst: Unsigned 16, Optional;
-        /// Outer type of service; 0 if absent.
         ip_tos: Unsigned 8, Optional;
-        /// Outer time to live; 64 if absent.
         ip_ttl: Unsigned 8, Optional;
-        /// Outer source MAC address; the port's if absent.
         eth_src: Mac 48, Optional;
-        /// Outer destination MAC address; resolved if absent.
         eth_dst: Mac 48, Optional;
     };
 

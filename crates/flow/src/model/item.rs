@@ -16,8 +16,6 @@ use super::port::PortRef;
 pub struct ItemRow {
     /// testpmd's token, also the JSON name.
     pub name: &'static str,
-    /// One line on what it matches.
-    pub help: &'static str,
     /// The item with nothing specified.
     pub new: fn() -> Item,
     /// Its fields in the order in which they are printed.
@@ -29,8 +27,6 @@ pub struct ItemRow {
 pub struct FieldRow {
     /// testpmd's token, also the JSON name.
     pub name: &'static str,
-    /// One line on what it is.
-    pub help: &'static str,
     /// How a value is written.
     pub kind: FieldKind,
     /// Width in bits.
@@ -126,18 +122,15 @@ macro_rules! items {
             pub const TABLE: &'static [ItemRow] = &[
                 ItemRow {
                     name: "void",
-                    help: "no-op pattern item",
                     new: || Item::Void,
                     fields: &[],
                 },
                 $(ItemRow {
                     name: $item_token,
-                    help: $item_doc,
                     new: || Item::$item($item::default()),
                     fields: &[
                         $(FieldRow {
                             name: $token,
-                            help: $doc,
                             kind: <$ty as FieldValue>::KIND,
                             bits: <$ty as FieldValue>::BITS,
                             default_mask: $default,
@@ -153,7 +146,6 @@ macro_rules! items {
                         },)*
                         $(FieldRow {
                             name: $alias,
-                            help: "bits of other fields",
                             kind: FieldKind::$alias_kind,
                             bits: $alias_bits,
                             default_mask: NONE,
@@ -163,11 +155,9 @@ macro_rules! items {
                 },)*
                 $(ItemRow {
                     name: $port_token,
-                    help: $port_doc,
                     new: || Item::$port { port: None },
                     fields: &[FieldRow {
                         name: $port_field,
-                        help: "number or name of the port",
                         kind: FieldKind::Port,
                         bits: 32,
                         default_mask: ALL,

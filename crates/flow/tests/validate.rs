@@ -1,0 +1,209 @@
+//! Which rules make sense and which do not, and what is said about those.
+
+use sumeru_flow::model::EtherType;
+use sumeru_flow::syntax::parse_rule;
+use sumeru_flow::{Action, Attributes, FlowError, Item, Rule};
+
+fn judge(text: &str) -> Result<(), FlowError> {
+    match parse_rule(text) {
+        Ok(rule) => rule.validate(),
+        Err(error) => panic!("{}", error.render(text)),
+    }
+}
+
+#[test]
+fn sensible_rules_are_valid() {
+    for text in [
+        "ingress pattern end actions drop / end",
+        "ingress egress pattern udp dst is 53 / end actions drop / end",
+        "transfer pattern mark id is 1 / eth / void / represented_port / ipv4 / end actions drop / end",
+        "ingress pattern eth type is 0x8100 / ipv4 / end actions drop / end",
+        "ingress pattern eth has_vlan is 1 / vlan has_more_vlan is 1 / vlan / ipv6 proto is 44 / \
+         udp / end actions drop / end",
+        "ingress pattern eth / ipv4 / udp / vxlan vni is 5 / eth / ipv6 / tcp / end actions \
+         vxlan_decap / set_ipv6_src ipv6_addr ::1 / set_tp_dst port 1 / jump group 1 / end",
+        "ingress pattern eth / ipv4 / udp / vxlan / end actions vxlan_decap / \
+         set_mac_dst mac_addr 02:00:00:00:00:01 / port_id id 1 / end",
+        "ingress pattern eth / end actions of_push_vlan ethertype 0x8100 / \
+         of_set_vlan_vid vlan_vid 5 / of_pop_vlan / drop / count / void / end",
+        "ingress pattern eth / end actions vxlan_encap vni 1 ip_src ::1 ip_dst ::2 / \
+         set_ipv6_dst ipv6_addr ::3 / dec_ttl / vxlan_decap / drop / end",
+    ] {
+        assert_eq!(judge(text), Ok(()), "{text}");
+    }
+}
+
+#[test]
+fn senseless_rules_are_refused() {
+    let drop = |pattern: &str| {
+        judge(&format!(
+            "ingress pattern {pattern} / end actions drop / end"
+        ))
+    };
+    let act = |actions: &str| {
+        judge(&format!(
+            "ingress pattern eth / ipv4 / end actions {actions} / end"
+        ))
+    };
+    let order = |index, item, after, expected| {
+        Err(FlowError::ItemOrder {
+            index,
+            item,
+            after,
+            expected,
+        })
+    };
+    let excludes = |index, item, field, excluded| {
+        Err(FlowError::Contradiction {
+            index,
+            item,
+            field,
+            excluded,
+        })
+    };
+    let lacks = |index, action, needs| {
+        Err(FlowError::MissingHeader {
+            index,
+            action,
+            needs,
+        })
+    };
+
+    assert_eq!(
+        judge("pattern eth / end actions drop / end"),
+        Err(FlowError::NoDirection)
+    );
+    assert_eq!(
+        judge("ingress transfer pattern eth / end actions drop / end"),
+        Err(FlowError::TransferWithDirection)
+    );
+    let l3 = "`vlan`, `ipv4`, `ipv6` or the end of the pattern";
+    assert_eq!(drop("eth / udp"), order(1, "udp", "eth", l3));
+    assert_eq!(drop("void / eth / void / eth"), order(3, "eth", "eth", l3));
+    assert_eq!(drop("eth / vxlan"), order(1, "vxlan", "eth", l3));
+    let l4 = "`tcp`, `udp`, `icmp` or the end of the pattern";
+    assert_eq!(drop("ipv4 / icmp6"), order(1, "icmp6", "ipv4", l4));
+    assert_eq!(
+        drop("tcp / ipv4"),
+        order(1, "ipv4", "tcp", "the end of the pattern")
+    );
+    assert_eq!(
+        drop("eth / ipv4 / udp / vxlan / ipv4"),
+        order(4, "ipv4", "vxlan", "`eth` or the end of the pattern")
+    );
+    assert_eq!(
+        drop("mark id is 1 / mark id is 2"),
+        Err(FlowError::DuplicateItem {
+            index: 1,
+            item: "mark"
+        })
+    );
+    assert_eq!(
+        drop("eth type is 0x86dd / ipv4"),
+        excludes(0, "eth", "type", "ipv4")
+    );
+    assert_eq!(
+        drop("eth type is 0x0800 / vlan"),
+        excludes(0, "eth", "type", "vlan")
+    );
+    assert_eq!(
+        drop("eth has_vlan is 0 / vlan"),
+        excludes(0, "eth", "has_vlan", "vlan")
+    );
+    assert_eq!(
+        drop("vlan inner_type is 5 / ipv6"),
+        excludes(0, "vlan", "inner_type", "ipv6")
+    );
+    assert_eq!(
+        drop("vlan has_more_vlan is 0 / vlan"),
+        excludes(0, "vlan", "has_more_vlan", "vlan")
+    );
+    assert_eq!(
+        drop("eth / ipv4 proto is 17 / tcp"),
+        excludes(1, "ipv4", "proto", "tcp")
+    );
+    assert_eq!(
+        drop("ipv6 proto is 6 / icmp6"),
+        excludes(0, "ipv6", "proto", "icmp6")
+    );
+    assert_eq!(
+        drop("ipv4 version_ihl is 0x60"),
+        excludes(
+            0,
+            "ipv4",
+            "version_ihl",
+            "every valid header (0x45 to 0x4f)"
+        )
+    );
+    assert_eq!(
+        drop("ipv4 / tcp dst is 9 dst last 8"),
+        Err(FlowError::ReversedRange {
+            index: 1,
+            item: "tcp",
+            field: "dst"
+        })
+    );
+    assert_eq!(act("count"), Err(FlowError::NoFate));
+    assert_eq!(
+        act("drop / jump group 1"),
+        Err(FlowError::SeveralFates {
+            index: 1,
+            action: "jump",
+            first: "drop"
+        })
+    );
+    assert_eq!(
+        act("port_id id 1 / dec_ttl"),
+        Err(FlowError::ActionAfterFate {
+            index: 1,
+            action: "dec_ttl",
+            fate: "port_id"
+        })
+    );
+    assert_eq!(
+        act("jump group 0"),
+        Err(FlowError::JumpToOwnGroup { index: 0, group: 0 })
+    );
+    assert_eq!(
+        act("of_push_vlan ethertype 0x800 / drop"),
+        Err(FlowError::TagProtocol {
+            index: 0,
+            ethertype: EtherType::IPV4
+        })
+    );
+    assert_eq!(act("of_pop_vlan / drop"), lacks(0, "of_pop_vlan", "`vlan`"));
+    assert_eq!(
+        act("set_ipv6_src ipv6_addr ::1 / drop"),
+        lacks(0, "set_ipv6_src", "`ipv6`")
+    );
+    assert_eq!(
+        act("set_tp_src port 1 / drop"),
+        lacks(0, "set_tp_src", "`tcp` or `udp`")
+    );
+    assert_eq!(
+        act("vxlan_decap / drop"),
+        lacks(0, "vxlan_decap", "`vxlan`")
+    );
+    assert_eq!(
+        judge(
+            "ingress pattern eth / ipv4 / udp / vxlan / end actions vxlan_decap / dec_ttl / drop / end"
+        ),
+        lacks(1, "dec_ttl", "`ipv4` or `ipv6`")
+    );
+    let many = |items, actions| Rule {
+        attributes: Attributes {
+            ingress: true,
+            ..Attributes::default()
+        },
+        pattern: vec![Item::Void; items],
+        actions: vec![Action::Drop; actions],
+    };
+    assert_eq!(
+        many(65, 1).validate(),
+        Err(FlowError::TooManyItems { found: 65 })
+    );
+    assert_eq!(
+        many(1, 65).validate(),
+        Err(FlowError::TooManyActions { found: 65 })
+    );
+}
