@@ -84,7 +84,7 @@ pub enum SyntaxErrorKind {
 /// An error in a text, with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyntaxError {
-    /// Byte offset of the offending token; the length of the text if it ends too early.
+    /// Byte offset of the offending token; the end of the last one if the text ends too early.
     pub position: usize,
     /// Length of the offending token in bytes, 0 at the end of the text.
     pub length: usize,
