@@ -233,14 +233,17 @@ proptest! {
         let start = text[..cut].rfind(' ').map_or(0, |blank| blank + 1);
         let end = text[start..].find(' ').map_or(text.len(), |length| start + length);
         let word = &text[start..end];
-        let before = text[..start].trim_end().rsplit(' ').next().unwrap_or_default();
+        let mut words = text[..start].split_whitespace().rev();
+        let before = words.next().unwrap_or_default();
+        // An action's name may be an argument's, too (`port_id`).
+        let names_action = matches!(words.next(), Some("/" | "actions"));
         let takes_value = ["group", "priority", "create", "is", "spec", "last", "mask", "prefix"];
         let is_argument = Action::TABLE
             .iter()
             .any(|row| row.arguments.iter().any(|argument| argument.name == before));
         let in_actions = text[..start].contains(" actions ");
         let offered = syntax::complete(&text[..cut]);
-        if takes_value.contains(&before) || in_actions && is_argument {
+        if takes_value.contains(&before) || in_actions && is_argument && !names_action {
             prop_assert!(offered.is_empty(), "{:?} at {:?}", offered, &text[..cut]);
         } else {
             prop_assert!(offered.iter().any(|offer| offer == word), "{:?} at {:?}", offered, &text[..cut]);
