@@ -2,7 +2,7 @@
 //!
 //! A guest's request becomes an [`Operation`] over the guest's own buffers ([`Segments`]), goes to a [`Channel`] of the lcore
 //! that polls the queue, and comes back as an [`IoFuture`] that is usually over before it is looked at. `unsafe` lives in
-//! `segments` and `ram` only.
+//! `segments`, `ram` and `virtio_blk::ring` only.
 
 pub mod bdev;
 pub mod file;
@@ -10,6 +10,7 @@ pub mod memory;
 pub mod null;
 pub mod ram;
 pub mod segments;
+pub mod virtio_blk;
 
 pub use bdev::{
     Bdev, BdevError, BdevInfo, Channel, IoError, IoFuture, IoResult, Operation, RangeLimit,
@@ -19,3 +20,4 @@ pub use file::{Direct, FileDisk, FileOptions};
 pub use memory::MemoryDisk;
 pub use null::NullDisk;
 pub use segments::{SegmentList, Segments};
+pub use virtio_blk::{BlkError, BlkMonitor, BlkOptions, QueueReport, VirtioBlk};
