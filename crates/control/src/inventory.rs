@@ -196,6 +196,8 @@ impl Inventory {
     /// Objects that would break if `any` went away.
     pub fn users_of(&self, any: &Any) -> Vec<String> {
         let name = any.name();
+        // A port can have very many rules; a few of them say enough.
+        const SHOWN: usize = 8;
         match any {
             Any::Network(_) => self
                 .ports()
@@ -207,15 +209,20 @@ impl Inventory {
                 .filter(|c| matches!(c, Any::Controller(c) if c.spec.volume == name))
                 .map(Any::label)
                 .collect(),
-            Any::Port(_) => {
+            Any::Port(port) => {
                 let uplink = self.node.spec.uplink.as_ref() == Some(&name);
                 let node = uplink.then(|| format!("node {} (its uplink)", self.node.spec.name));
-                // A port can have very many rules; a few of them say enough.
-                let flows = self
-                    .flows_of(&name)
-                    .take(8)
-                    .map(|f| format!("flow {}", f.name()));
-                node.into_iter().chain(flows).collect()
+                let flows = self.of(Kind::Flow).filter(|flow| {
+                    let Any::Flow(flow) = flow else { return false };
+                    let index = port.spec.index.map(u32::from);
+                    flow.spec.port == name
+                        || flow.spec.named_ports().any(|p| {
+                            p.as_str() == name || p.number().is_some() && p.number() == index
+                        })
+                });
+                node.into_iter()
+                    .chain(flows.take(SHOWN).map(Any::label))
+                    .collect()
             }
             _ => Vec::new(),
         }
@@ -269,10 +276,19 @@ impl Inventory {
                 }
                 self.admit_files(any)
             }
-            Any::Flow(flow) => match self.port(&flow.spec.port) {
-                Some(_) => Ok(()),
-                None => dangling("port", &flow.spec.port, Kind::Port),
-            },
+            Any::Flow(flow) => {
+                if self.port(&flow.spec.port).is_none() {
+                    return dangling("port", &flow.spec.port, Kind::Port);
+                }
+                match flow
+                    .spec
+                    .named_ports()
+                    .find(|port| self.port_by(port.as_str()).is_err())
+                {
+                    Some(port) => dangling("rule", port.as_str(), Kind::Port),
+                    None => Ok(()),
+                }
+            }
         }
     }
 

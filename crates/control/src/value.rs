@@ -239,16 +239,22 @@ impl Serialize for IpPrefix {
 
 /// Form of an object's name, told to a reader who wrote something else.
 pub const NAME_EXPECTED: &str =
-    "a name of 1 to 63 letters, digits, '.', '_', '-' or ':', not made of digits alone";
+    "a name of 1 to 63 letters, digits, '.', '_', '-' or ':', not a number";
 
-/// Whether `text` can name an object. A name of digits alone is refused because a port may also
+/// Whether `text` can name an object. A number (also as `0x10`) is refused because a port may also
 /// be given by its index.
 pub fn is_name(text: &str) -> bool {
+    let number = |text: &str| text.bytes().all(|c| c.is_ascii_digit());
+    let hex = |text: &str| {
+        text.strip_prefix("0x")
+            .is_some_and(|h| h.bytes().all(|c| c.is_ascii_hexdigit()))
+    };
     (1..=63).contains(&text.len())
         && text
             .bytes()
             .all(|c| c.is_ascii_alphanumeric() || b"._-:".contains(&c))
-        && !text.bytes().all(|c| c.is_ascii_digit())
+        && !number(text)
+        && !hex(text)
         && !text.starts_with(['.', '-'])
 }
 
@@ -317,7 +323,17 @@ mod tests {
             assert!(is_name(good), "{good}");
         }
         let long = "a".repeat(64);
-        for bad in ["", "12", "a b", "a/b", ".x", "-x", "ü", long.as_str()] {
+        for bad in [
+            "",
+            "12",
+            "0x1F",
+            "a b",
+            "a/b",
+            ".x",
+            "-x",
+            "ü",
+            long.as_str(),
+        ] {
             assert!(!is_name(bad), "{bad}");
         }
     }

@@ -1,10 +1,13 @@
-//! A flow rule of a port, in the rte_flow model. The rule itself is text in testpmd's syntax; what
-//! it means is for the flow room, what can be done for the data plane.
+//! A flow rule of a port, in the rte_flow model. What may be written is for the flow room, what can
+//! be done for the data plane. It is stored and shown as text in testpmd's syntax.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use sumeru_flow::syntax::parse_rule;
+use sumeru_flow::{Action, PortRef, Rule};
 
 use super::{Kind, Spec};
-use crate::decode::{Field, Fields, Name, optional, required};
+use crate::decode::{Field, Fields, FromValue, Name, Wrong, optional, required};
 
 /// What is configured of a flow rule.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -15,9 +18,13 @@ pub struct FlowSpec {
     /// and given it the one above the highest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<u32>,
-    /// Attributes, pattern and actions in testpmd's syntax, from after the port id on:
-    /// `ingress pattern eth / ipv4 dst is 10.0.0.1 / end actions count / drop / end`.
-    pub rule: String,
+    /// Attributes, pattern and actions. The rule makes sense: it was validated.
+    #[serde(serialize_with = "as_text")]
+    pub rule: Rule,
+}
+
+fn as_text<S: Serializer>(rule: &Rule, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(rule)
 }
 
 impl FlowSpec {
@@ -25,10 +32,44 @@ impl FlowSpec {
     pub fn id(&self) -> u32 {
         self.id.unwrap_or(0)
     }
+
+    /// Ports that the rule names in its pattern or its actions.
+    pub fn named_ports(&self) -> impl Iterator<Item = &PortRef> {
+        let matched = self.rule.pattern.iter().filter_map(|item| item.port());
+        let targets = self.rule.actions.iter().filter_map(|action| match action {
+            Action::PortId { port }
+            | Action::PortRepresentor { port }
+            | Action::RepresentedPort { port } => Some(port),
+            _ => None,
+        });
+        matched.chain(targets)
+    }
 }
 
-/// Longest rule text in bytes: far above any rule, far below what would hurt.
-const RULE_MAX: usize = 16 * 1024;
+/// A rule as testpmd writes it, or as a table of the flow model.
+struct ValidRule(Rule);
+
+impl FromValue for ValidRule {
+    fn from_value(value: &Value) -> Result<Self, Wrong> {
+        let rule = match value {
+            Value::String(text) => parse_rule(text).map_err(|error| Wrong {
+                expected: format!("a rule: {error}"),
+            })?,
+            Value::Object(_) => serde_json::from_value(value.clone()).map_err(|error| Wrong {
+                expected: format!("a rule: {error}"),
+            })?,
+            _ => {
+                let expected =
+                    "a rule such as \"ingress pattern eth / end actions drop / end\"".to_owned();
+                return Err(Wrong { expected });
+            }
+        };
+        rule.validate().map_err(|error| Wrong {
+            expected: format!("a rule that makes sense: {error}"),
+        })?;
+        Ok(Self(rule))
+    }
+}
 
 impl Spec for FlowSpec {
     const KIND: Kind = Kind::Flow;
@@ -42,7 +83,7 @@ impl Spec for FlowSpec {
         ),
         required(
             "rule",
-            "string",
+            "string or table",
             "attributes, pattern and actions in testpmd's syntax",
         ),
     ];
@@ -54,14 +95,11 @@ impl Spec for FlowSpec {
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let port = fields.required::<Name>("port");
         let id = fields.optional_integer("id", 0..=u32::MAX);
-        let rule = fields.required::<String>("rule");
-        if rule.as_ref().is_some_and(|r| r.len() > RULE_MAX) {
-            fields.fault("rule", "longer than 16 KiB", "a rule of at most 16 KiB");
-        }
+        let rule = fields.required::<ValidRule>("rule");
         Some(Self {
             port: port?.0,
             id,
-            rule: rule?.split_whitespace().collect::<Vec<_>>().join(" "),
+            rule: rule?.0,
         })
     }
 }
