@@ -2,11 +2,19 @@
 //!
 //! `frontend` and `blk_load` implement the *driver* end of virtio 1.2 and vhost-user on their own: nothing here
 //! uses the device-side crates, so a misreading of the standard on one side shows as a failure instead of cancelling out.
-
+//! `sumeru` is all that knows the daemon's configuration and RPC; `peers` the same for each peer; `switch` and
+//! `block` are the measurements; `report` writes what came out.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod blk_load;
 pub mod frontend;
 pub mod histogram;
+pub mod jsonrpc;
+pub mod machine;
+pub mod peers;
+pub mod process;
+pub mod report;
+pub mod sumeru;
+pub mod switch;
 pub mod thread;
 pub mod tsc;

@@ -34,7 +34,8 @@ pub fn pin_process(pid: u32, core: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives every thread of `pid` nice level -20, so that unrelated work does not take their core.
+/// Gives every thread of `pid` and the scheduler's autogroup of its session nice level -20, so that unrelated work does
+/// not take their cores. Sumeru, its peers and the generators are all treated alike.
 ///
 /// # Errors
 /// The system's; needs CAP_SYS_NICE.
@@ -42,16 +43,41 @@ pub fn raise_process(pid: u32) -> io::Result<()> {
     for tid in threads(pid)? {
         rustix::process::setpriority_process(Pid::from_raw(tid as i32), -20)?;
     }
-    Ok(())
+    write_autogroup(&format!("/proc/{pid}/autogroup"), -20)
 }
 
-/// Gives the calling thread nice level -20.
-///
-/// # Errors
-/// The system's; needs CAP_SYS_NICE.
-pub fn raise_self() -> io::Result<()> {
-    rustix::process::setpriority_process(Some(rustix::thread::gettid()), -20)
-        .map_err(io::Error::from)
+/// The calling thread and its session's autogroup at nice level -20; both are put back when dropped.
+#[derive(Debug)]
+pub struct Raised(());
+
+impl Raised {
+    /// Raises the calling thread.
+    ///
+    /// # Errors
+    /// The system's; needs CAP_SYS_NICE.
+    pub fn this_thread() -> io::Result<Self> {
+        rustix::process::setpriority_process(Some(rustix::thread::gettid()), -20)?;
+        write_autogroup("/proc/self/autogroup", -20)?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        let thread = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 0)
+            .map_err(io::Error::from);
+        if let Err(error) = thread.and_then(|()| write_autogroup("/proc/self/autogroup", 0)) {
+            eprintln!("put the priority back: {error}");
+        }
+    }
+}
+
+/// A kernel without autogroups has no such file and needs none.
+fn write_autogroup(path: &str, nice: i32) -> io::Result<()> {
+    match std::fs::write(path, nice.to_string()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The thread ids of a process.

@@ -1,0 +1,311 @@
+//! Results: `bench/results/NAME.json` for machines, and the same rows as a table in `NAME.md` for people.
+//!
+//! It computes medians and ratios and writes them; it judges nothing.
+
+use crate::machine::Machine;
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+
+/// Median and range of some rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// The middle one, or the mean of the two middle ones.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of at least one value; none for none.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (min, max) = (*sorted.first()?, *sorted.last()?);
+        let middle = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 {
+            sorted[middle]
+        } else {
+            (sorted[middle - 1] + sorted[middle]) / 2.0
+        };
+        Some(Self { median, min, max })
+    }
+}
+
+/// One case, both sides.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// Name of the case.
+    pub case: String,
+    /// Unit of `ours` and `peer`.
+    pub unit: String,
+    /// Sumeru.
+    pub ours: Spread,
+    /// The peer.
+    pub peer: Spread,
+    /// Which peer, and how it was set up.
+    pub peer_name: String,
+    /// Median of ours / median of the peer's.
+    pub ratio: f64,
+    /// Median of the per-round ratios, where rounds are pairs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub round_ratio: Option<f64>,
+    /// What `verdict` was decided by, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal: Option<String>,
+    /// PASS or MISS where there is a goal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<&'static str>,
+    /// Points of this row that were taken although the machine was too busy, each with its reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub noisy: Vec<String>,
+    /// Points that were repeated because a thread had not run enough.
+    pub repeated: u32,
+    /// A figure from elsewhere, quoted for orientation, in the same unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Reference>,
+    /// More about the case: latencies, Mpps and such.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub detail: Vec<String>,
+}
+
+/// A figure measured elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Reference {
+    /// Where it is from.
+    pub source: &'static str,
+    /// The figure.
+    pub value: f64,
+}
+
+/// Both sides of one case, filled round by round.
+#[derive(Debug, Clone, Default)]
+pub struct Rounds {
+    /// Sumeru, one per round.
+    pub ours: Vec<f64>,
+    /// The peer, one per round.
+    pub peer: Vec<f64>,
+}
+
+impl Rounds {
+    /// Median of the per-round ratios ours/peer.
+    pub fn median_ratio(&self) -> Option<f64> {
+        let ratios: Vec<f64> = self
+            .ours
+            .iter()
+            .zip(&self.peer)
+            .map(|(ours, peer)| ours / peer)
+            .collect();
+        Spread::of(&ratios).map(|spread| spread.median)
+    }
+
+    /// A row with nothing but the figures.
+    ///
+    /// # Errors
+    /// If a side has no round: a case without its peer is no result.
+    pub fn row(&self, case: &str, unit: &str, peer_name: &str) -> Result<Row> {
+        let ours =
+            Spread::of(&self.ours).with_context(|| format!("{case}: Sumeru was not measured"))?;
+        let peer = Spread::of(&self.peer)
+            .with_context(|| format!("{case}: {peer_name} was not measured"))?;
+        Ok(Row {
+            case: case.to_owned(),
+            unit: unit.to_owned(),
+            ours,
+            peer,
+            peer_name: peer_name.to_owned(),
+            ratio: ours.median / peer.median,
+            round_ratio: None,
+            goal: None,
+            verdict: None,
+            noisy: Vec::new(),
+            repeated: 0,
+            reference: None,
+            detail: Vec::new(),
+        })
+    }
+}
+
+/// A bench's results.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Where it ran.
+    pub machine: Machine,
+    /// What is measured and how, for the reader of the table.
+    pub about: Vec<String>,
+    /// The cases.
+    pub rows: Vec<Row>,
+}
+
+impl Report {
+    /// Writes `NAME.json` and `NAME.md` into `bench/results` of the checkout (or `$SUMERU_BENCH_RESULTS`) and returns the table.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write(&self, name: &str) -> Result<String> {
+        let folder = match std::env::var_os("SUMERU_BENCH_RESULTS") {
+            Some(folder) => PathBuf::from(folder),
+            None => PathBuf::from("bench/results"),
+        };
+        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        let json = serde_json::to_string_pretty(self)? + "\n";
+        let table = self.table(name);
+        for (ending, text) in [("json", &json), ("md", &table)] {
+            let path = folder.join(format!("{name}.{ending}"));
+            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        }
+        Ok(table)
+    }
+
+    /// The table as Markdown.
+    pub fn table(&self, name: &str) -> String {
+        let machine = &self.machine;
+        let mut text = format!("# {name}\n\n");
+        let gigahertz = machine.tsc_hz as f64 / 1e9;
+        let _ = writeln!(
+            text,
+            "{} ({} cores, TSC {gigahertz:.2} GHz), Linux {}, {} huge pages; {}.\n",
+            machine.cpu,
+            machine.cores,
+            machine.kernel,
+            machine.hugepages_2m,
+            machine.versions.join("; ")
+        );
+        for line in &self.about {
+            let _ = writeln!(text, "{line}\n");
+        }
+        text.push_str("| case | unit | ours (min..max) | peer (min..max) | peer | ratio | goal | verdict | reference | detail |\n");
+        text.push_str("|---|---|---|---|---|---|---|---|---|---|\n");
+        for row in &self.rows {
+            let spread = |s: &Spread| {
+                format!(
+                    "{} ({}..{})",
+                    number(s.median),
+                    number(s.min),
+                    number(s.max)
+                )
+            };
+            let ratio = match row.round_ratio {
+                Some(rounds) => format!("{:.3} (rounds {rounds:.3})", row.ratio),
+                None => format!("{:.3}", row.ratio),
+            };
+            let reference = row.reference.map_or(String::new(), |reference| {
+                format!("{} {}", reference.source, number(reference.value))
+            });
+            let mut detail = row.detail.clone();
+            if row.repeated > 0 {
+                detail.push(format!("{} points repeated", row.repeated));
+            }
+            detail.extend(row.noisy.iter().map(|reason| format!("noisy: {reason}")));
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {ratio} | {} | {} | {reference} | {} |",
+                row.case,
+                row.unit,
+                spread(&row.ours),
+                spread(&row.peer),
+                row.peer_name,
+                row.goal.as_deref().unwrap_or(""),
+                row.verdict.unwrap_or(""),
+                detail.join("; ")
+            );
+        }
+        text
+    }
+
+    /// Cases that missed their goal.
+    pub fn misses(&self) -> Vec<&str> {
+        self.rows
+            .iter()
+            .filter(|row| row.verdict == Some(MISS))
+            .map(|row| row.case.as_str())
+            .collect()
+    }
+}
+
+/// The goal is reached.
+pub const PASS: &str = "PASS";
+/// The goal is not reached.
+pub const MISS: &str = "MISS";
+
+/// Three or four significant digits, thousands as k and M.
+fn number(value: f64) -> String {
+    match value.abs() {
+        v if v >= 1e6 => format!("{:.2}M", value / 1e6),
+        v if v >= 1e4 => format!("{:.0}k", value / 1e3),
+        v if v >= 100.0 => format!("{value:.0}"),
+        v if v >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread_and_ratios() {
+        assert_eq!(
+            Spread::of(&[3.0, 1.0, 2.0]),
+            Some(Spread {
+                median: 2.0,
+                min: 1.0,
+                max: 3.0
+            })
+        );
+        assert_eq!(Spread::of(&[4.0, 1.0]).map(|s| s.median), Some(2.5));
+        assert_eq!(Spread::of(&[]), None);
+        // The ratio of medians and the median of ratios are different things.
+        let rounds = Rounds {
+            ours: vec![1.0, 10.0, 100.0],
+            peer: vec![10.0, 1.0, 100.0],
+        };
+        assert_eq!(rounds.median_ratio(), Some(1.0));
+        assert_eq!(rounds.row("c", "u", "p").unwrap().ratio, 1.0);
+        let rounds = Rounds {
+            ours: vec![2.0, 8.0, 6.0],
+            peer: vec![1.0, 2.0, 12.0],
+        };
+        assert_eq!(rounds.median_ratio(), Some(2.0));
+        assert_eq!(rounds.row("c", "u", "p").unwrap().ratio, 3.0);
+        assert!(
+            Rounds {
+                ours: vec![1.0],
+                peer: vec![]
+            }
+            .row("c", "u", "p")
+            .is_err(),
+            "no peer, no result"
+        );
+    }
+
+    #[test]
+    fn json_has_the_agreed_keys() {
+        let mut row = Rounds {
+            ours: vec![100.0],
+            peer: vec![400.0],
+        }
+        .row("v2v-64", "cycles/packet", "ovs")
+        .unwrap();
+        row.verdict = Some(MISS);
+        let report = Report {
+            machine: Machine::describe(vec!["x 1".into()]),
+            about: vec![],
+            rows: vec![row],
+        };
+        let json: serde_json::Value = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["rows"][0]["ours"]["median"], 100.0);
+        assert_eq!(json["rows"][0]["peer"]["max"], 400.0);
+        assert_eq!(json["rows"][0]["ratio"], 0.25);
+        assert_eq!(json["rows"][0]["peer_name"], "ovs");
+        assert!(json["machine"]["cpu"].is_string());
+        assert_eq!(report.misses(), ["v2v-64"]);
+        assert!(report.table("switch").contains(
+            "| v2v-64 | cycles/packet | 100 (100..100) | 400 (400..400) | ovs | 0.250 |"
+        ));
+    }
+}

@@ -1,0 +1,279 @@
+//! The Sumeru daemon as a bench starts it: the only module that knows its command line, configuration and RPC.
+//!
+//! RPC is JSON-RPC 2.0 over a Unix socket. Objects are made by the configuration file, so that what is measured is
+//! what a user's configuration gives.
+
+use crate::jsonrpc::{self, Version};
+use crate::process::{Process, Scratch};
+use crate::switch::{Counters, Switch};
+use crate::tsc;
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What an lcore does when there is nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Poll {
+    /// Sleep until kicked, after spinning a little: the default of the daemon.
+    Adaptive,
+    /// Never sleep.
+    AlwaysSpin,
+}
+
+/// What a volume is.
+#[derive(Debug, Clone)]
+pub enum Volume {
+    /// Answers at once.
+    Null {
+        /// Bytes.
+        size: u64,
+    },
+    /// In the daemon's memory.
+    Memory {
+        /// Bytes.
+        size: u64,
+    },
+    /// In a file, past the page cache.
+    File {
+        /// Its path.
+        path: PathBuf,
+    },
+}
+
+/// A configuration under construction.
+#[derive(Debug, Clone)]
+pub struct Configuration {
+    text: String,
+}
+
+impl Configuration {
+    /// A node with one lcore.
+    pub fn new(core: usize, poll: Poll) -> Self {
+        let poll = match poll {
+            Poll::Adaptive => "adaptive",
+            Poll::AlwaysSpin => "always-spin",
+        };
+        Self {
+            text: format!("[node]\nname = \"bench\"\nlcores = [{core}]\npoll = \"{poll}\"\n"),
+        }
+    }
+
+    /// A vhost-user port that listens at `socket`.
+    pub fn port(&mut self, name: &str, index: u16, socket: &Path) {
+        let _ = write!(
+            self.text,
+            "\n[[port]]\nname = \"{name}\"\nkind = \"vhost-user\"\nindex = {index}\nsocket = \"{}\"\n",
+            socket.display()
+        );
+    }
+
+    /// A rule that sends all that comes in on `port` to the port with index `to`, and counts it.
+    pub fn forward(&mut self, port: &str, to: u16) {
+        let rule = format!("ingress pattern eth / end actions count / port_id id {to} / end");
+        let _ = write!(
+            self.text,
+            "\n[[flow]]\nport = \"{port}\"\nrule = \"{rule}\"\n"
+        );
+    }
+
+    /// A volume, and a controller that serves it at `socket`.
+    pub fn disk(&mut self, name: &str, volume: &Volume, socket: &Path) {
+        let kind = match volume {
+            Volume::Null { size } => format!("kind = \"null\"\nsize = {size}"),
+            Volume::Memory { size } => format!("kind = \"memory\"\nsize = {size}"),
+            Volume::File { path } => format!(
+                "kind = \"file\"\npath = \"{}\"\ndirect = true",
+                path.display()
+            ),
+        };
+        let _ = write!(
+            self.text,
+            "\n[[volume]]\nname = \"{name}\"\n{kind}\n\n[[controller]]\nname = \"{name}\"\nvolume = \"{name}\"\nsocket = \"{}\"\nqueue_size = 1024\n",
+            socket.display()
+        );
+    }
+}
+
+/// Counters of one lcore, as `stats.lcore` gives them; cycles are TSC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct LcoreStats {
+    /// Its thread.
+    pub tid: u32,
+    /// Since it was started.
+    pub tsc_elapsed: u64,
+    /// In loops that moved something.
+    pub busy_cycles: u64,
+    /// In loops that found nothing.
+    pub idle_cycles: u64,
+    /// Asleep.
+    pub sleep_cycles: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Block requests completed.
+    pub blk_ios: u64,
+}
+
+/// A running daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    rpc: PathBuf,
+    folder: Scratch,
+}
+
+impl Daemon {
+    /// Starts the daemon, with everything it writes in a folder of its own, and waits until its RPC answers.
+    ///
+    /// # Errors
+    /// If it is not built, refuses its configuration, or does not come up.
+    pub fn start(configuration: &Configuration, folder: Scratch) -> Result<Self> {
+        let config = folder.file("node.toml");
+        fs::write(&config, &configuration.text)
+            .with_context(|| format!("write {}", config.display()))?;
+        let rpc = folder.file("rpc.sock");
+        let arguments: Vec<String> = [
+            "daemon".to_owned(),
+            "--config".to_owned(),
+            config.display().to_string(),
+            "--rpc".to_owned(),
+            rpc.display().to_string(),
+            "--store".to_owned(),
+            folder.file("store.db").display().to_string(),
+        ]
+        .to_vec();
+        let mut process = Process::start(
+            &executable()?,
+            &arguments,
+            &[],
+            None,
+            &folder.file("daemon.log"),
+        )?;
+        process.wait_until("RPC socket", Duration::from_secs(10), || {
+            UnixStream::connect(&rpc).is_ok()
+        })?;
+        Ok(Self {
+            process,
+            rpc,
+            folder,
+        })
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// The path of something in its folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.file(name)
+    }
+
+    /// Calls one method.
+    ///
+    /// # Errors
+    /// If it does not answer within ten seconds, or answers with an error.
+    pub fn call(&mut self, method: &str, parameters: &Value) -> Result<Value> {
+        self.process.check()?;
+        jsonrpc::call(&self.rpc, Version::V2, method, parameters)
+    }
+
+    /// The only lcore's counters.
+    ///
+    /// # Errors
+    /// As [`Daemon::call`]; also if there is not exactly one lcore.
+    pub fn lcore(&mut self) -> Result<LcoreStats> {
+        let answer = self.call("stats.lcore", &json!({}))?;
+        let lcores: Vec<LcoreStats> = serde_json::from_value(answer).context("stats.lcore")?;
+        match lcores.as_slice() {
+            [lcore] => Ok(*lcore),
+            lcores => bail!("stats.lcore: expected one lcore, got {}", lcores.len()),
+        }
+    }
+
+    /// Its version, in one line.
+    ///
+    /// # Errors
+    /// If it is not built.
+    pub fn version() -> Result<String> {
+        let text =
+            crate::process::output_of(&executable()?.to_string_lossy(), &["--version"], &[])?;
+        Ok(text.trim().to_owned())
+    }
+}
+
+/// `$SUMERU`, or the `sumeru` that was built into the same folder as the bench.
+fn executable() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("SUMERU") {
+        return Ok(PathBuf::from(path));
+    }
+    let own = std::env::current_exe().context("find the own executable")?;
+    let path = own.with_file_name("sumeru");
+    if !path.is_file() {
+        bail!("the daemon is not built beside the bench; run cargo build --release -p sumeru");
+    }
+    Ok(path)
+}
+
+/// The daemon with two vhost-user ports, each forwarding to the other by a rule.
+pub struct SumeruSwitch {
+    daemon: Daemon,
+    sockets: [PathBuf; 2],
+}
+
+impl SumeruSwitch {
+    /// Starts it with its lcore on `core`.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start(core: usize) -> Result<Self> {
+        let folder = Scratch::new("switch")?;
+        let sockets = [folder.file("vh0"), folder.file("vh1")];
+        let mut configuration = Configuration::new(core, Poll::AlwaysSpin);
+        configuration.port("vh0", 0, &sockets[0]);
+        configuration.port("vh1", 1, &sockets[1]);
+        configuration.forward("vh0", 1);
+        configuration.forward("vh1", 0);
+        Ok(Self {
+            daemon: Daemon::start(&configuration, folder)?,
+            sockets,
+        })
+    }
+}
+
+impl Switch for SumeruSwitch {
+    fn name(&self) -> &'static str {
+        "sumeru"
+    }
+
+    fn sockets(&self) -> [&Path; 2] {
+        [&self.sockets[0], &self.sockets[1]]
+    }
+
+    fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
+    fn counters(&mut self) -> Result<Counters> {
+        let before = tsc::now();
+        let lcore = self.daemon.lcore()?;
+        let after = tsc::now();
+        // Sleeping is idling too; with always-spin there is none.
+        let idle = lcore.idle_cycles + lcore.sleep_cycles;
+        Ok(Counters {
+            tsc: before + (after - before) / 2,
+            busy: lcore.busy_cycles,
+            idle,
+            rx_packets: lcore.rx_packets,
+        })
+    }
+}
