@@ -3,6 +3,18 @@
 //! A wire port receives into buffers of its own, which it lends for one burst, and sends frames that the switch has built, whole and
 //! linear, in buffers that the port lends. It knows nothing of flows.
 
+mod buffers;
+mod burst;
+mod idle;
+pub mod interface;
+pub mod packet;
+mod syscall;
+pub mod tap;
+
+pub use interface::Interface;
+pub use packet::PacketSocket;
+pub use tap::Tap;
+
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -49,11 +61,26 @@ pub trait Wire {
 
     /// The interface's MAC address.
     fn mac(&self) -> [u8; 6];
+
+    /// Frames lost below the switch since the last call. For statistics, about once a second: it may make a system call.
+    fn take_lost(&mut self) -> Lost;
+}
+
+/// Received frames that never reached the switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Dropped by the kernel because nobody fetched them in time.
+    pub overflow: u64,
+    /// Dropped by the port: cut off, without a whole Ethernet header, with an offload that has no form here, or outside the port's memory.
+    pub malformed: u64,
 }
 
 /// Why a wire port cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
+    /// Not a name that an interface can have.
+    #[error("{0:?} is no interface name; expected 1 to 15 bytes without blank, '/', ':' and '%'")]
+    Name(String),
     /// No such interface.
     #[error("there is no interface {0}")]
     NoInterface(String),
@@ -68,3 +95,6 @@ pub enum WireError {
         source: io::Error,
     },
 }
+
+#[cfg(test)]
+mod tests;
