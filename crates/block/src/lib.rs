@@ -4,6 +4,8 @@
 //! that polls the queue, and comes back as an [`IoFuture`] that is usually over before it is looked at. `unsafe` lives in
 //! `segments`, `ram` and `virtio_blk::ring` only.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod bdev;
 pub mod file;
 pub mod memory;

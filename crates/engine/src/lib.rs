@@ -7,6 +7,8 @@
 //!
 //! The engine knows no protocol: it never parses a packet or an I/O command.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod counter;
 pub mod executor;
 pub mod io_buffer;
