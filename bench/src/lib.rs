@@ -12,6 +12,7 @@ pub mod histogram;
 pub mod jsonrpc;
 pub mod machine;
 pub mod peers;
+pub mod probe;
 pub mod process;
 pub mod report;
 pub mod sumeru;

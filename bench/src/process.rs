@@ -171,6 +171,8 @@ impl Process {
             && self.child.try_wait()?.is_none()
         {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+            // It may have been paused.
+            rustix::process::kill_process(pid, rustix::process::Signal::CONT)?;
         }
         let deadline = Instant::now() + patience;
         while self.child.try_wait()?.is_none() {
@@ -219,6 +221,20 @@ fn wrapped<S: AsRef<OsStr>>(
         .args(arguments)
         .envs(environment.iter().copied());
     command
+}
+
+/// Stops every thread of a process, or lets it go on: of two switches on one core only one may spin at a time.
+///
+/// # Errors
+/// The system's.
+pub fn pause(pid: u32, paused: bool) -> Result<()> {
+    let signal = if paused {
+        rustix::process::Signal::STOP
+    } else {
+        rustix::process::Signal::CONT
+    };
+    let pid = rustix::process::Pid::from_raw(pid as i32).context("process id 0")?;
+    rustix::process::kill_process(pid, signal).context("pause a process")
 }
 
 /// Runs a command to its end and returns what it printed.

@@ -127,11 +127,16 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the daemon, with everything it writes in a folder of its own, and waits until its RPC answers.
+    /// Starts the daemon, with everything it writes in a folder of its own, and waits until its RPC answers. With `confine`
+    /// every thread of it stays on that core.
     ///
     /// # Errors
     /// If it is not built, refuses its configuration, or does not come up.
-    pub fn start(configuration: &Configuration, folder: Scratch) -> Result<Self> {
+    pub fn start(
+        configuration: &Configuration,
+        folder: Scratch,
+        confine: Option<usize>,
+    ) -> Result<Self> {
         let config = folder.file("node.toml");
         fs::write(&config, &configuration.text)
             .with_context(|| format!("write {}", config.display()))?;
@@ -150,7 +155,7 @@ impl Daemon {
             &executable()?,
             &arguments,
             &[],
-            None,
+            confine,
             &folder.file("daemon.log"),
         )?;
         process.wait_until("RPC socket", Duration::from_secs(10), || {
@@ -224,10 +229,10 @@ fn executable() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The daemon with two vhost-user ports, each forwarding to the other by a rule.
+/// The daemon with some vhost-user ports, the first two of which forward to each other by a rule.
 pub struct SumeruSwitch {
     daemon: Daemon,
-    sockets: [PathBuf; 2],
+    sockets: Vec<PathBuf>,
 }
 
 impl SumeruSwitch {
@@ -235,16 +240,18 @@ impl SumeruSwitch {
     ///
     /// # Errors
     /// As [`Daemon::start`].
-    pub fn start(core: usize) -> Result<Self> {
+    pub fn start(core: usize, ports: u16, poll: Poll) -> Result<Self> {
         let folder = Scratch::new("switch")?;
-        let sockets = [folder.file("vh0"), folder.file("vh1")];
-        let mut configuration = Configuration::new(core, Poll::AlwaysSpin);
-        configuration.port("vh0", 0, &sockets[0]);
-        configuration.port("vh1", 1, &sockets[1]);
+        let names: Vec<String> = (0..ports).map(|index| format!("vh{index}")).collect();
+        let sockets: Vec<PathBuf> = names.iter().map(|name| folder.file(name)).collect();
+        let mut configuration = Configuration::new(core, poll);
+        for ((index, name), socket) in (0..).zip(&names).zip(&sockets) {
+            configuration.port(name, index, socket);
+        }
         configuration.forward("vh0", 1);
         configuration.forward("vh1", 0);
         Ok(Self {
-            daemon: Daemon::start(&configuration, folder)?,
+            daemon: Daemon::start(&configuration, folder, None)?,
             sockets,
         })
     }
@@ -255,8 +262,8 @@ impl Switch for SumeruSwitch {
         "sumeru"
     }
 
-    fn sockets(&self) -> [&Path; 2] {
-        [&self.sockets[0], &self.sockets[1]]
+    fn sockets(&self) -> &[PathBuf] {
+        &self.sockets
     }
 
     fn pid(&self) -> u32 {

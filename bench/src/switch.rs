@@ -6,7 +6,7 @@
 use crate::peers::testpmd::Testpmd;
 use crate::thread::{self, Watch};
 use anyhow::{Context, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Least part of the time that a busy-polling thread must have run for a point to count.
@@ -29,12 +29,12 @@ pub struct Counters {
     pub rx_packets: u64,
 }
 
-/// A switch with two vhost-user ports in server mode, frames of each going to the other.
+/// A switch with vhost-user ports in server mode; frames of each of the first two go to the other.
 pub trait Switch {
     /// Name in reports.
     fn name(&self) -> &'static str;
-    /// Where the ports listen.
-    fn sockets(&self) -> [&Path; 2];
+    /// Where the ports listen, at least two.
+    fn sockets(&self) -> &[PathBuf];
     /// The process whose busiest thread does the work.
     fn pid(&self) -> u32;
     /// The polling thread's counters now.

@@ -7,9 +7,10 @@ use clap::Parser;
 use std::time::Duration;
 use sumeru_bench::machine::Machine;
 use sumeru_bench::peers::ovs::OvsDpdk;
-use sumeru_bench::process::{HugePages, Interrupt, Scratch};
+use sumeru_bench::probe;
+use sumeru_bench::process::{self, HugePages, Interrupt, Scratch};
 use sumeru_bench::report::{MISS, PASS, Report, Rounds, Spread};
-use sumeru_bench::sumeru::{Daemon, SumeruSwitch};
+use sumeru_bench::sumeru::{Daemon, Poll, SumeruSwitch};
 use sumeru_bench::switch::{CASES, Case, Conditions, Point, Switch, measure};
 
 /// Compare Sumeru's switch with OVS-DPDK.
@@ -33,7 +34,7 @@ struct Arguments {
     /// Appended to testpmd's virtio-user devices, e.g. ",mrg_rxbuf=0,in_order=0,vectorized=1".
     #[arg(long, default_value = "")]
     virtio_options: String,
-    /// Attempts at a point whose threads did not run enough.
+    /// Attempts at a pair of points that does not count because the machine was busy or its cores moved.
     #[arg(long, default_value_t = 6)]
     attempts: u32,
     /// Measure only the peer and print its points (no results are written).
@@ -52,8 +53,58 @@ struct Series {
     noisy: Vec<String>,
 }
 
-const OURS: usize = 0;
-const PEER: usize = 1;
+const PEER: usize = 0;
+const OURS: usize = 1;
+
+impl Series {
+    fn take(&mut self, round: u32, case: &Case, switches: &[Box<dyn Switch>], points: &[Point]) {
+        for (side, (switch, point)) in switches.iter().zip(points).enumerate() {
+            println!(
+                "round {round} {:<14} {:<8} {:6.1} cycles/packet {:6.3} Mpps, busy {:5.1} %, accounted {:.4}, counted {:.6}, ran {:.3}/{:.3}",
+                case.name,
+                switch.name(),
+                point.cycles_per_packet,
+                point.mpps,
+                point.busy * 100.0,
+                point.accounted,
+                point.counted,
+                point.switch_running,
+                point.generator_running
+            );
+            let values = if side == OURS {
+                &mut self.rounds.ours
+            } else {
+                &mut self.rounds.peer
+            };
+            values.push(point.cycles_per_packet);
+            self.points[side].push(*point);
+        }
+    }
+}
+
+/// Measures one case on each switch in turn; why the pair does not count, if it does not.
+fn measure_pair(
+    switches: &mut [Box<dyn Switch>],
+    case: &Case,
+    conditions: &Conditions,
+    core: usize,
+    logs: &Scratch,
+) -> Result<(Vec<Point>, Option<String>)> {
+    let mut trips = vec![probe::round_trip(conditions.generator_core, core)?];
+    let mut points = Vec::new();
+    let mut fault = None;
+    for switch in switches {
+        process::pause(switch.pid(), false)?;
+        let point = measure(switch.as_mut(), case, conditions, &logs.file("testpmd.log"))?;
+        process::pause(switch.pid(), true)?;
+        trips.push(probe::round_trip(conditions.generator_core, core)?);
+        fault = fault.or(point
+            .fault()
+            .map(|fault| format!("{}: {fault}", switch.name())));
+        points.push(point);
+    }
+    Ok((points, fault.or(probe::fault(&trips))))
+}
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -78,70 +129,38 @@ fn main() -> Result<()> {
     };
     let mut series: Vec<Series> = cases.iter().map(|_| Series::default()).collect();
     for round in 1..=arguments.rounds {
-        for side in if arguments.peer_only {
-            vec![PEER]
-        } else {
-            vec![PEER, OURS]
-        } {
-            let mut switch: Box<dyn Switch> = match side {
-                OURS => Box::new(SumeruSwitch::start(arguments.core)?),
-                _ => Box::new(OvsDpdk::start(arguments.core)?),
-            };
-            for (case, series) in cases.iter().zip(&mut series) {
+        // Both live through the round; the one that is not measured is stopped, since both would spin on one core.
+        let mut switches: Vec<Box<dyn Switch>> = vec![Box::new(OvsDpdk::start(arguments.core, 2)?)];
+        process::pause(switches[PEER].pid(), true)?;
+        if !arguments.peer_only {
+            switches.push(Box::new(SumeruSwitch::start(
+                arguments.core,
+                2,
+                Poll::AlwaysSpin,
+            )?));
+            process::pause(switches[OURS].pid(), true)?;
+        }
+        for (case, series) in cases.iter().zip(&mut series) {
+            for attempt in 1..=arguments.attempts {
                 interrupt.check()?;
-                let mut attempt = 1;
-                let point = loop {
-                    let point = measure(
-                        switch.as_mut(),
-                        case,
-                        &conditions,
-                        &logs.file("testpmd.log"),
-                    )?;
-                    match point.fault() {
-                        None => break point,
-                        Some(fault) if attempt == arguments.attempts => {
-                            println!(
-                                "round {round} {} {}: taken as noisy: {fault}",
-                                case.name,
-                                switch.name()
-                            );
-                            series
-                                .noisy
-                                .push(format!("round {round} {}: {fault}", switch.name()));
-                            break point;
-                        }
-                        Some(fault) => {
-                            println!(
-                                "round {round} {} {}: repeated: {fault}",
-                                case.name,
-                                switch.name()
-                            );
-                            series.repeated += 1;
-                            attempt += 1;
-                            interrupt.check()?;
-                        }
-                    }
+                let (points, fault) =
+                    measure_pair(&mut switches, case, &conditions, arguments.core, &logs)?;
+                let Some(fault) = fault else {
+                    series.take(round, case, &switches, &points);
+                    break;
                 };
+                let last = attempt == arguments.attempts;
                 println!(
-                    "round {round} {:<15} {:<9} {:7.1} cycles/packet {:6.3} Mpps, busy {:5.1} %, accounted {:.4}, counted {:.6}, ran {:.3}/{:.3}",
+                    "round {round} {}: {}: {fault}",
                     case.name,
-                    switch.name(),
-                    point.cycles_per_packet,
-                    point.mpps,
-                    point.busy * 100.0,
-                    point.accounted,
-                    point.counted,
-                    point.switch_running,
-                    point.generator_running
+                    if last { "taken as noisy" } else { "repeated" }
                 );
-                let rounds = &mut series.rounds;
-                let values = if side == OURS {
-                    &mut rounds.ours
+                if last {
+                    series.noisy.push(format!("round {round}: {fault}"));
+                    series.take(round, case, &switches, &points);
                 } else {
-                    &mut rounds.peer
-                };
-                values.push(point.cycles_per_packet);
-                series.points[side].push(point);
+                    series.repeated += 1;
+                }
             }
         }
     }
@@ -188,7 +207,8 @@ fn report(arguments: &Arguments, cases: &[&Case], series: &[Series]) -> Result<R
         "Two vhost-user ports on one switch core, testpmd with two virtio-user ports on the other; lower is better.".to_owned(),
         "Busy cycles per packet: TSC of whole iterations of the switch's loop that received at least one packet, per packet received; \
          OVS: processing cycles / packets received of dpif-netdev/pmd-stats-show. A point counts only if busy + idle are within 2 % of the \
-         elapsed TSC, the switch received what testpmd sent within 0.1 %, and both threads ran at least 97 % of the time."
+         elapsed TSC, the switch received what testpmd sent within 0.1 %, both threads ran at least 97 % of the time, and the round trip of a cache line between the two cores was alike \
+         (within 25 %) before, between and after the two."
             .to_owned(),
         format!(
             "{} rounds of {} s per point, alternating; testpmd's virtio options: {}.",

@@ -1,4 +1,4 @@
-//! Open vSwitch with DPDK: two vhost-user ports on one PMD core, joined by port-to-port flows, in a folder of its own.
+//! Open vSwitch with DPDK: vhost-user ports on one PMD core, two of them joined by port-to-port flows, in a folder of its own.
 //!
 //! Cycles are those of `dpif-netdev/pmd-stats-show`: "processing cycles" are the TSC of PMD iterations that received at
 //! least one packet, "idle cycles" of those that received none, "packets received" counts both ports.
@@ -17,17 +17,18 @@ pub struct OvsDpdk {
     vswitchd: Process,
     _ovsdb: Process,
     control: PathBuf,
-    sockets: [PathBuf; 2],
+    sockets: Vec<PathBuf>,
     // Last: what runs in it ends first.
     _folder: Scratch,
 }
 
 impl OvsDpdk {
-    /// Starts database and switch with a PMD thread on `core` (the housekeeping threads on core 0).
+    /// Starts database and switch with a PMD thread on `core` (the housekeeping threads on core 0) and `ports` ports, of
+    /// which the first two forward to each other.
     ///
     /// # Errors
     /// If it is not installed or does not come up.
-    pub fn start(core: usize) -> Result<Self> {
+    pub fn start(core: usize, ports: usize) -> Result<Self> {
         let folder = Scratch::new("ovs")?;
         let (vswitchd, ovsdb) = (
             super::find("ovs-vswitchd-dpdk")?,
@@ -107,7 +108,8 @@ impl OvsDpdk {
             "br0",
             "datapath_type=netdev",
         ])?;
-        for (index, port) in ["vh0", "vh1"].iter().enumerate() {
+        let names: Vec<String> = (0..ports).map(|index| format!("vh{index}")).collect();
+        for (index, port) in names.iter().enumerate() {
             let request = format!("ofport_request={}", index + 1);
             vsctl(&[
                 "add-port",
@@ -126,7 +128,7 @@ impl OvsDpdk {
         for flow in ["in_port=1,actions=output:2", "in_port=2,actions=output:1"] {
             output_of("ovs-ofctl", &["add-flow", &bridge, flow], &environment)?;
         }
-        let sockets = [folder.file("vh0"), folder.file("vh1")];
+        let sockets: Vec<PathBuf> = names.iter().map(|name| folder.file(name)).collect();
         let waited = sockets.clone();
         vswitchd.wait_until("vhost-user sockets", Duration::from_secs(20), || {
             waited.iter().all(|socket| socket.exists())
@@ -172,8 +174,8 @@ impl Switch for OvsDpdk {
         "ovs-dpdk"
     }
 
-    fn sockets(&self) -> [&Path; 2] {
-        [&self.sockets[0], &self.sockets[1]]
+    fn sockets(&self) -> &[PathBuf] {
+        &self.sockets
     }
 
     fn pid(&self) -> u32 {

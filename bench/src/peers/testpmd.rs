@@ -5,7 +5,7 @@
 use crate::process::Process;
 use anyhow::{Context, Result, bail};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ChildStdin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,12 +30,12 @@ pub struct Testpmd {
 }
 
 impl Testpmd {
-    /// Connects to the two sockets and waits for the prompt. `virtio_options` is appended to both devices, with its comma.
+    /// Connects to the first two sockets and waits for the prompt. `virtio_options` is appended to both devices, with its comma.
     ///
     /// # Errors
     /// If it is not installed or does not come up, e.g. for want of huge pages.
     pub fn start(
-        sockets: [&Path; 2],
+        sockets: &[PathBuf],
         core: usize,
         virtio_options: &str,
         log: &Path,
