@@ -1,1 +1,20 @@
-//! sumeru-api
+//! The native API of a node: JSON-RPC 2.0 over a Unix socket. It translates between wire and
+//! control plane and decides nothing itself; the control plane never waits for a client.
+//!
+//! | module | what is there |
+//! |---|---|
+//! | [`frame`] | cutting the byte stream into JSON values, with limits |
+//! | [`protocol`] | requests, batches, answers, error codes (JSON-RPC 2.0) |
+//! | [`method`] | the table of methods, with their parameters |
+//! | [`server`] | the socket and its clients |
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod frame;
+pub mod method;
+mod methods;
+pub mod protocol;
+pub mod server;
+
+pub use method::State;
+pub use server::serve;

@@ -1,0 +1,106 @@
+//! `stats.*`, `fdb.list`, `neighbour.list`: what the data plane counts and has learned.
+
+use serde_json::Value;
+use sumeru_control::decode::{Field, optional};
+use sumeru_control::error::Error;
+use sumeru_control::model::Kind;
+
+use super::{PortArg, shown};
+use crate::method::{Args, Method, Params, State};
+
+const NONE: &[Field] = &[];
+const PORT: &[Field] = &[optional("port", "port name or index", "only this port")];
+const NETWORK: &[Field] = &[optional("network", "network name", "only this network")];
+
+/// The methods of this file.
+pub const METHODS: &[Method] = &[
+    Method {
+        name: "stats.lcore",
+        doc: "Counters and cycles of every lcore.",
+        params: Params::Fields(NONE),
+        call: lcore,
+    },
+    Method {
+        name: "stats.port",
+        doc: "Counters of ports.",
+        params: Params::Fields(PORT),
+        call: port,
+    },
+    Method {
+        name: "stats.stage",
+        doc: "Packets at every pipeline stage.",
+        params: Params::Fields(NONE),
+        call: stage,
+    },
+    Method {
+        name: "stats.drop",
+        doc: "Dropped packets by reason.",
+        params: Params::Fields(NONE),
+        call: drops,
+    },
+    Method {
+        name: "stats.volume",
+        doc: "Counters of volumes.",
+        params: Params::Fields(NONE),
+        call: volume,
+    },
+    Method {
+        name: "fdb.list",
+        doc: "Learned and static addresses.",
+        params: Params::Fields(NETWORK),
+        call: fdb,
+    },
+    Method {
+        name: "neighbour.list",
+        doc: "Underlay neighbours.",
+        params: Params::Fields(NONE),
+        call: neighbours,
+    },
+];
+
+fn lcore(state: &State, args: Args<'_>) -> Result<Value, Error> {
+    args.none()?;
+    shown(state.control().plane().lcore_stats())
+}
+
+fn port(state: &State, args: Args<'_>) -> Result<Value, Error> {
+    let port = args.read(|fields| Some(fields.optional::<PortArg>("port").map(|p| p.0)))?;
+    let control = state.control();
+    let name = match port {
+        Some(port) => Some(control.inventory().port_by(&port)?.spec.name.clone()),
+        None => None,
+    };
+    let mut stats = control.plane().port_stats();
+    stats.retain(|s| name.as_ref().is_none_or(|name| *name == s.port));
+    stats.sort_by_key(|s| s.index);
+    shown(stats)
+}
+
+fn stage(state: &State, args: Args<'_>) -> Result<Value, Error> {
+    args.none()?;
+    shown(state.control().plane().stage_stats())
+}
+
+fn drops(state: &State, args: Args<'_>) -> Result<Value, Error> {
+    args.none()?;
+    shown(state.control().plane().drop_stats())
+}
+
+fn volume(state: &State, args: Args<'_>) -> Result<Value, Error> {
+    args.none()?;
+    shown(state.control().plane().volume_stats())
+}
+
+fn fdb(state: &State, args: Args<'_>) -> Result<Value, Error> {
+    let network = args.read(|fields| Some(fields.optional::<String>("network")))?;
+    let control = state.control();
+    if let Some(network) = &network {
+        control.inventory().require(Kind::Network, network)?;
+    }
+    shown(control.plane().fdb(network.as_deref()))
+}
+
+fn neighbours(state: &State, args: Args<'_>) -> Result<Value, Error> {
+    args.none()?;
+    shown(state.control().plane().neighbours())
+}
