@@ -18,7 +18,7 @@ pub(super) const FRAME_MAX: usize = 65_536 + 256;
 
 /// From buffer to buffer. An odd number of cache lines beyond whole pages, so that the headers of a burst fall into different cache sets.
 const STRIDE: usize = HEADROOM + FRAME_MAX;
-const _: () = assert!(STRIDE % 64 == 0 && (STRIDE % 4096 / 64) % 2 == 1);
+const _: () = assert!(STRIDE.is_multiple_of(64) && (STRIDE % 4096 / 64) % 2 == 1);
 
 /// `count` buffers in one mapping; memory is taken page by page when first used.
 #[derive(Debug)]
@@ -56,6 +56,14 @@ impl Buffers {
     pub(super) fn write(&mut self, index: usize, before: usize, bytes: &[u8]) {
         // SAFETY: our own mapping.
         unsafe { self.slice(index, before, bytes.len()).write(bytes) };
+    }
+
+    /// Copies a slice to byte `at` of frame `index`, as far as it fits.
+    #[inline]
+    pub(super) fn write_slice(&mut self, index: usize, at: usize, from: &GuestSlice) {
+        let place = self.slice(index, 0, FRAME_MAX).skip(at as u32);
+        // SAFETY: our own mapping; the caller's slice is of memory that it has mapped.
+        unsafe { place.write_slice(from) };
     }
 
     /// The `N` bytes at the place `before` bytes in front of the frame.

@@ -118,7 +118,7 @@ impl Burst {
             let message = self.message(index);
             let auxiliary = self.auxiliary(index);
             let kind = (
-                (*auxiliary).header.cmsg_len as usize,
+                (*auxiliary).header.cmsg_len,
                 (*auxiliary).header.cmsg_level,
                 (*auxiliary).header.cmsg_type,
             );

@@ -14,6 +14,24 @@ use super::syscall::{interface_request, set_option};
 /// Longest name in bytes (`IFNAMSIZ` without the terminating zero).
 pub const NAME_MAX: usize = libc::IFNAMSIZ - 1;
 
+const SIOCETHTOOL: libc::Ioctl = 0x8946;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
+
+/// `struct ethtool_channels`.
+#[repr(C)]
+#[derive(Default)]
+struct Channels {
+    command: u32,
+    receive_max: u32,
+    transmit_max: u32,
+    other_max: u32,
+    combined_max: u32,
+    receive: u32,
+    transmit: u32,
+    other: u32,
+    combined: u32,
+}
+
 /// An interface that existed when it was opened.
 #[derive(Debug)]
 pub struct Interface {
@@ -139,6 +157,28 @@ impl Interface {
     pub fn link_up(&self) -> Result<bool, WireError> {
         let wanted = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
         Ok(self.flags()? & wanted == wanted)
+    }
+
+    /// How many receive queues it has now; 1 for a driver that has no say (ethtool's channels).
+    ///
+    /// # Errors
+    /// [`WireError::System`] when it is gone.
+    pub fn receive_queues(&self) -> Result<u32, WireError> {
+        let mut channels = Channels {
+            command: ETHTOOL_GCHANNELS,
+            ..Channels::default()
+        };
+        let mut ifreq = self.blank();
+        ifreq.ifr_ifru.ifru_data = (&raw mut channels).cast();
+        match self.request("read the number of queues", SIOCETHTOOL, ifreq) {
+            Ok(_) => Ok((channels.receive + channels.combined).max(1)),
+            Err(WireError::System { source, .. })
+                if source.raw_os_error() == Some(libc::EOPNOTSUPP) =>
+            {
+                Ok(1)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Lets it receive frames for any address, for as long as `packet_socket` (of `AF_PACKET`) lives.

@@ -3,6 +3,7 @@
 //! A wire port receives into buffers of its own, which it lends for one burst, and sends frames that the switch has built, whole and
 //! linear, in buffers that the port lends. It knows nothing of flows.
 
+pub mod bpf;
 mod buffers;
 mod burst;
 mod idle;
@@ -10,10 +11,14 @@ pub mod interface;
 pub mod packet;
 mod syscall;
 pub mod tap;
+mod umem;
+pub mod xdp;
+mod xdp_ring;
 
 pub use interface::Interface;
 pub use packet::PacketSocket;
 pub use tap::Tap;
+pub use xdp::XdpSocket;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -84,6 +89,16 @@ pub enum WireError {
     /// No such interface.
     #[error("there is no interface {0}")]
     NoInterface(String),
+    /// Frames of this size do not fit.
+    #[error("the MTU of interface {interface} is {mtu}, expected at most {max}")]
+    Mtu {
+        /// On which interface.
+        interface: String,
+        /// What it is, in bytes.
+        mtu: u32,
+        /// What is possible, in bytes.
+        max: u32,
+    },
     /// The kernel refused a step.
     #[error("cannot {step} on interface {interface}: {source}")]
     System {
@@ -98,3 +113,6 @@ pub enum WireError {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod xdp_tests;

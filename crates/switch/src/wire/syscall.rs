@@ -97,7 +97,7 @@ pub(super) fn bind<T: KernelData>(socket: BorrowedFd<'_>, address: &T) -> io::Re
     answered(result).map(drop)
 }
 
-/// An ioctl(2) that takes a `struct ifreq`: the `SIOC[GS]IF*` family and `TUNSETIFF`.
+/// An ioctl(2) that takes a `struct ifreq`: the `SIOC[GS]IF*` family, `SIOCETHTOOL` and `TUNSETIFF`.
 ///
 /// # Errors
 /// What the kernel says.
@@ -106,7 +106,7 @@ pub(super) fn interface_request(
     request: libc::Ioctl,
     ifreq: &mut libc::ifreq,
 ) -> io::Result<()> {
-    // SAFETY: `ifreq` is as long as these requests expect; none of them follows a pointer in it.
+    // SAFETY: `ifreq` is as long as these requests expect; where one follows a pointer in it, the caller set it to a live value.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), request, std::ptr::from_mut(ifreq)) };
     answered(result).map(drop)
 }

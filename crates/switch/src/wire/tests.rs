@@ -1,7 +1,7 @@
 //! Wire ports against the kernel: what one port sends the other receives byte for byte, and the host's own TCP passes through them.
 //!
 //! Every test makes a network namespace of its own for its thread, which disappears with it. They need root.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used)]
 
 use std::io::{Read, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
