@@ -4,6 +4,7 @@
 //! Nothing in it is believed: [`Offload::checked`] holds it against the parsed headers.
 
 use sumeru_packet::{L3Kind, Layout};
+use sumeru_virtio::features::net as feature;
 
 /// Length of the header with `num_buffers`, in bytes.
 pub const NET_HEADER_LEN: usize = 12;
@@ -16,38 +17,6 @@ const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_ECN: u8 = 0x80;
-
-/// Feature bits of a virtio-net device (5.1.3) that bear on a frame's offloads.
-pub mod feature {
-    /// The device completes checksums of frames it receives from the driver.
-    pub const CSUM: u64 = 1 << 0;
-    /// The driver takes frames with partial checksums.
-    pub const GUEST_CSUM: u64 = 1 << 1;
-    /// The device knows its MTU.
-    pub const MTU: u64 = 1 << 3;
-    /// The driver takes TCPv4 segments larger than the MTU.
-    pub const GUEST_TSO4: u64 = 1 << 7;
-    /// The driver takes TCPv6 segments larger than the MTU.
-    pub const GUEST_TSO6: u64 = 1 << 8;
-    /// The driver takes large TCP segments with ECN.
-    pub const GUEST_ECN: u64 = 1 << 9;
-    /// The device takes TCPv4 segments larger than the MTU.
-    pub const HOST_TSO4: u64 = 1 << 11;
-    /// The device takes TCPv6 segments larger than the MTU.
-    pub const HOST_TSO6: u64 = 1 << 12;
-    /// The device takes large TCP segments with ECN.
-    pub const HOST_ECN: u64 = 1 << 13;
-    /// A received frame may span several buffers.
-    pub const MRG_RXBUF: u64 = 1 << 15;
-    /// Configuration status field.
-    pub const STATUS: u64 = 1 << 16;
-    /// Control queue (kept by the front end over vhost-user).
-    pub const CTRL_VQ: u64 = 1 << 17;
-    /// The driver can announce itself after migration.
-    pub const GUEST_ANNOUNCE: u64 = 1 << 21;
-    /// Several queue pairs.
-    pub const MQ: u64 = 1 << 22;
-}
 
 /// How a large frame is to be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -159,6 +128,11 @@ impl Offload {
         let is_tcp = layer.l4_proto == 6 && layer.has_l4() && !layer.is_fragment();
         let starts_right = layer.l4 == self.csum_start && self.csum_offset == 16;
         if layer.l3_kind == wanted && is_tcp && starts_right { Ok(()) } else { Err(BadOffload) }
+    }
+
+    /// The same for a segment: the checksum is left to do, nothing more.
+    pub fn without_gso(self) -> Self {
+        Self { gso: Gso::None, ecn: false, gso_size: 0, ..self }
     }
 
     /// Moves the checksum's place by `delta` bytes: headers were pushed or pulled in front of it.

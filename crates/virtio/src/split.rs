@@ -5,10 +5,10 @@
 //! after it is made and knows nothing of what the buffers mean.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
 
+use crate::eventfd::Eventfd;
 use crate::memory::{GuestMemory, Window};
 use crate::slice::{GuestSlice, prefetch_read};
 
@@ -16,6 +16,8 @@ use crate::slice::{GuestSlice, prefetch_read};
 pub const MAX_QUEUE_SIZE: u16 = 32768;
 /// Longest descriptor chain accepted, direct or indirect. Linux needs at most `seg_max + 2`; QEMU draws the line here too.
 pub const MAX_CHAIN: u16 = 1024;
+/// Most segments of a chain: a buffer that crosses memory regions counts once for each.
+pub const MAX_SEGMENTS: u16 = 2 * MAX_CHAIN;
 
 const DESC_NEXT: u16 = 1;
 const DESC_WRITE: u16 = 2;
@@ -31,7 +33,9 @@ pub enum RingError {
     #[error("queue size {0} is not a power of two from 1 to {MAX_QUEUE_SIZE}")]
     Size(u16),
     /// A ring area is not inside one memory region, or not aligned.
-    #[error("{area} at user address {address:#x} is not {len} bytes inside one memory region, aligned to {align}")]
+    #[error(
+        "{area} at user address {address:#x} is not {len} bytes inside one memory region, aligned to {align}"
+    )]
     Area {
         /// Which of the three areas.
         area: &'static str,
@@ -43,7 +47,9 @@ pub enum RingError {
         align: u32,
     },
     /// The available index ran ahead of the ring.
-    #[error("available index {index} is {ahead} ahead of the device, more than the queue's {size} entries")]
+    #[error(
+        "available index {index} is {ahead} ahead of the device, more than the queue's {size} entries"
+    )]
     AvailableIndex {
         /// What the driver wrote.
         index: u16,
@@ -64,7 +70,9 @@ pub enum RingError {
     #[error("descriptor chain from head {0} is longer than allowed, or a loop")]
     ChainTooLong(u16),
     /// A buffer outside guest memory.
-    #[error("descriptor points at guest address {address:#x}, length {len:#x}, which is not in guest memory")]
+    #[error(
+        "descriptor points at guest address {address:#x}, length {len:#x}, which is not in guest memory"
+    )]
     Address {
         /// Guest address.
         address: u64,
@@ -78,7 +86,9 @@ pub enum RingError {
     #[error("bad indirect descriptor in the chain from head {0}")]
     Indirect(u16),
     /// An indirect descriptor without the feature.
-    #[error("indirect descriptor in the chain from head {0}, but VIRTIO_F_INDIRECT_DESC was not negotiated")]
+    #[error(
+        "indirect descriptor in the chain from head {0}, but VIRTIO_F_INDIRECT_DESC was not negotiated"
+    )]
     IndirectNotNegotiated(u16),
     /// All buffers together pass 4 GiB.
     #[error("buffers of the chain from head {0} pass 4 GiB")]
@@ -154,18 +164,28 @@ impl Descriptor {
     /// `table` holds at least `index + 1` descriptors and is mapped; aligned to 8 unless `aligned` is false.
     #[inline(always)]
     unsafe fn read(table: *const u8, index: u16) -> Self {
-        let entry = table.wrapping_add(usize::from(index) * DESC_SIZE as usize).cast::<u64>();
+        let entry = table
+            .wrapping_add(usize::from(index) * DESC_SIZE as usize)
+            .cast::<u64>();
         // SAFETY: in bounds by the caller. Indirect tables may lie at any address, hence the unaligned way for them; a torn read
         // only mixes two of the driver's own values, each of which is checked.
         let (address, rest) = unsafe {
             if entry.is_aligned() {
                 (entry.read_volatile(), entry.wrapping_add(1).read_volatile())
             } else {
-                (entry.read_unaligned(), entry.wrapping_add(1).read_unaligned())
+                (
+                    entry.read_unaligned(),
+                    entry.wrapping_add(1).read_unaligned(),
+                )
             }
         };
         let (address, rest) = (u64::from_le(address), u64::from_le(rest));
-        Self { address, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
+        Self {
+            address,
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        }
     }
 }
 
@@ -192,8 +212,8 @@ pub struct SplitQueue {
     decided_used: u16,
     window: Window,
     memory: Arc<GuestMemory>,
-    kick: Option<OwnedFd>,
-    call: Option<OwnedFd>,
+    kick: Option<Eventfd>,
+    call: Option<Eventfd>,
 }
 
 // SAFETY: the raw pointers lead into `memory`, which the queue keeps mapped; only the owner of the queue uses them.
@@ -211,10 +231,22 @@ impl SplitQueue {
         }
         let entries = u32::from(size);
         let area = |area, address: u64, len: u32, align: u32| {
-            let slice = memory.translate_user(address, len).filter(|s| s.as_ptr() as usize % align as usize == 0);
-            slice.map(|s| s.as_ptr()).ok_or(RingError::Area { area, address, len, align })
+            let slice = memory
+                .translate_user(address, len)
+                .filter(|s| s.as_ptr() as usize % align as usize == 0);
+            slice.map(|s| s.as_ptr()).ok_or(RingError::Area {
+                area,
+                address,
+                len,
+                align,
+            })
         };
-        let table = area("descriptor table", layout.descriptor_table, entries * DESC_SIZE, 16)?;
+        let table = area(
+            "descriptor table",
+            layout.descriptor_table,
+            entries * DESC_SIZE,
+            16,
+        )?;
         let avail = area("available ring", layout.driver_area, 6 + entries * 2, 2)?.cast::<u16>();
         let used = area("used ring", layout.device_area, 6 + entries * 8, 4)?.cast::<u16>();
         let mut queue = Self {
@@ -241,19 +273,19 @@ impl SplitQueue {
     }
 
     /// Sets the eventfds: `kick` is what the driver writes, `call` what we write.
-    pub fn set_events(&mut self, kick: Option<OwnedFd>, call: Option<OwnedFd>) {
+    pub fn set_events(&mut self, kick: Option<Eventfd>, call: Option<Eventfd>) {
         self.kick = kick;
         self.call = call;
     }
 
     /// Replaces the eventfd that we write.
-    pub fn set_call(&mut self, call: Option<OwnedFd>) {
+    pub fn set_call(&mut self, call: Option<Eventfd>) {
         self.call = call;
     }
 
     /// The eventfd that the driver writes; to be watched while sleeping.
-    pub fn kick(&self) -> Option<BorrowedFd<'_>> {
-        self.kick.as_ref().map(AsFd::as_fd)
+    pub fn kick(&self) -> Option<&Eventfd> {
+        self.kick.as_ref()
     }
 
     /// The memory that the ring and its buffers lie in. Whoever keeps a segment beyond the queue's life clones this.
@@ -309,7 +341,11 @@ impl SplitQueue {
         let index = u16::from_le(self.field(self.avail, 1).load(Ordering::Acquire));
         let ahead = index.wrapping_sub(self.next_avail);
         if ahead > self.size {
-            return Err(RingError::AvailableIndex { index, ahead, size: self.size });
+            return Err(RingError::AvailableIndex {
+                index,
+                ahead,
+                size: self.size,
+            });
         }
         if self.memory.is_lost() {
             return Err(RingError::MemoryLost);
@@ -322,9 +358,15 @@ impl SplitQueue {
     #[inline(always)]
     fn head(&self, ahead: u16) -> Result<u16, RingError> {
         let entry = self.next_avail.wrapping_add(ahead) & self.mask();
-        let head = u16::from_le(self.field(self.avail, 2 + usize::from(entry)).load(Ordering::Relaxed));
+        let head = u16::from_le(
+            self.field(self.avail, 2 + usize::from(entry))
+                .load(Ordering::Relaxed),
+        );
         if head >= self.size {
-            return Err(RingError::DescriptorIndex { index: head, size: self.size });
+            return Err(RingError::DescriptorIndex {
+                index: head,
+                size: self.size,
+            });
         }
         Ok(head)
     }
@@ -334,7 +376,10 @@ impl SplitQueue {
     pub fn prefetch_descriptors(&self, count: u16) {
         for ahead in 0..count {
             if let Ok(head) = self.head(ahead) {
-                prefetch_read(self.table.wrapping_add(usize::from(head) * DESC_SIZE as usize));
+                prefetch_read(
+                    self.table
+                        .wrapping_add(usize::from(head) * DESC_SIZE as usize),
+                );
             }
         }
     }
@@ -346,11 +391,33 @@ impl SplitQueue {
     #[inline]
     pub fn peek(&mut self, ahead: u16, list: &mut Vec<GuestSlice>) -> Result<Chain, RingError> {
         let head = self.head(ahead)?;
+        self.chain(head, list)
+    }
+
+    /// Reads the chain that begins at descriptor `head`, whatever the available ring says: for requests that a predecessor
+    /// fetched and never completed.
+    ///
+    /// # Errors
+    /// As [`Self::peek`].
+    #[inline(always)]
+    pub fn chain(&mut self, head: u16, list: &mut Vec<GuestSlice>) -> Result<Chain, RingError> {
+        if head >= self.size {
+            return Err(RingError::DescriptorIndex {
+                index: head,
+                size: self.size,
+            });
+        }
         let first = list.len();
         // SAFETY: `head` is below the queue size, and the table has that many descriptors.
         let descriptor = unsafe { Descriptor::read(self.table, head) };
-        let mut chain =
-            Chain { head, first: first as u32, readable: 0, writable: 0, readable_len: 0, writable_len: 0 };
+        let mut chain = Chain {
+            head,
+            first: first as u32,
+            readable: 0,
+            writable: 0,
+            readable_len: 0,
+            writable_len: 0,
+        };
         // The common case by far: one direct descriptor inside the window of the last one.
         if descriptor.flags & (DESC_NEXT | DESC_INDIRECT) == 0
             && descriptor.len != 0
@@ -371,7 +438,12 @@ impl SplitQueue {
         walked.map(|()| chain)
     }
 
-    fn walk(&mut self, chain: &mut Chain, mut descriptor: Descriptor, list: &mut Vec<GuestSlice>) -> Result<(), RingError> {
+    fn walk(
+        &mut self,
+        chain: &mut Chain,
+        mut descriptor: Descriptor,
+        list: &mut Vec<GuestSlice>,
+    ) -> Result<(), RingError> {
         let head = chain.head;
         let (mut table, mut entries) = (self.table, self.size);
         let mut nested = false;
@@ -381,13 +453,31 @@ impl SplitQueue {
                 if !self.indirect {
                     return Err(RingError::IndirectNotNegotiated(head));
                 }
-                let Descriptor { address, len, flags, .. } = descriptor;
+                let Descriptor {
+                    address,
+                    len,
+                    flags,
+                    ..
+                } = descriptor;
                 let count = len / DESC_SIZE;
-                if nested || flags & DESC_NEXT != 0 || len % DESC_SIZE != 0 || count == 0 || count > u32::from(MAX_CHAIN) {
+                if nested
+                    || flags & DESC_NEXT != 0
+                    || len % DESC_SIZE != 0
+                    || count == 0
+                    || count > u32::from(MAX_CHAIN)
+                {
                     return Err(RingError::Indirect(head));
                 }
-                let slice = self.memory.translate(address, len).ok_or(RingError::Address { address, len })?;
-                (table, entries, nested, left) = (slice.as_ptr().cast_const(), count as u16, true, count as u16);
+                let slice = self
+                    .memory
+                    .translate(address, len)
+                    .ok_or(RingError::Address { address, len })?;
+                (table, entries, nested, left) = (
+                    slice.as_ptr().cast_const(),
+                    count as u16,
+                    true,
+                    count as u16,
+                );
                 // SAFETY: the table has at least one descriptor and is mapped while `memory` lives.
                 descriptor = unsafe { Descriptor::read(table, 0) };
                 continue;
@@ -399,7 +489,10 @@ impl SplitQueue {
             }
             let index = descriptor.next;
             if index >= entries {
-                return Err(RingError::DescriptorIndex { index, size: entries });
+                return Err(RingError::DescriptorIndex {
+                    index,
+                    size: entries,
+                });
             }
             // SAFETY: `index` is inside the table of `entries` descriptors, which is mapped while `memory` lives.
             descriptor = unsafe { Descriptor::read(table, index) };
@@ -407,14 +500,30 @@ impl SplitQueue {
     }
 
     /// Appends one descriptor's buffer, in as many pieces as regions it lies in.
-    fn append(&mut self, chain: &mut Chain, descriptor: &Descriptor, list: &mut Vec<GuestSlice>) -> Result<(), RingError> {
-        let Descriptor { mut address, mut len, flags, .. } = *descriptor;
+    fn append(
+        &mut self,
+        chain: &mut Chain,
+        descriptor: &Descriptor,
+        list: &mut Vec<GuestSlice>,
+    ) -> Result<(), RingError> {
+        let Descriptor {
+            mut address,
+            mut len,
+            flags,
+            ..
+        } = *descriptor;
         let writable = flags & DESC_WRITE != 0;
         if !writable && chain.writable > 0 {
             return Err(RingError::ReadableAfterWritable(chain.head));
         }
-        let total = if writable { &mut chain.writable_len } else { &mut chain.readable_len };
-        *total = total.checked_add(len).ok_or(RingError::ChainTooLarge(chain.head))?;
+        let total = if writable {
+            &mut chain.writable_len
+        } else {
+            &mut chain.readable_len
+        };
+        *total = total
+            .checked_add(len)
+            .ok_or(RingError::ChainTooLarge(chain.head))?;
         while len > 0 {
             let mut window = self.window;
             let mut offset = address.wrapping_sub(window.start);
@@ -427,10 +536,18 @@ impl SplitQueue {
                 self.window = window;
             }
             let piece = u32::try_from((window.size - offset).min(u64::from(len))).unwrap_or(len);
-            let slice = window.get(address, piece).ok_or(RingError::Address { address, len })?;
+            let slice = window
+                .get(address, piece)
+                .ok_or(RingError::Address { address, len })?;
+            if chain.readable + chain.writable >= MAX_SEGMENTS {
+                return Err(RingError::ChainTooLong(chain.head));
+            }
             list.push(slice);
-            // A chain has at most 1024 descriptors, each in at most a few regions.
-            if writable { chain.writable += 1 } else { chain.readable += 1 }
+            if writable {
+                chain.writable += 1
+            } else {
+                chain.readable += 1
+            }
             address = address.wrapping_add(u64::from(piece));
             len -= piece;
         }
@@ -450,7 +567,11 @@ impl SplitQueue {
         let value = u64::from(u32::from(head).to_le()) | u64::from(written.to_le()) << 32;
         #[cfg(target_endian = "big")]
         let value = value.rotate_left(32);
-        let element = self.used.wrapping_add(2).cast::<u32>().wrapping_add(entry * 2);
+        let element = self
+            .used
+            .wrapping_add(2)
+            .cast::<u32>()
+            .wrapping_add(entry * 2);
         if element.cast::<u64>().is_aligned() {
             // SAFETY: inside the used ring, aligned as just checked, mapped for the queue's life.
             let element = unsafe { AtomicU64::from_ptr(element.cast()) };
@@ -473,7 +594,8 @@ impl SplitQueue {
     pub fn publish(&mut self) {
         if self.published_used != self.next_used {
             self.published_used = self.next_used;
-            self.used_index().store(self.next_used.to_le(), Ordering::Release);
+            self.used_index()
+                .store(self.next_used.to_le(), Ordering::Release);
         }
     }
 
@@ -488,7 +610,10 @@ impl SplitQueue {
         fence(Ordering::SeqCst);
         self.decided_used = new;
         if self.event_idx {
-            let event = u16::from_le(self.field(self.avail, 2 + usize::from(self.size)).load(Ordering::Relaxed));
+            let event = u16::from_le(
+                self.field(self.avail, 2 + usize::from(self.size))
+                    .load(Ordering::Relaxed),
+            );
             return new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old);
         }
         u16::from_le(self.field(self.avail, 0).load(Ordering::Relaxed)) & AVAIL_NO_INTERRUPT == 0
@@ -503,8 +628,7 @@ impl SplitQueue {
     /// Notifies the driver whatever it asked for.
     #[cold]
     pub fn signal(&mut self) -> bool {
-        // A full eventfd counter means that a notification is pending already.
-        self.call.as_ref().is_some_and(|call| rustix::io::write(call, &1_u64.to_ne_bytes()).is_ok())
+        self.call.as_ref().inspect(|call| call.signal()).is_some()
     }
 
     /// Tells the driver that it need not kick: the queue is being polled.
@@ -512,7 +636,8 @@ impl SplitQueue {
     pub fn disarm(&mut self) {
         // With event index the position asked for stays behind, and the driver does not kick until it wraps.
         if !self.event_idx {
-            self.field(self.used, 0).store(USED_NO_NOTIFY.to_le(), Ordering::Relaxed);
+            self.field(self.used, 0)
+                .store(USED_NO_NOTIFY.to_le(), Ordering::Relaxed);
         }
     }
 
@@ -523,7 +648,8 @@ impl SplitQueue {
     pub fn arm(&mut self) -> Result<bool, RingError> {
         if self.event_idx {
             let at = self.seen_avail;
-            self.field(self.used, 2 + usize::from(self.size) * 4).store(at.to_le(), Ordering::Relaxed);
+            self.field(self.used, 2 + usize::from(self.size) * 4)
+                .store(at.to_le(), Ordering::Relaxed);
         } else {
             self.field(self.used, 0).store(0, Ordering::Relaxed);
         }

@@ -1,0 +1,396 @@
+//! Frames going out: headers from the scratch copy, the rest straight from the sender's memory into the receiver's, with
+//! segmentation and checksums done on the way where the receiver does not take them over.
+//!
+//! The one module of the switch that copies guest memory; it decides nothing.
+#![allow(unsafe_code)]
+
+use sumeru_packet::Checksum;
+use sumeru_packet::segment::{Gso as Kind, SegmentError, SegmentPlan};
+use sumeru_virtio::GuestSlice;
+
+use crate::frame::{CAPTURE, Frame};
+use crate::net_header::{Accepts, Gso, NET_HEADER_LEN, Offload, SHORT_NET_HEADER_LEN};
+
+/// Bytes copied at a time when they are summed too; small enough to stay in the first-level cache.
+const CHUNK: usize = 2048;
+
+/// Reads the first bytes of a frame: its virtio-net header, `net_header_len` bytes long, and the start of its headers into the scratch.
+/// `frame.len` and its segments are set already. False when the segments are shorter than they claim.
+///
+/// # Safety
+/// The memory behind the frame's segments is mapped.
+#[inline(always)]
+pub unsafe fn load(
+    frame: &mut Frame,
+    list: &[GuestSlice],
+    net_header_len: u16,
+    net_header: &mut [u8; SHORT_NET_HEADER_LEN],
+) -> bool {
+    let captured = (frame.len as usize).min(CAPTURE);
+    let wanted = usize::from(net_header_len) + captured;
+    frame.skip = wanted as u16;
+    let Some(first) = frame.segments(list).first().copied() else { return false };
+    let header = frame.header.reset(captured);
+    if first.len() as usize >= wanted {
+        // SAFETY: mapped by the caller's word; the lengths were just checked.
+        unsafe {
+            if net_header_len != 0 {
+                first.read(net_header);
+            }
+            first.skip(net_header_len.into()).read(header);
+        }
+        return true;
+    }
+    // The header in a descriptor of its own, or in many.
+    let mut start = [0; NET_HEADER_LEN + CAPTURE];
+    // SAFETY: as above.
+    if !unsafe { gather_into(frame.segments(list), 0, &mut start[..wanted]) } {
+        return false;
+    }
+    if net_header_len != 0 {
+        net_header.copy_from_slice(&start[..SHORT_NET_HEADER_LEN]);
+    }
+    frame.header.reset(captured).copy_from_slice(&start[usize::from(net_header_len)..wanted]);
+    true
+}
+
+/// Extends the scratch to `to` header bytes, reading only those that were not read before. False when there are not so many.
+///
+/// # Safety
+/// The memory behind the frame's segments is mapped.
+#[cold]
+pub unsafe fn load_more(frame: &mut Frame, list: &[GuestSlice], to: usize) -> bool {
+    let (have, to) = (frame.header.len(), to.min(frame.len as usize));
+    let skip = usize::from(frame.skip);
+    let mut more = [0; sumeru_packet::HEADER_MAX];
+    let Some(more) = to.checked_sub(have).and_then(|n| more.get_mut(..n)) else { return false };
+    // SAFETY: mapped by the caller's word.
+    if more.is_empty() || !unsafe { gather_into(frame.segments(list), skip, more) } {
+        return false;
+    }
+    frame.header.reset(to)[have..].copy_from_slice(more);
+    frame.skip += more.len() as u16;
+    true
+}
+
+/// The whole frame, or its first `to.len()` bytes; returns how many.
+///
+/// # Safety
+/// The memory behind the frame's segments is mapped.
+pub unsafe fn linear(frame: &Frame, list: &[GuestSlice], to: &mut [u8]) -> usize {
+    let header = frame.header.header();
+    let (len, head) = ((frame.len as usize).min(to.len()), header.len().min(to.len()));
+    to[..head].copy_from_slice(&header[..head]);
+    // SAFETY: mapped by the caller's word.
+    if len > head && !unsafe { gather_into(frame.segments(list), frame.skip.into(), &mut to[head..len]) } {
+        return head;
+    }
+    len
+}
+
+/// Copies from `slices`, `skip` bytes in; false when they hold fewer.
+///
+/// # Safety
+/// The memory behind the slices is mapped.
+unsafe fn gather_into(slices: &[GuestSlice], skip: usize, mut to: &mut [u8]) -> bool {
+    let mut skip = skip as u32;
+    for slice in slices {
+        let rest = slice.skip(skip);
+        skip -= skip.min(slice.len());
+        // SAFETY: as the caller says.
+        let n = unsafe { rest.read(to) };
+        to = &mut to[n..];
+        if to.is_empty() {
+            return true;
+        }
+    }
+    to.is_empty()
+}
+
+/// The part of a frame behind its headers: what is left of the scratch copy, then the sender's memory.
+struct Payload<'a> {
+    tail: GuestSlice,
+    current: GuestSlice,
+    rest: &'a [GuestSlice],
+}
+
+impl<'a> Payload<'a> {
+    /// The payload from `header_len` bytes of `frame`'s scratch on.
+    fn new(frame: &'a Frame, list: &'a [GuestSlice], header_len: usize) -> Self {
+        let tail = frame.header.header().get(header_len..).unwrap_or(&[]);
+        // SAFETY: the scratch outlives the payload (lifetime 'a) and is only read through this slice.
+        let tail = unsafe { GuestSlice::from_raw(tail.as_ptr().cast_mut(), tail.len() as u32) };
+        let Scatter { current, rest } = Scatter::new(frame.segments(list), frame.skip.into());
+        Self { tail, current, rest }
+    }
+
+    /// The next run of at most `max` bytes.
+    #[inline(always)]
+    fn next(&mut self, max: u32) -> Option<GuestSlice> {
+        if !self.tail.is_empty() {
+            let run = self.tail.take(max);
+            self.tail = self.tail.skip(run.len());
+            return Some(run);
+        }
+        while self.current.is_empty() {
+            let (first, others) = self.rest.split_first()?;
+            (self.current, self.rest) = (*first, others);
+        }
+        let run = self.current.take(max);
+        self.current = self.current.skip(run.len());
+        Some(run)
+    }
+
+    fn skip(&mut self, mut bytes: u32) {
+        while bytes > 0
+            && let Some(run) = self.next(bytes)
+        {
+            bytes -= run.len();
+        }
+    }
+}
+
+fn empty() -> GuestSlice {
+    // SAFETY: no byte is ever accessed.
+    unsafe { GuestSlice::from_raw(std::ptr::null_mut(), 0) }
+}
+
+/// A receiver's buffers as one run of bytes, written from the start or any later place.
+struct Scatter<'a> {
+    current: GuestSlice,
+    rest: &'a [GuestSlice],
+}
+
+impl<'a> Scatter<'a> {
+    fn new(slices: &'a [GuestSlice], mut at: u32) -> Self {
+        let mut rest = slices;
+        while let Some((first, others)) = rest.split_first() {
+            rest = others;
+            if at < first.len() {
+                return Self { current: first.skip(at), rest };
+            }
+            at -= first.len();
+        }
+        Self { current: empty(), rest: &[] }
+    }
+
+    #[inline(always)]
+    fn advance(&mut self) -> bool {
+        while self.current.is_empty() {
+            let Some((first, others)) = self.rest.split_first() else { return false };
+            (self.current, self.rest) = (*first, others);
+        }
+        true
+    }
+
+    /// # Safety
+    /// The memory behind the slices is mapped.
+    #[inline(always)]
+    unsafe fn put(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && self.advance() {
+            // SAFETY: as the caller says.
+            let n = unsafe { self.current.write(bytes) };
+            bytes = &bytes[n..];
+            self.current = self.current.skip(n as u32);
+        }
+    }
+
+    /// # Safety
+    /// The memory behind both is mapped.
+    #[inline(always)]
+    unsafe fn put_slice(&mut self, mut from: GuestSlice) {
+        while !from.is_empty() && self.advance() {
+            // SAFETY: as the caller says.
+            let n = unsafe { self.current.write_slice(&from) } as u32;
+            from = from.skip(n);
+            self.current = self.current.skip(n);
+        }
+    }
+}
+
+/// Writes a frame whose offloads the receiver takes over, behind `lead` (a virtio-net header or nothing), into one buffer that is long enough.
+///
+/// # Safety
+/// The memory behind `to` and the frame's segments is mapped.
+#[inline(always)]
+pub unsafe fn write_whole(frame: &Frame, list: &[GuestSlice], lead: &[u8], to: GuestSlice) {
+    let header = frame.header.header();
+    // SAFETY: as the caller says; all writes are cut to the buffer's length.
+    unsafe {
+        // Receivers see the same virtio-net header nearly always: a line that holds it already stays clean.
+        write_if_changed(to, lead);
+        let mut at = to.skip(lead.len() as u32);
+        at.write(header);
+        if frame.len as usize > header.len() {
+            at = at.skip(header.len() as u32);
+            let (mut skip, mut left) = (u32::from(frame.skip), frame.payload_len());
+            for segment in frame.segments(list) {
+                let run = segment.skip(skip).take(left);
+                skip -= skip.min(segment.len());
+                at.write_slice(&run);
+                at = at.skip(run.len());
+                left -= run.len();
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The memory behind `to` is mapped.
+#[inline(always)]
+unsafe fn write_if_changed(to: GuestSlice, bytes: &[u8]) {
+    let mut old = [0; NET_HEADER_LEN];
+    let old = &mut old[..bytes.len().min(NET_HEADER_LEN)];
+    // SAFETY: as the caller says.
+    unsafe {
+        to.read(old);
+        if old != bytes {
+            to.write(bytes);
+        }
+    }
+}
+
+/// One outgoing frame of an [`Outgoing`]: the original, or a segment of it.
+pub struct Piece {
+    /// Its length, without a virtio-net header.
+    pub len: u32,
+    /// What is left to the receiver.
+    pub offload: Offload,
+    index: usize,
+}
+
+/// A frame made ready for a receiver: its pieces are asked for one by one and written where there is room.
+pub struct Outgoing<'a> {
+    frame: &'a Frame,
+    list: &'a [GuestSlice],
+    accepts: Accepts,
+    plan: Option<SegmentPlan>,
+    next: usize,
+}
+
+impl<'a> Outgoing<'a> {
+    /// Plans how `frame` goes to a receiver that takes `accepts`.
+    ///
+    /// # Errors
+    /// When it would have to be cut and cannot be.
+    pub fn new(frame: &'a Frame, list: &'a [GuestSlice], accepts: Accepts) -> Result<Self, SegmentError> {
+        let kind = match frame.offload.gso {
+            Gso::None => None,
+            _ if accepts.takes(&frame.offload) && !frame.layout.has_inner() => None,
+            Gso::TcpV4 => Some(Kind::TcpV4),
+            Gso::TcpV6 => Some(Kind::TcpV6),
+        };
+        let header_len = usize::from(frame.layout.innermost().payload);
+        let payload = (frame.len as usize).saturating_sub(header_len);
+        let plan = |kind| SegmentPlan::new(frame.header.header(), &frame.layout, payload, kind, frame.offload.gso_size);
+        Ok(Self { frame, list, accepts, plan: kind.map(plan).transpose()?, next: 0 })
+    }
+
+    /// Whether it is cut into segments.
+    pub fn is_segmented(&self) -> bool {
+        self.plan.is_some()
+    }
+
+    /// The next piece.
+    pub fn next(&mut self) -> Option<Piece> {
+        let index = self.next;
+        self.next += 1;
+        let Some(plan) = &self.plan else {
+            let whole = Piece { len: self.frame.len, offload: self.left(), index };
+            return (index == 0).then_some(whole);
+        };
+        (index < plan.count()).then(|| {
+            let len = (plan.header_len() + plan.payload_len(index)) as u32;
+            let offload = if self.accepts.partial_csum { self.frame.offload.without_gso() } else { Offload::NONE };
+            Piece { len, offload, index }
+        })
+    }
+
+    /// What an uncut frame leaves to the receiver.
+    fn left(&self) -> Offload {
+        let offload = self.frame.offload;
+        if offload.partial_csum && !self.accepts.partial_csum { Offload::NONE } else { offload }
+    }
+
+    /// Writes a piece, behind a virtio-net header of `lead` (or nothing), to `to`, which has room for both. True when its checksum was completed here.
+    ///
+    /// # Safety
+    /// The memory behind `to` and the frame's segments is mapped.
+    pub unsafe fn write(&self, piece: &Piece, lead: &[u8], to: &[GuestSlice]) -> bool {
+        let frame = self.frame;
+        let mut scratch = [0; sumeru_packet::headroom::CAPACITY];
+        let completes = frame.offload.partial_csum && !piece.offload.partial_csum;
+        // SAFETY (of every copy below): the caller's word.
+        let Some(plan) = &self.plan else {
+            let header = &mut scratch[..frame.header.len()];
+            header.copy_from_slice(frame.header.header());
+            let mut payload = Payload::new(frame, self.list, header.len());
+            let start = usize::from(frame.offload.csum_start);
+            let mut sum = completes.then(|| start_sum(header, start));
+            let mut out = Scatter::new(to, (lead.len() + header.len()) as u32);
+            // SAFETY: see above.
+            unsafe { copy(&mut payload, frame.payload_len(), &mut out, sum.as_mut()) };
+            if let Some(sum) = sum {
+                let at = start + usize::from(frame.offload.csum_offset);
+                if let Some(field) = header.get_mut(at..at + 2) {
+                    field.copy_from_slice(&sum.udp_value().to_be_bytes());
+                }
+            }
+            let mut out = Scatter::new(to, 0);
+            // SAFETY: see above.
+            unsafe {
+                out.put(lead);
+                out.put(header);
+            }
+            return completes;
+        };
+        let Ok(segment) = plan.write(piece.index, frame.header.header(), &mut scratch) else { return false };
+        let header = &mut scratch[..segment.header_len];
+        let mut payload = Payload::new(frame, self.list, segment.header_len);
+        payload.skip(segment.payload_offset as u32);
+        let mut sum = (!piece.offload.partial_csum).then_some(segment.sum);
+        let mut out = Scatter::new(to, (lead.len() + header.len()) as u32);
+        // SAFETY: see above.
+        unsafe { copy(&mut payload, segment.payload_len as u32, &mut out, sum.as_mut()) };
+        segment.set_checksum(header, sum.map_or(segment.pseudo, |sum| sum.udp_value()));
+        let mut out = Scatter::new(to, 0);
+        // SAFETY: see above.
+        unsafe {
+            out.put(lead);
+            out.put(header);
+        }
+        completes
+    }
+}
+
+fn start_sum(header: &[u8], start: usize) -> Checksum {
+    let mut sum = Checksum::new();
+    sum.add(header.get(start..).unwrap_or(&[]));
+    sum
+}
+
+/// Copies `len` bytes, and adds them to `sum` if there is one.
+///
+/// # Safety
+/// The memory behind both is mapped.
+unsafe fn copy(from: &mut Payload, mut len: u32, to: &mut Scatter, mut sum: Option<&mut Checksum>) {
+    let mut chunk = [0; CHUNK];
+    while len > 0
+        && let Some(run) = from.next(if sum.is_some() { len.min(CHUNK as u32) } else { len })
+    {
+        len -= run.len();
+        let Some(sum) = sum.as_deref_mut() else {
+            // SAFETY: as the caller says.
+            unsafe { to.put_slice(run) };
+            continue;
+        };
+        let chunk = &mut chunk[..run.len() as usize];
+        // Summed from our own copy: the sum fits what is written, whatever the sender does meanwhile.
+        // SAFETY: as the caller says.
+        unsafe {
+            run.read(chunk);
+            to.put(chunk);
+        }
+        sum.add(chunk);
+    }
+}

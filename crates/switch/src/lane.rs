@@ -1,0 +1,322 @@
+//! One lcore's ports and the burst in hand: runs programs on frames and sends them off.
+//!
+//! It knows what to do with a frame once that is decided; it decides nothing.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use sumeru_packet::ParseOptions;
+use sumeru_virtio::GuestSlice;
+
+use crate::capture::Tap;
+use crate::edit;
+use crate::egress::Outgoing;
+use crate::frame::{BURST, Frame, PortIndex};
+use crate::program::Op;
+use crate::ring::{Receiver, Sender, Sent, check_mtu};
+use crate::snapshot::NetworkId;
+use crate::stats::{Drop, DropReason, PipelineCounters, PortCounters, Stage};
+use crate::wire::Wire;
+
+/// A pair of a guest's queues; each may be absent for a while.
+#[derive(Debug, Default)]
+pub struct RingPair {
+    /// The queue the guest transmits on.
+    pub sender: Option<Sender>,
+    /// The queue the guest receives on.
+    pub receiver: Option<Receiver>,
+}
+
+/// What a port is made of.
+pub enum Attachment {
+    /// A guest's queue pairs.
+    Rings(Vec<RingPair>),
+    /// A socket or device of the host.
+    Wire(Box<dyn Wire>),
+}
+
+/// A port on this lcore.
+pub struct LocalPort {
+    /// How frames come and go.
+    pub attachment: Attachment,
+    /// This lcore's counts of it.
+    pub counters: Arc<PortCounters>,
+    /// Longest frame sent to it, in bytes with Ethernet header and one tag.
+    pub max_frame: u32,
+    /// How deep its frames are parsed.
+    pub parse: ParseOptions,
+    /// Frames of the burst in hand that leave by it.
+    pending: ArrayVec<u8, BURST>,
+}
+
+impl LocalPort {
+    /// A port with these parts.
+    pub fn new(attachment: Attachment, counters: Arc<PortCounters>) -> Self {
+        Self { attachment, counters, max_frame: 0, parse: ParseOptions::PLAIN, pending: ArrayVec::new() }
+    }
+}
+
+/// The ports of one lcore, and the burst in hand.
+pub struct Lane {
+    /// The burst.
+    pub frames: Box<[Frame; BURST]>,
+    /// Where the bytes of its frames lie.
+    pub list: Vec<GuestSlice>,
+    /// The lcore's ports by index.
+    pub ports: Vec<Option<LocalPort>>,
+    /// The lcore's counts.
+    pub counters: Arc<PipelineCounters>,
+    /// Who is watching.
+    pub tap: Option<Tap>,
+    /// Flooding left in this second, by network; a network without an entry has no limit.
+    pub floods: HashMap<NetworkId, u32>,
+    worker: usize,
+    dirty: Vec<PortIndex>,
+}
+
+/// What running a program came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Sent, or on its way.
+    Forwarded,
+    /// For the engine itself.
+    Consume,
+    /// Dropped, and counted.
+    Dropped(DropReason),
+}
+
+impl Lane {
+    /// A lane without ports, for lcore number `worker` of the switch.
+    pub fn new(worker: usize, counters: Arc<PipelineCounters>) -> Self {
+        let frames: Vec<Frame> = (0..BURST).map(|_| Frame::new()).collect();
+        let Ok(frames) = <Box<[Frame; BURST]>>::try_from(frames.into_boxed_slice()) else {
+            unreachable!("BURST frames were made");
+        };
+        Self {
+            frames,
+            list: Vec::with_capacity(64 * BURST),
+            ports: Vec::new(),
+            counters,
+            tap: None,
+            floods: HashMap::new(),
+            worker,
+            dirty: Vec::with_capacity(64),
+        }
+    }
+
+    /// The port with this number, if it is here.
+    pub fn port(&mut self, index: PortIndex) -> Option<&mut LocalPort> {
+        self.ports.get_mut(usize::from(index))?.as_mut()
+    }
+
+    /// Counts a dropped frame of the burst.
+    pub fn dropped(&self, index: usize, reason: DropReason) -> Outcome {
+        self.counters.dropped(reason);
+        let port = usize::from(self.frames[index].in_port);
+        if let Some(Some(port)) = self.ports.get(port) {
+            port.counters.rx_drops.add(1);
+        }
+        Outcome::Dropped(reason)
+    }
+
+    /// Runs a program on frame `index` of the burst.
+    #[inline(always)]
+    pub fn execute(&mut self, index: usize, ops: &[Op]) -> Outcome {
+        if let [Op::Output(port)] = ops {
+            return self.enqueue(index, *port);
+        }
+        self.execute_any(index, ops)
+    }
+
+    fn execute_any(&mut self, index: usize, ops: &[Op]) -> Outcome {
+        let mut outcome = Outcome::Forwarded;
+        for (position, op) in ops.iter().enumerate() {
+            match op {
+                Op::Count(counts) => counts.count(self.worker, self.frames[index].len),
+                Op::Output(port) if position + 1 == ops.len() => return self.enqueue(index, *port),
+                Op::Output(port) => {
+                    // Others get the frame too, perhaps changed: this one leaves now, behind those that wait already.
+                    outcome = self.enqueue(index, *port);
+                    self.flush_port(*port);
+                    self.dirty.retain(|dirty| dirty != port);
+                }
+                Op::Consume => return Outcome::Consume,
+                Op::Drop(reason) => return self.dropped(index, *reason),
+                Op::Flood(network) => {
+                    self.counters.passed(Stage::Flood, 1);
+                    if let Some(left) = self.floods.get_mut(network) {
+                        if *left == 0 {
+                            return self.dropped(index, Drop::FloodLimit.into());
+                        }
+                        *left -= 1;
+                    }
+                }
+                _ => {
+                    match op {
+                        Op::Decapsulate => self.counters.passed(Stage::Decapsulate, 1),
+                        Op::Encapsulate(_) => self.counters.passed(Stage::Encapsulate, 1),
+                        _ => {}
+                    }
+                    if let Err(reason) = edit::apply(&mut self.frames[index], op) {
+                        return self.dropped(index, reason);
+                    }
+                }
+            }
+        }
+        outcome
+    }
+
+    #[inline(always)]
+    fn enqueue(&mut self, index: usize, port: PortIndex) -> Outcome {
+        let Some(Some(local)) = self.ports.get_mut(usize::from(port)) else {
+            return self.dropped(index, Drop::PortDown.into());
+        };
+        if local.pending.is_empty() {
+            self.dirty.push(port);
+        }
+        // A burst has as many frames as `pending` has places, and a frame that goes to several ports is flushed at each.
+        local.pending.push(index as u8);
+        Outcome::Forwarded
+    }
+
+    /// Sends off everything that waits.
+    #[inline(always)]
+    pub fn flush(&mut self) {
+        while let Some(port) = self.dirty.pop() {
+            self.flush_port(port);
+        }
+    }
+
+    #[inline(always)]
+    fn flush_port(&mut self, index: PortIndex) {
+        let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else { return };
+        let pending = std::mem::take(&mut port.pending);
+        if let Some(tap) = &mut self.tap {
+            pending.iter().for_each(|i| tap.sent(index, &self.frames[usize::from(*i)], &self.list));
+        }
+        send(port, &*self.frames, &pending, &self.list, &self.counters);
+    }
+
+    /// Sends a frame of our own making by a port.
+    pub fn send_own(&mut self, index: PortIndex, bytes: &mut [u8]) {
+        let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else { return };
+        let mut frame = Frame::new();
+        frame.len = bytes.len() as u32;
+        frame.header.load(bytes);
+        frame.skip = frame.header.len() as u16;
+        frame.segments = 1;
+        let list = [GuestSlice::from_own(bytes)];
+        send(port, std::slice::from_ref(&frame), &[0], &list, &self.counters);
+    }
+}
+
+/// Sends the frames `order` of `frames` by a port, and counts.
+#[inline(always)]
+fn send(port: &mut LocalPort, frames: &[Frame], order: &[u8], list: &[GuestSlice], counters: &PipelineCounters) {
+    let port_counters = &*port.counters;
+    let lost = |reason: Drop| {
+        counters.dropped(reason.into());
+        port_counters.tx_drops.add(1);
+    };
+    let sent = match &mut port.attachment {
+        Attachment::Rings(pairs) => send_rings(pairs, frames, order, list, port.max_frame, lost),
+        Attachment::Wire(wire) => send_wire(&mut **wire, frames, order, list, port.max_frame, lost),
+    };
+    port_counters.tx_packets.add(sent.packets);
+    port_counters.tx_bytes.add(sent.bytes);
+    if sent.notified {
+        port_counters.calls.add(1);
+    }
+    counters.passed(Stage::Transmit, sent.packets);
+    if sent.segmented != 0 {
+        counters.passed(Stage::Segment, sent.segmented);
+    }
+    if sent.checksums != 0 {
+        counters.passed(Stage::Checksum, sent.checksums);
+    }
+}
+
+#[inline(always)]
+fn send_rings(
+    pairs: &mut [RingPair],
+    frames: &[Frame],
+    order: &[u8],
+    list: &[GuestSlice],
+    max_frame: u32,
+    mut lost: impl FnMut(Drop),
+) -> Sent {
+    if let [RingPair { receiver: Some(receiver), .. }] = pairs {
+        // SAFETY: `list` holds segments of the burst in hand, whose queue (or wire port) is on this lcore and alive, or of
+        // our own memory.
+        return unsafe { receiver.send(frames, order, list, max_frame, lost) };
+    }
+    let receivers = pairs.iter().filter(|pair| pair.receiver.is_some()).count();
+    if receivers == 0 {
+        order.iter().for_each(|_| lost(Drop::PortDown));
+        return Sent::default();
+    }
+    let mut total = Sent::default();
+    for (number, receiver) in pairs.iter_mut().filter_map(|pair| pair.receiver.as_mut()).enumerate() {
+        let mine = |index: &&u8| {
+            let hash = frames.get(usize::from(**index)).map_or(0, |frame| frame.hash);
+            (hash >> 40) as usize % receivers == number
+        };
+        let share: ArrayVec<u8, BURST> = order.iter().filter(mine).copied().collect();
+        if share.is_empty() {
+            continue;
+        }
+        // SAFETY: as above.
+        let sent = unsafe { receiver.send(frames, &share, list, max_frame, &mut lost) };
+        total.packets += sent.packets;
+        total.bytes += sent.bytes;
+        total.segmented += sent.segmented;
+        total.checksums += sent.checksums;
+        total.notified |= sent.notified;
+    }
+    total
+}
+
+fn send_wire(
+    wire: &mut dyn Wire,
+    frames: &[Frame],
+    order: &[u8],
+    list: &[GuestSlice],
+    max_frame: u32,
+    mut lost: impl FnMut(Drop),
+) -> Sent {
+    let mut sent = Sent::default();
+    let accepts = wire.accepts();
+    for index in order {
+        let Some(frame) = frames.get(usize::from(*index)) else { continue };
+        let mut send_one = || {
+            check_mtu(frame, max_frame)?;
+            let mut outgoing = Outgoing::new(frame, list, accepts).map_err(|_| Drop::BadOffload)?;
+            sent.segmented += u64::from(outgoing.is_segmented());
+            let header_len = frame.layout.innermost().payload;
+            while let Some(piece) = outgoing.next() {
+                let buffer = wire.send_buffer().ok_or(Drop::WireFull)?;
+                if buffer.len() < piece.len {
+                    return Err(Drop::TooLarge);
+                }
+                // SAFETY: the frame's segments as in `send_rings`; the buffer is the wire port's, which is alive.
+                let summed = unsafe { outgoing.write(&piece, &[], &[buffer]) };
+                sent.checksums += u64::from(summed);
+                wire.send(piece.len, &piece.offload, header_len);
+                sent.packets += 1;
+                sent.bytes += u64::from(piece.len);
+            }
+            Ok(())
+        };
+        if let Err(reason) = send_one() {
+            lost(reason);
+        }
+    }
+    let taken = wire.flush() as u64;
+    for _ in taken..sent.packets {
+        lost(Drop::WireFull);
+    }
+    sent.packets = taken.min(sent.packets);
+    sent
+}

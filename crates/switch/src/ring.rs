@@ -1,0 +1,367 @@
+//! A guest's network queues, as the lcore that owns them sees them (Virtio 1.2, 5.1.6).
+//!
+//! [`Sender`] is the queue that the guest transmits on; frames come in by it. [`Receiver`] is the queue that the guest receives on; frames go
+//! out by it. A queue that breaks the ring's rules is stopped here and stays so until the front end sets it up again.
+#![allow(unsafe_code)]
+
+use sumeru_virtio::slice::prefetch_read;
+use sumeru_virtio::{Chain, GuestSlice, RingError, SplitQueue};
+
+use crate::egress::{Outgoing, write_whole};
+use crate::frame::{BURST, Frame, MAX_FRAME};
+use crate::net_header::{Accepts, NET_HEADER_LEN, Offload};
+use crate::stats::Drop;
+
+/// Most buffers that one received frame may span; a driver that offers smaller ones cannot receive the largest frames.
+const MAX_SPAN: usize = 64;
+
+/// Why a queue was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueueFault {
+    /// The ring itself.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// A buffer of the wrong direction.
+    #[error("a device-readable buffer in the receive queue, chain {0}")]
+    ReadableInReceive(u16),
+}
+
+/// The queue that the guest transmits on.
+#[derive(Debug)]
+pub struct Sender {
+    queue: SplitQueue,
+    net_header_len: u16,
+    enabled: bool,
+    fault: Option<QueueFault>,
+}
+
+impl Sender {
+    /// Takes the queue over. `net_header_len` is 12, or 10 for a legacy driver without mergeable buffers.
+    pub fn new(mut queue: SplitQueue, net_header_len: u16, enabled: bool) -> Self {
+        queue.disarm();
+        Self { queue, net_header_len, enabled, fault: None }
+    }
+
+    /// The queue itself, for its owner's control.
+    pub fn queue(&mut self) -> &mut SplitQueue {
+        &mut self.queue
+    }
+
+    /// Enables or disables: frames of a disabled queue are discarded (vhost-user, "Ring states").
+    pub fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+    }
+
+    /// Why it is stopped, if it is.
+    pub fn fault(&self) -> Option<QueueFault> {
+        self.fault
+    }
+
+    /// The length of the header in front of each frame.
+    pub fn net_header_len(&self) -> u16 {
+        self.net_header_len
+    }
+
+    /// Takes up to a burst of chains; each becomes a frame with its segments in `list`. Returns how many.
+    #[inline(always)]
+    pub fn receive(&mut self, frames: &mut [Frame; BURST], list: &mut Vec<GuestSlice>) -> usize {
+        if self.fault.is_some() {
+            return 0;
+        }
+        let available = match self.queue.available(BURST as u16) {
+            Ok(0) => return 0,
+            Ok(available) => (available as usize).min(BURST),
+            Err(fault) => {
+                self.fault = Some(fault.into());
+                return 0;
+            }
+        };
+        self.queue.prefetch_descriptors(available as u16);
+        list.clear();
+        let mut count = 0;
+        for frame in &mut frames[..available] {
+            let chain = match self.queue.peek(count as u16, list) {
+                Ok(chain) => chain,
+                Err(fault) => {
+                    self.fault = Some(fault.into());
+                    break;
+                }
+            };
+            frame.head = chain.head;
+            frame.first_segment = chain.first;
+            frame.segments = chain.readable;
+            frame.len = chain.readable_len;
+            if let Some(first) = chain.readable(list).first() {
+                first.prefetch();
+            }
+            count += 1;
+        }
+        self.queue.take(count as u16);
+        if !self.enabled {
+            self.release(&frames[..count]);
+            return 0;
+        }
+        count
+    }
+
+    /// Gives the chains of frames back; true when the guest was notified.
+    #[inline(always)]
+    pub fn release(&mut self, frames: &[Frame]) -> bool {
+        for frame in frames {
+            self.queue.complete(frame.head, 0);
+        }
+        self.queue.publish();
+        self.queue.notify()
+    }
+
+    /// Before sleeping: true when there is work already.
+    pub fn arm(&mut self) -> bool {
+        self.fault.is_none() && self.queue.arm().unwrap_or(true)
+    }
+
+    /// After sleeping.
+    pub fn disarm(&mut self) {
+        if self.fault.is_none() {
+            self.queue.disarm();
+        }
+    }
+}
+
+/// What became of a burst.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Frames delivered.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Frames that were cut.
+    pub segmented: u64,
+    /// Checksums completed here.
+    pub checksums: u64,
+    /// Whether the guest was notified.
+    pub notified: bool,
+}
+
+/// The queue that the guest receives on.
+#[derive(Debug)]
+pub struct Receiver {
+    queue: SplitQueue,
+    net_header_len: u16,
+    mergeable: bool,
+    accepts: Accepts,
+    enabled: bool,
+    fault: Option<QueueFault>,
+    reported: bool,
+    /// Buffers of the chains being filled.
+    buffers: Vec<GuestSlice>,
+    chains: Vec<Chain>,
+}
+
+impl Receiver {
+    /// Takes the queue over.
+    pub fn new(mut queue: SplitQueue, net_header_len: u16, mergeable: bool, accepts: Accepts, enabled: bool) -> Self {
+        // We look for buffers when there is a frame; the guest need never tell us.
+        queue.disarm();
+        let buffers = Vec::with_capacity(4 * BURST);
+        Self { queue, net_header_len, mergeable, accepts, enabled, fault: None, reported: false, buffers, chains: Vec::with_capacity(MAX_SPAN) }
+    }
+
+    /// The queue itself, for its owner's control.
+    pub fn queue(&mut self) -> &mut SplitQueue {
+        &mut self.queue
+    }
+
+    /// Enables or disables: nothing is delivered to a disabled queue.
+    pub fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+    }
+
+    /// Why it is stopped, once.
+    pub fn take_fault(&mut self) -> Option<QueueFault> {
+        if self.reported {
+            return None;
+        }
+        self.reported = self.fault.is_some();
+        self.fault
+    }
+
+    /// Sends the frames `order` of `frames`, none longer than `max_frame` bytes on the wire. `lost` is told of each that could not be delivered.
+    ///
+    /// # Safety
+    /// The memory behind `list` is mapped.
+    #[inline(always)]
+    pub unsafe fn send(
+        &mut self,
+        frames: &[Frame],
+        order: &[u8],
+        list: &[GuestSlice],
+        max_frame: u32,
+        mut lost: impl FnMut(Drop),
+    ) -> Sent {
+        let mut sent = Sent::default();
+        if self.fault.is_some() || !self.enabled {
+            let reason = if self.enabled { Drop::RingBroken } else { Drop::PortDown };
+            order.iter().for_each(|_| lost(reason));
+            return sent;
+        }
+        let mut done = 0;
+        match self.prepare(order.len()) {
+            Err(fault) => self.fault = Some(fault),
+            Ok(count) => {
+                // SAFETY: the caller's word; our own buffers lie in the queue's memory, which it holds.
+                done = unsafe { self.send_simple(frames, &order[..count], list, max_frame, &mut sent) };
+                self.queue.take(done as u16);
+            }
+        }
+        for index in &order[done..] {
+            let Some(frame) = frames.get(usize::from(*index)) else { continue };
+            // SAFETY: as above.
+            if let Err(reason) = unsafe { self.send_any(frame, list, max_frame, &mut sent) } {
+                lost(reason);
+            }
+        }
+        self.queue.publish();
+        sent.notified = self.queue.notify();
+        sent
+    }
+
+    /// Peeks at up to `wanted` chains, so that their buffers can be fetched ahead; returns how many.
+    #[inline(always)]
+    fn prepare(&mut self, wanted: usize) -> Result<usize, QueueFault> {
+        let count = usize::from(self.queue.available(wanted as u16)?).min(wanted);
+        self.queue.prefetch_descriptors(count as u16);
+        self.buffers.clear();
+        self.chains.clear();
+        for ahead in 0..count {
+            let chain = self.queue.peek(ahead as u16, &mut self.buffers)?;
+            if chain.readable != 0 {
+                return Err(QueueFault::ReadableInReceive(chain.head));
+            }
+            self.chains.push(chain);
+        }
+        Ok(count)
+    }
+
+    /// Sends frames that need nothing done and fit one buffer each; stops at the first other one. Returns how many.
+    ///
+    /// # Safety
+    /// As [`Self::send`].
+    #[inline(always)]
+    unsafe fn send_simple(
+        &mut self,
+        frames: &[Frame],
+        order: &[u8],
+        list: &[GuestSlice],
+        max_frame: u32,
+        sent: &mut Sent,
+    ) -> usize {
+        let lead_len = u32::from(self.net_header_len);
+        let mut done = 0;
+        for (index, chain) in order.iter().zip(&self.chains) {
+            let Some(frame) = frames.get(usize::from(*index)) else { break };
+            let Some(buffer) = self.buffers.get(chain.first as usize).copied() else { break };
+            let needed = lead_len + frame.len;
+            let simple = chain.writable > 0
+                && frame.offload.gso == crate::net_header::Gso::None
+                && self.accepts.takes(&frame.offload)
+                && frame.len <= max_frame
+                && buffer.len() >= needed;
+            if !simple {
+                break;
+            }
+            if frame.len > 256 {
+                prefetch_read(buffer.as_ptr().wrapping_add(512));
+            }
+            let lead = frame.offload.write(0);
+            // SAFETY: the caller's word for the frame; the buffer lies in the queue's memory.
+            unsafe { write_whole(frame, list, &lead[..lead_len as usize], buffer) };
+            self.queue.complete(chain.head, needed);
+            sent.packets += 1;
+            sent.bytes += u64::from(frame.len);
+            done += 1;
+        }
+        done
+    }
+
+    /// Sends any frame: cut, summed, over several buffers.
+    ///
+    /// # Safety
+    /// As [`Self::send`].
+    #[cold]
+    unsafe fn send_any(
+        &mut self,
+        frame: &Frame,
+        list: &[GuestSlice],
+        max_frame: u32,
+        sent: &mut Sent,
+    ) -> Result<(), Drop> {
+        if frame.len > MAX_FRAME {
+            return Err(Drop::TooLarge);
+        }
+        let mut outgoing = Outgoing::new(frame, list, self.accepts).map_err(|_| Drop::BadOffload)?;
+        check_mtu(frame, max_frame)?;
+        sent.segmented += u64::from(outgoing.is_segmented());
+        let header_len = frame.layout.innermost().payload;
+        let lead_len = usize::from(self.net_header_len);
+        while let Some(piece) = outgoing.next() {
+            let needed = piece.len + lead_len as u32;
+            self.reserve(needed)?;
+            let mut lead: [u8; NET_HEADER_LEN] = piece.offload.write(header_len);
+            lead[10..12].copy_from_slice(&(self.chains.len() as u16).to_le_bytes());
+            // SAFETY: the caller's word for the frame; the buffers lie in the queue's memory.
+            let summed = unsafe { outgoing.write(&piece, &lead[..lead_len], &self.buffers) };
+            sent.checksums += u64::from(summed);
+            let mut left = needed;
+            for chain in &self.chains {
+                let written = left.min(chain.writable_len);
+                self.queue.complete(chain.head, written);
+                left -= written;
+            }
+            self.queue.take(self.chains.len() as u16);
+            sent.packets += 1;
+            sent.bytes += u64::from(piece.len);
+        }
+        Ok(())
+    }
+
+    /// Gathers chains with room for `needed` bytes in `chains` and `buffers`.
+    fn reserve(&mut self, needed: u32) -> Result<(), Drop> {
+        self.buffers.clear();
+        self.chains.clear();
+        let mut room = 0_u32;
+        while room < needed {
+            let ahead = self.chains.len() as u16;
+            if ahead > 0 && (!self.mergeable || usize::from(ahead) == MAX_SPAN) {
+                return Err(Drop::BufferTooSmall);
+            }
+            let next = self.queue.available(ahead + 1).and_then(|available| {
+                if available <= ahead { Ok(None) } else { self.queue.peek(ahead, &mut self.buffers).map(Some) }
+            });
+            let chain = match next {
+                Ok(Some(chain)) if chain.readable == 0 => chain,
+                Ok(Some(chain)) => {
+                    self.fault = Some(QueueFault::ReadableInReceive(chain.head));
+                    return Err(Drop::RingBroken);
+                }
+                Ok(None) => return Err(Drop::NoBuffers),
+                Err(fault) => {
+                    self.fault = Some(fault.into());
+                    return Err(Drop::RingBroken);
+                }
+            };
+            room = room.saturating_add(chain.writable_len);
+            self.chains.push(chain);
+        }
+        Ok(())
+    }
+}
+
+/// Refuses what is longer than the receiver's MTU allows; a frame that will be cut is judged by its segments.
+pub fn check_mtu(frame: &Frame, max_frame: u32) -> Result<(), Drop> {
+    let Offload { gso, gso_size, .. } = frame.offload;
+    let len = match gso {
+        crate::net_header::Gso::None => frame.len,
+        _ => frame.len.min(u32::from(frame.layout.innermost().payload) + u32::from(gso_size)),
+    };
+    if len > max_frame { Err(Drop::ExceedsMtu) } else { Ok(()) }
+}

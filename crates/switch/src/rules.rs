@@ -1,0 +1,468 @@
+//! Flow rules compiled for the engine, and the tables they are looked up in.
+//!
+//! A rule becomes a value and a mask over the flow key. Rules with the same mask share one hash table (tuple space search, Srinivasan
+//! et al., SIGCOMM 1999); a group's tuples are searched in the order of their best priority. Tables are immutable snapshots: a
+//! change copies the tuple that it touches and shares the rest.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use sumeru_flow::model::{Action, Item, PortRef, VxlanDefinition};
+use sumeru_flow::{FlowError, Rule};
+use sumeru_packet::field::{FRAGMENT_ANY, VLAN_PRESENT};
+use sumeru_packet::key::ActiveWords;
+use sumeru_packet::{Field, FlowKey, FlowMask, Layer};
+
+use crate::frame::PortIndex;
+use crate::program::RuleCounts;
+
+/// Why the engine does not take a rule.
+#[derive(Debug, thiserror::Error)]
+pub enum RuleError {
+    /// The rule is wrong in itself.
+    #[error(transparent)]
+    Invalid(#[from] FlowError),
+    /// A port that the rule names does not exist.
+    #[error("{place} names port {port}, which does not exist")]
+    UnknownPort {
+        /// The item or action.
+        place: &'static str,
+        /// The port.
+        port: String,
+    },
+    /// A field that the engine does not match.
+    #[error("field {field} of item {item} is not matched by the engine; expected one of: {expected}")]
+    Field {
+        /// The item's token.
+        item: &'static str,
+        /// The field's token.
+        field: &'static str,
+        /// What could be matched instead.
+        expected: &'static str,
+    },
+    /// A range.
+    #[error("field {field} of item {item} is a range; the engine matches spec and mask only")]
+    Range {
+        /// The item's token.
+        item: &'static str,
+        /// The field's token.
+        field: &'static str,
+    },
+    /// An item or action that the engine does not carry out here.
+    #[error("{what} is not supported: {expected}")]
+    Unsupported {
+        /// The item, action or attribute.
+        what: &'static str,
+        /// What would work.
+        expected: &'static str,
+    },
+    /// The rule's name is taken.
+    #[error("rule {id} of port {port} exists already")]
+    Exists {
+        /// The port.
+        port: PortIndex,
+        /// The rule's number.
+        id: u32,
+    },
+    /// There is no such rule.
+    #[error("there is no rule {id} of port {port}")]
+    Unknown {
+        /// The port.
+        port: PortIndex,
+        /// The rule's number.
+        id: u32,
+    },
+}
+
+/// A compiled rule.
+#[derive(Debug)]
+pub struct CompiledRule {
+    /// The port it was created on, and its number there.
+    pub name: (PortIndex, u32),
+    /// Lower is looked at first.
+    pub priority: u32,
+    /// Its group.
+    pub group: u32,
+    /// Order of creation, which decides between equal priorities.
+    pub sequence: u64,
+    /// Bits that matter.
+    pub mask: FlowMask,
+    /// Their values.
+    pub value: FlowKey,
+    /// What to do, in order.
+    pub actions: Box<[RuleAction]>,
+    /// Where it counts.
+    pub counts: Option<Arc<RuleCounts>>,
+}
+
+/// An action with its ports resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuleAction {
+    /// Count packets and bytes.
+    Count,
+    /// Drop.
+    Drop,
+    /// Go on in another group.
+    Jump(u32),
+    /// Send to a port.
+    Output(PortIndex),
+    /// Set the mark.
+    Mark(u32),
+    /// Set a field.
+    Set(Field, u128),
+    /// Decrement the time to live.
+    DecTtl,
+    /// Push an empty VLAN tag.
+    PushVlan(u16),
+    /// Pop the outermost VLAN tag.
+    PopVlan,
+    /// Set the identifier of the outermost tag.
+    SetVlanVid(u16),
+    /// Set the priority of the outermost tag.
+    SetVlanPcp(u8),
+    /// Take the frame out of VXLAN.
+    Decapsulate,
+    /// Put the frame into VXLAN.
+    Encapsulate(VxlanDefinition),
+}
+
+/// Where the rule comes from and how ports are found.
+pub struct Context<'a> {
+    /// The port that the rule is created on.
+    pub port: PortIndex,
+    /// Its number.
+    pub id: u32,
+    /// Order of creation.
+    pub sequence: u64,
+    /// Lcores that will count.
+    pub workers: usize,
+    /// The index of a port.
+    pub resolve: &'a dyn Fn(&PortRef) -> Option<PortIndex>,
+}
+
+/// Checks and compiles a rule.
+///
+/// # Errors
+/// See [`RuleError`].
+pub fn compile(rule: &Rule, context: &Context) -> Result<CompiledRule, RuleError> {
+    rule.validate()?;
+    let attributes = &rule.attributes;
+    if attributes.egress {
+        return Err(RuleError::Unsupported {
+            what: "attribute egress",
+            expected: "write the rule on the port where packets come in (ingress), or as transfer",
+        });
+    }
+    let mut pattern = Pattern { key: FlowKey::ZERO, mask: FlowMask::ZERO, layer: Layer::Outer, tags: 0 };
+    let mut in_port = (!attributes.transfer).then_some(context.port);
+    for (position, item) in rule.pattern.iter().enumerate() {
+        match item {
+            Item::PortId { port } | Item::RepresentedPort { port } => {
+                if let Some(port) = port {
+                    in_port = Some(resolve(context, item.name(), port)?);
+                }
+            }
+            Item::PortRepresentor { .. } => {
+                return Err(RuleError::Unsupported {
+                    what: "item port_representor",
+                    expected: "match what comes in from a guest or the wire with represented_port",
+                });
+            }
+            _ => {
+                let tag_follows = matches!(rule.pattern.get(position + 1), Some(Item::Vlan(_)));
+                pattern.add(item, tag_follows)?;
+            }
+        }
+    }
+    if let Some(port) = in_port {
+        pattern.require(Field::InPort, u128::MAX, port.into());
+    }
+    let mut actions = Vec::with_capacity(rule.actions.len());
+    for action in &rule.actions {
+        actions.extend(compile_action(action, context)?);
+    }
+    let counts = actions.contains(&RuleAction::Count).then(|| RuleCounts::new(context.workers));
+    Ok(CompiledRule {
+        name: (context.port, context.id),
+        priority: attributes.priority,
+        group: attributes.group,
+        sequence: context.sequence,
+        mask: pattern.mask,
+        value: pattern.key,
+        actions: actions.into(),
+        counts,
+    })
+}
+
+fn resolve(context: &Context, place: &'static str, port: &PortRef) -> Result<PortIndex, RuleError> {
+    (context.resolve)(port).ok_or_else(|| RuleError::UnknownPort { place, port: port.to_string() })
+}
+
+/// A pattern on its way into key and mask.
+struct Pattern {
+    key: FlowKey,
+    mask: FlowMask,
+    layer: Layer,
+    tags: u32,
+}
+
+impl Pattern {
+    /// Requires the bits `mask` of a field to be those of `value`.
+    fn require(&mut self, field: Field, mask: u128, value: u128) {
+        let mask = mask & field.position().max();
+        self.mask.set(field, self.mask.get(field) | mask);
+        self.key.set(field, self.key.get(field) & !mask | value & mask);
+    }
+
+    /// What an item demands by being there.
+    fn require_presence(&mut self, item: &Item) {
+        let layer = self.layer;
+        let mut exact = |field, value| self.require(field, u128::MAX, value);
+        match item {
+            Item::Ipv4(_) => exact(Field::EthType(layer), 0x0800),
+            Item::Ipv6(_) => exact(Field::EthType(layer), 0x86dd),
+            Item::Tcp(_) => exact(Field::IpProto(layer), 6),
+            Item::Udp(_) => exact(Field::IpProto(layer), 17),
+            Item::Icmp(_) => exact(Field::IpProto(layer), 1),
+            Item::Icmp6(_) => exact(Field::IpProto(layer), 58),
+            Item::Vxlan(_) => exact(Field::Vxlan(layer), 1),
+            Item::Vlan(_) => {
+                let tag = self.tag_field();
+                self.require(tag, VLAN_PRESENT.into(), VLAN_PRESENT.into());
+            }
+            _ => {}
+        }
+    }
+
+    fn tag_field(&self) -> Field {
+        if self.tags == 0 { Field::VlanTci(self.layer) } else { Field::InnerVlanTci(self.layer) }
+    }
+
+    fn add(&mut self, item: &Item, tag_follows: bool) -> Result<(), RuleError> {
+        if self.layer == Layer::Inner && matches!(item, Item::Vxlan(_)) {
+            return Err(RuleError::Unsupported { what: "item vxlan inside vxlan", expected: "one tunnel" });
+        }
+        self.require_presence(item);
+        let row = item.row();
+        for field in row.fields {
+            let sumeru_flow::model::Access::Field { get, .. } = &field.access else { continue };
+            let Some(matched) = get(item) else { continue };
+            if matched.mask == 0 {
+                continue;
+            }
+            if matched.range().is_some() {
+                return Err(RuleError::Range { item: row.name, field: field.name });
+            }
+            let (target, shift) = self.place(item, field.name, tag_follows).map_err(|expected| RuleError::Field {
+                item: row.name,
+                field: field.name,
+                expected,
+            })?;
+            self.require(target, matched.mask << shift, matched.spec << shift);
+        }
+        match item {
+            Item::Vlan(_) => self.tags += 1,
+            Item::Vxlan(_) => (self.layer, self.tags) = (Layer::Inner, 0),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The key's field for an item's field, and how far the value is shifted in it; or what could be matched instead.
+    fn place(&self, item: &Item, field: &str, tag_follows: bool) -> Result<(Field, u32), &'static str> {
+        let layer = self.layer;
+        let present = VLAN_PRESENT.trailing_zeros();
+        Ok(match (item, field) {
+            (Item::Eth(_), "dst") => (Field::EthDst(layer), 0),
+            (Item::Eth(_), "src") => (Field::EthSrc(layer), 0),
+            (Item::Eth(_), "type") if !tag_follows => (Field::EthType(layer), 0),
+            (Item::Eth(_), "has_vlan") => (Field::VlanTci(layer), present),
+            (Item::Eth(_), _) => return Err("dst, src, has_vlan, type (of a packet without a vlan item)"),
+            (Item::Vlan(_), "vid") => (self.tag_field(), 0),
+            (Item::Vlan(_), "pcp") => (self.tag_field(), 13),
+            (Item::Vlan(_), "inner_type") if !tag_follows => (Field::EthType(layer), 0),
+            (Item::Vlan(_), "has_more_vlan") if self.tags == 0 => (Field::InnerVlanTci(layer), present),
+            (Item::Vlan(_), _) => return Err("vid, pcp, has_more_vlan, inner_type of the last tag"),
+            (Item::Ipv4(_), "tos") | (Item::Ipv6(_), "tc") => (Field::IpTos(layer), 0),
+            (Item::Ipv4(_), "ttl") | (Item::Ipv6(_), "hop") => (Field::IpTtl(layer), 0),
+            (Item::Ipv4(_) | Item::Ipv6(_), "proto") => (Field::IpProto(layer), 0),
+            (Item::Ipv4(_) | Item::Ipv6(_), "src") => (Field::IpSrc(layer), 0),
+            (Item::Ipv4(_) | Item::Ipv6(_), "dst") => (Field::IpDst(layer), 0),
+            (Item::Ipv6(_), "has_frag_ext") => (Field::Fragment(layer), FRAGMENT_ANY.trailing_zeros()),
+            (Item::Ipv4(_), _) => return Err("tos, ttl, proto, src, dst"),
+            (Item::Ipv6(_), _) => return Err("tc, hop, proto, has_frag_ext, src, dst"),
+            (Item::Tcp(_) | Item::Udp(_), "src") | (Item::Icmp(_) | Item::Icmp6(_), "type") => (Field::L4Src(layer), 0),
+            (Item::Tcp(_) | Item::Udp(_), "dst") | (Item::Icmp(_) | Item::Icmp6(_), "code") => (Field::L4Dst(layer), 0),
+            (Item::Tcp(_), "flags") => (Field::TcpFlags(layer), 0),
+            (Item::Tcp(_), _) => return Err("src, dst, flags"),
+            (Item::Icmp(_) | Item::Icmp6(_), _) => return Err("type, code"),
+            (Item::Vxlan(_), "vni") => (Field::Vni(layer), 0),
+            (Item::Vxlan(_), _) => return Err("vni"),
+            (Item::Mark(_), "id") => (Field::Mark, 0),
+            _ => return Err("nothing"),
+        })
+    }
+}
+
+fn mac(address: sumeru_flow::model::MacAddr) -> u128 {
+    sumeru_flow::model::FieldValue::to_bits(address)
+}
+
+fn compile_action(action: &Action, context: &Context) -> Result<Option<RuleAction>, RuleError> {
+    let outer = Layer::Outer;
+    Ok(Some(match action {
+        Action::Void => return Ok(None),
+        Action::Count { .. } => RuleAction::Count,
+        Action::Drop => RuleAction::Drop,
+        Action::Jump { group } => RuleAction::Jump(*group),
+        Action::Mark { id } => RuleAction::Mark(*id),
+        Action::PortId { port } | Action::RepresentedPort { port } => {
+            RuleAction::Output(resolve(context, action.name(), port)?)
+        }
+        Action::PortRepresentor { .. } => {
+            return Err(RuleError::Unsupported {
+                what: "action port_representor",
+                expected: "send to a guest or the wire with represented_port",
+            });
+        }
+        Action::OfPopVlan => RuleAction::PopVlan,
+        Action::OfPushVlan { ethertype } => {
+            RuleAction::PushVlan(sumeru_flow::model::FieldValue::to_bits(*ethertype) as u16)
+        }
+        Action::OfSetVlanVid { vlan_vid } => {
+            RuleAction::SetVlanVid(sumeru_flow::model::FieldValue::to_bits(*vlan_vid) as u16)
+        }
+        Action::OfSetVlanPcp { vlan_pcp } => {
+            RuleAction::SetVlanPcp(sumeru_flow::model::FieldValue::to_bits(*vlan_pcp) as u8)
+        }
+        Action::SetMacSrc { mac_addr } => RuleAction::Set(Field::EthSrc(outer), mac(*mac_addr)),
+        Action::SetMacDst { mac_addr } => RuleAction::Set(Field::EthDst(outer), mac(*mac_addr)),
+        Action::SetIpv4Src { ipv4_addr } => RuleAction::Set(Field::IpSrc(outer), u32::from(*ipv4_addr).into()),
+        Action::SetIpv4Dst { ipv4_addr } => RuleAction::Set(Field::IpDst(outer), u32::from(*ipv4_addr).into()),
+        Action::SetIpv6Src { ipv6_addr } => RuleAction::Set(Field::IpSrc(outer), (*ipv6_addr).into()),
+        Action::SetIpv6Dst { ipv6_addr } => RuleAction::Set(Field::IpDst(outer), (*ipv6_addr).into()),
+        Action::SetTpSrc { port } => RuleAction::Set(Field::L4Src(outer), (*port).into()),
+        Action::SetTpDst { port } => RuleAction::Set(Field::L4Dst(outer), (*port).into()),
+        Action::DecTtl => RuleAction::DecTtl,
+        Action::SetTtl { ttl_value } => RuleAction::Set(Field::IpTtl(outer), (*ttl_value).into()),
+        Action::VxlanDecap => RuleAction::Decapsulate,
+        Action::VxlanEncap(definition) => RuleAction::Encapsulate(*definition),
+    }))
+}
+
+/// Rules with one mask.
+#[derive(Clone, Debug)]
+struct Tuple {
+    mask: FlowMask,
+    active: ActiveWords,
+    /// The smallest priority of any rule in it.
+    best: u32,
+    /// Rules by the hash of their value, each list by priority, then age.
+    rules: HashMap<u64, Vec<Arc<CompiledRule>>>,
+}
+
+/// All rules at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct RuleTable {
+    groups: BTreeMap<u32, Vec<Arc<Tuple>>>,
+    names: Arc<HashMap<(PortIndex, u32), Arc<CompiledRule>>>,
+}
+
+impl RuleTable {
+    /// How many rules there are.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The rule with this name.
+    pub fn get(&self, port: PortIndex, id: u32) -> Option<&Arc<CompiledRule>> {
+        self.names.get(&(port, id))
+    }
+
+    /// Adds a rule.
+    ///
+    /// # Errors
+    /// [`RuleError::Exists`].
+    pub fn insert(&mut self, rule: CompiledRule) -> Result<(), RuleError> {
+        let (port, id) = rule.name;
+        if self.names.contains_key(&rule.name) {
+            return Err(RuleError::Exists { port, id });
+        }
+        let rule = Arc::new(rule);
+        Arc::make_mut(&mut self.names).insert(rule.name, rule.clone());
+        let tuples = self.groups.entry(rule.group).or_default();
+        let index = tuples.iter().position(|tuple| tuple.mask == rule.mask).unwrap_or_else(|| {
+            let tuple = Tuple { mask: rule.mask, active: rule.mask.active(), best: u32::MAX, rules: HashMap::new() };
+            tuples.push(Arc::new(tuple));
+            tuples.len() - 1
+        });
+        let tuple = Arc::make_mut(&mut tuples[index]);
+        tuple.best = tuple.best.min(rule.priority);
+        let bucket = tuple.rules.entry(rule.value.hash(&tuple.mask, tuple.active)).or_default();
+        bucket.push(rule);
+        bucket.sort_by_key(|rule| (rule.priority, rule.sequence));
+        tuples.sort_by_key(|tuple| tuple.best);
+        Ok(())
+    }
+
+    /// Removes a rule.
+    ///
+    /// # Errors
+    /// [`RuleError::Unknown`].
+    pub fn remove(&mut self, port: PortIndex, id: u32) -> Result<(), RuleError> {
+        let removed = Arc::make_mut(&mut self.names).remove(&(port, id)).ok_or(RuleError::Unknown { port, id })?;
+        let Some(tuples) = self.groups.get_mut(&removed.group) else { return Ok(()) };
+        if let Some(tuple) = tuples.iter_mut().find(|tuple| tuple.mask == removed.mask) {
+            let tuple = Arc::make_mut(tuple);
+            let hash = removed.value.hash(&tuple.mask, tuple.active);
+            if let Some(bucket) = tuple.rules.get_mut(&hash) {
+                bucket.retain(|rule| rule.name != removed.name);
+                if bucket.is_empty() {
+                    tuple.rules.remove(&hash);
+                }
+            }
+            tuple.best = tuple.rules.values().flatten().map(|rule| rule.priority).min().unwrap_or(u32::MAX);
+        }
+        tuples.retain(|tuple| !tuple.rules.is_empty());
+        tuples.sort_by_key(|tuple| tuple.best);
+        if tuples.is_empty() {
+            self.groups.remove(&removed.group);
+        }
+        Ok(())
+    }
+
+    /// The best rule of `group` for `key`. `examine` is told every mask that was looked under, matching or not.
+    pub fn lookup(&self, group: u32, key: &FlowKey, mut examine: impl FnMut(&FlowMask)) -> Option<&Arc<CompiledRule>> {
+        let mut best: Option<&Arc<CompiledRule>> = None;
+        for tuple in self.groups.get(&group)? {
+            if best.is_some_and(|rule| rule.priority < tuple.best) {
+                break;
+            }
+            examine(&tuple.mask);
+            let bucket = tuple.rules.get(&key.hash(&tuple.mask, tuple.active));
+            let found = bucket.and_then(|b| b.iter().find(|rule| key.matches(&rule.value, &tuple.mask, tuple.active)));
+            if let Some(rule) = found
+                && best.is_none_or(|b| (rule.priority, rule.sequence) < (b.priority, b.sequence))
+            {
+                best = Some(rule);
+            }
+        }
+        best
+    }
+
+    /// Every bit that any rule looks at.
+    pub fn union(&self) -> FlowMask {
+        let mut union = FlowMask::ZERO;
+        self.groups.values().flatten().for_each(|tuple| union.merge(&tuple.mask));
+        union
+    }
+}
+
+#[cfg(test)]
+#[path = "rules_tests.rs"]
+mod tests;

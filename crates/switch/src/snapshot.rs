@@ -1,0 +1,123 @@
+//! The switch's configuration as an lcore sees it: immutable, replaced whole.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::frame::PortIndex;
+use crate::rules::RuleTable;
+
+/// A tenant network's identifier on the wire and everywhere here: its VNI, 24 bits.
+pub type NetworkId = u32;
+
+/// A port, as far as forwarding needs to know it.
+#[derive(Clone, Debug)]
+pub struct PortView {
+    /// Its number.
+    pub index: PortIndex,
+    /// Its name, for traces and captures.
+    pub name: Arc<str>,
+    /// The network whose bridge it is on.
+    pub network: Option<NetworkId>,
+    /// Longest frame sent to it, in bytes without the Ethernet header and VLAN tags.
+    pub mtu: u16,
+    /// Whether tunnels run over it.
+    pub uplink: bool,
+}
+
+/// A tenant network.
+#[derive(Clone, Debug)]
+pub struct NetworkView {
+    /// Its identifier.
+    pub id: NetworkId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Tunnel end points of the other nodes on it.
+    pub remotes: Vec<IpAddr>,
+    /// Ports of this node on it, by index.
+    pub ports: Vec<PortIndex>,
+    /// Frames per second and lcore that may go to more than one receiver; 0: no limit.
+    pub flood_limit: u32,
+    /// Seconds after which an address that was not seen is forgotten; 0: never.
+    pub ageing_s: u32,
+    /// Addresses that are known without being learned.
+    pub static_macs: Vec<([u8; 6], IpAddr)>,
+}
+
+/// Where tunnels start and end.
+#[derive(Clone, Debug)]
+pub struct Underlay {
+    /// The port to the wire.
+    pub port: PortIndex,
+    /// Its link-layer address.
+    pub mac: [u8; 6],
+    /// This node's addresses, with the length of their prefix.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+}
+
+impl Underlay {
+    /// The address to tunnel from towards `remote`: on its subnet if there is one, else the first of its family.
+    pub fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
+        let same_family = || self.addresses.iter().filter(|(address, _)| address.is_ipv4() == remote.is_ipv4());
+        let on_link = same_family().find(|(address, prefix)| shares_prefix(*address, remote, *prefix));
+        on_link.or_else(|| same_family().next()).map(|(address, _)| *address)
+    }
+
+    /// Whether `address` is this node's.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|(own, _)| *own == address)
+    }
+}
+
+/// Whether two addresses agree in their first `prefix` bits.
+fn shares_prefix(a: IpAddr, b: IpAddr, prefix: u8) -> bool {
+    let (a, b, width) = match (a, b) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(a.to_bits()), u128::from(b.to_bits()), 32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits(), b.to_bits(), 128),
+        _ => return false,
+    };
+    (a ^ b).checked_shr(width - u32::from(prefix).min(width)).unwrap_or(0) == 0
+}
+
+/// Everything that forwarding needs to know and that only control changes.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Ports by index.
+    pub ports: Vec<Option<PortView>>,
+    /// Networks by identifier.
+    pub networks: HashMap<NetworkId, NetworkView>,
+    /// Tunnel end point of this node.
+    pub underlay: Option<Underlay>,
+    /// Flow rules.
+    pub rules: RuleTable,
+}
+
+impl Snapshot {
+    /// The port with this number.
+    pub fn port(&self, index: PortIndex) -> Option<&PortView> {
+        self.ports.get(usize::from(index))?.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tunnels_start_on_the_remotes_subnet() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let underlay = Underlay {
+            port: 0,
+            mac: [0; 6],
+            addresses: vec![(address("192.0.2.1"), 24), (address("198.51.100.1"), 24), (address("2001:db8::1"), 64)],
+            vxlan_port: 4789,
+        };
+        assert_eq!(underlay.source_for(address("198.51.100.7")), Some(address("198.51.100.1")));
+        assert_eq!(underlay.source_for(address("203.0.113.1")), Some(address("192.0.2.1")));
+        assert_eq!(underlay.source_for(address("2001:db8:1::1")), Some(address("2001:db8::1")));
+        assert!(shares_prefix(address("10.0.0.1"), address("11.0.0.1"), 0));
+        assert!(!shares_prefix(address("10.0.0.1"), address("10.0.0.0"), 32));
+    }
+}

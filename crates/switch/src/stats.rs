@@ -1,0 +1,217 @@
+//! What the switch counts: stages a frame passes, reasons for drops, ports, rules.
+//!
+//! Every cell has one writer, the lcore whose block it is in; readers sum over lcores.
+
+use sumeru_engine::Counter;
+use sumeru_packet::Malformed;
+
+macro_rules! counted {
+    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$doc])* $variant,)* }
+
+        impl $name {
+            /// Every variant, in order.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+
+            /// Short stable name, one word with dashes.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+counted! {
+    /// The stages of a frame's way through the engine, in its order.
+    Stage {
+        /// Taken from a ring or a wire port.
+        Receive = "receive",
+        /// Headers understood.
+        Parse = "parse",
+        /// Decided by the signature cache.
+        ExactHit = "exact-hit",
+        /// Decided by the wildcarded cache.
+        WildcardHit = "wildcard-hit",
+        /// Decided by the rule tables and learned addresses.
+        SlowPath = "slow-path",
+        /// Taken out of a tunnel.
+        Decapsulate = "decapsulate",
+        /// Put into a tunnel.
+        Encapsulate = "encapsulate",
+        /// Sent to more than one port.
+        Flood = "flood",
+        /// Cut into segments on the way out.
+        Segment = "segment",
+        /// Checksum completed in software on the way out.
+        Checksum = "checksum",
+        /// Given to a ring or a wire port.
+        Transmit = "transmit",
+    }
+}
+
+counted! {
+    /// Why a frame was dropped, besides its own malformations.
+    Drop {
+        /// The virtio-net header contradicts the frame, or asks for what was not negotiated.
+        BadOffload = "bad-offload",
+        /// A frame without bytes, or shorter than its virtio-net header.
+        TooShort = "too-short",
+        /// A frame of more segments or bytes than the engine carries.
+        TooLarge = "too-large",
+        /// Longer than the MTU of the port it would leave by.
+        ExceedsMtu = "exceeds-mtu",
+        /// A rule says so.
+        Rule = "rule-drop",
+        /// A rule's action does not fit the frame (no such header).
+        Action = "action-failed",
+        /// Time to live or hop limit ran out.
+        TtlExpired = "ttl-expired",
+        /// The port is on no network and no rule took the frame.
+        NoNetwork = "no-network",
+        /// A multicast or zero source address.
+        BadSource = "bad-source-address",
+        /// The destination is where the frame came from.
+        SamePort = "same-port",
+        /// From a tunnel, and its destination is behind a tunnel too.
+        SplitHorizon = "split-horizon",
+        /// Nobody else is on the network.
+        NoDestination = "no-destination",
+        /// The network's flooding limit.
+        FloodLimit = "flood-limit",
+        /// A tunnel's network identifier that no network here has.
+        UnknownVni = "unknown-vni",
+        /// A tunnelled frame from an address that is no remote of its network.
+        UnknownRemote = "unknown-remote",
+        /// On the uplink, but not for this node.
+        NotForUs = "not-for-this-node",
+        /// A link-local protocol frame, which no bridge forwards (802.1D 7.12.6).
+        LinkLocal = "link-local",
+        /// There is no uplink or no underlay address to tunnel with.
+        NoUnderlay = "no-underlay",
+        /// The remote's link-layer address is not known yet.
+        NeighbourUnresolved = "neighbour-unresolved",
+        /// Answered by the engine itself (ARP, neighbour discovery, echo on the underlay).
+        Consumed = "consumed",
+        /// The port it would leave by is gone or not up.
+        PortDown = "port-down",
+        /// The receiver has no free buffers.
+        NoBuffers = "no-buffers",
+        /// The receiver's buffers are smaller than the frame.
+        BufferTooSmall = "buffer-too-small",
+        /// The receiver's ring is broken.
+        RingBroken = "ring-broken",
+        /// The kernel did not take it.
+        WireFull = "wire-full",
+        /// The ring to the lcore that owns the port is full.
+        HandoffFull = "handoff-full",
+    }
+}
+
+/// Why a frame was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// A header is wrong.
+    Malformed(Malformed),
+    /// Anything else.
+    Other(Drop),
+}
+
+impl DropReason {
+    /// Number of reasons.
+    pub const COUNT: usize = Malformed::COUNT + Drop::ALL.len();
+
+    /// Place among all reasons.
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Malformed(m) => m as usize,
+            Self::Other(d) => Malformed::COUNT + d as usize,
+        }
+    }
+
+    /// Every reason, by index.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Malformed::ALL.into_iter().map(Self::Malformed).chain(Drop::ALL.iter().copied().map(Self::Other))
+    }
+
+    /// Short stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed(m) => m.as_str(),
+            Self::Other(d) => d.as_str(),
+        }
+    }
+}
+
+impl From<Drop> for DropReason {
+    fn from(drop: Drop) -> Self {
+        Self::Other(drop)
+    }
+}
+
+/// One lcore's counts of stages and drops.
+#[derive(Debug)]
+pub struct PipelineCounters {
+    stages: [Counter; Stage::ALL.len()],
+    drops: [Counter; DropReason::COUNT],
+}
+
+impl Default for PipelineCounters {
+    fn default() -> Self {
+        Self { stages: [const { Counter::new() }; Stage::ALL.len()], drops: [const { Counter::new() }; DropReason::COUNT] }
+    }
+}
+
+impl PipelineCounters {
+    /// Counts `n` frames through `stage`.
+    #[inline(always)]
+    pub fn passed(&self, stage: Stage, n: u64) {
+        self.stages[stage as usize].add(n);
+    }
+
+    /// Counts a dropped frame.
+    #[inline]
+    pub fn dropped(&self, reason: DropReason) {
+        self.drops[reason.index()].add(1);
+    }
+
+    /// Counts `n` dropped frames.
+    #[inline]
+    pub fn dropped_many(&self, reason: DropReason, n: u64) {
+        self.drops[reason.index()].add(n);
+    }
+
+    /// Frames that passed `stage`.
+    pub fn stage(&self, stage: Stage) -> u64 {
+        self.stages[stage as usize].get()
+    }
+
+    /// Frames dropped for `reason`.
+    pub fn drop_count(&self, reason: DropReason) -> u64 {
+        self.drops[reason.index()].get()
+    }
+}
+
+/// One lcore's counts of a port. Directions are the switch's: rx comes in from the port. On a line of their own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct PortCounters {
+    /// Frames that came in.
+    pub rx_packets: Counter,
+    /// Their bytes, from the Ethernet header on.
+    pub rx_bytes: Counter,
+    /// Frames that went out.
+    pub tx_packets: Counter,
+    /// Their bytes.
+    pub tx_bytes: Counter,
+    /// Frames that came in and were dropped.
+    pub rx_drops: Counter,
+    /// Frames that should have gone out and were dropped.
+    pub tx_drops: Counter,
+    /// Malformed descriptors or frames.
+    pub rx_errors: Counter,
+    /// Notifications sent to the guest.
+    pub calls: Counter,
+}

@@ -1,0 +1,434 @@
+//! The switch as control holds it: ports, networks, rules, counters. It makes the snapshots and moves the ports to their lcores.
+//!
+//! Its caller is the one writer of the configuration; no method is called from an lcore.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+
+use sumeru_engine::publish::Publisher;
+use sumeru_engine::{EngineError, Lcore, PollerId, Watch, spsc};
+use sumeru_flow::{PortRef, Rule};
+
+use crate::capture::{Seen, Tap};
+use crate::fdb::Entry;
+use crate::frame::PortIndex;
+use crate::program::RuleCounts;
+use crate::ring::QueueFault;
+use crate::rules::{self, CompiledRule, RuleError};
+use crate::snapshot::{NetworkId, NetworkView, PortView, Snapshot, Underlay};
+use crate::stats::{DropReason, PipelineCounters, PortCounters, Stage};
+use crate::underlay::Neighbour;
+use crate::vhost_net::{MAX_PAIRS, NetState, VhostNet};
+use crate::wire::Wire;
+use crate::worker::{SwitchWorker, Traced};
+
+/// Most ports of a switch.
+pub const MAX_PORTS: usize = 4096;
+/// Frames that may wait for a capture's writer.
+const TAP_DEPTH: usize = 8192;
+
+/// Why the switch did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// An lcore is gone.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// No lcore at all.
+    #[error("a switch needs at least one lcore")]
+    NoLcore,
+    /// The port's number is taken or too large.
+    #[error("port index {0} is taken or not below {MAX_PORTS}")]
+    PortIndex(PortIndex),
+    /// There is no such port.
+    #[error("there is no port {0}")]
+    UnknownPort(PortIndex),
+    /// Number of queue pairs.
+    #[error("{0} queue pairs, expected 1 to {MAX_PAIRS}")]
+    Pairs(u16),
+    /// A rule.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+    /// A wire port's descriptor.
+    #[error("cannot wait for frames on port {0}: {1}")]
+    Watch(PortIndex, std::io::Error),
+    /// Someone is capturing already.
+    #[error("a capture is running already; stop it first")]
+    CaptureRunning,
+}
+
+/// How to reach the switch's part on one lcore.
+#[derive(Clone)]
+pub struct WorkerHandle {
+    lcore: Arc<Lcore>,
+    id: PollerId<SwitchWorker>,
+}
+
+impl WorkerHandle {
+    /// Runs `f` between two iterations of the lcore.
+    ///
+    /// # Errors
+    /// When the lcore is gone.
+    pub fn call<R: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut SwitchWorker, &Watch) -> R + Send + 'static,
+    ) -> Result<R, EngineError> {
+        let (id, cpu) = (self.id, self.lcore.cpu());
+        let answer = self.lcore.call(move |local| {
+            let watch = local.watch().clone();
+            local.get(id).map(|worker| {
+                worker.refresh();
+                f(worker, &watch)
+            })
+        })?;
+        answer.ok_or(EngineError::Gone(cpu))
+    }
+
+    /// The CPU it runs on.
+    pub fn cpu(&self) -> usize {
+        self.lcore.cpu()
+    }
+}
+
+/// Where the counters of a port are, one block per lcore.
+type PortBlocks = Vec<Arc<PortCounters>>;
+
+/// A queue that was stopped, by port and queue number.
+pub type Faults = Arc<Mutex<BTreeMap<(PortIndex, usize), QueueFault>>>;
+
+/// The switch.
+pub struct Switch {
+    workers: Vec<WorkerHandle>,
+    publisher: Publisher<Snapshot>,
+    pipeline: Vec<Arc<PipelineCounters>>,
+    ports: BTreeMap<PortIndex, PortBlocks>,
+    faults: Faults,
+    sequence: u64,
+    tapped: bool,
+}
+
+impl Switch {
+    /// A switch without ports over these lcores.
+    ///
+    /// # Errors
+    /// [`SwitchError::NoLcore`], or an lcore that is gone.
+    pub fn new(lcores: &[Arc<Lcore>]) -> Result<Self, SwitchError> {
+        let mut publisher = Publisher::new(Snapshot::default());
+        let faults = Faults::default();
+        let (report, reports) = mpsc::channel::<(PortIndex, usize, QueueFault)>();
+        let mut workers = Vec::new();
+        let mut pipeline = Vec::new();
+        for (number, lcore) in lcores.iter().enumerate() {
+            let counters = Arc::new(PipelineCounters::default());
+            let (subscriber, block, report) = (publisher.subscribe(), counters.clone(), report.clone());
+            let id = lcore.call(move |local| {
+                // The receiver is gone only when the switch is.
+                let faults = Box::new(move |port, queue, fault| drop(report.send((port, queue, fault))));
+                local.add(SwitchWorker::new(number, subscriber, block, faults))
+            })?;
+            workers.push(WorkerHandle { lcore: lcore.clone(), id });
+            pipeline.push(counters);
+        }
+        if workers.is_empty() {
+            return Err(SwitchError::NoLcore);
+        }
+        let noted = faults.clone();
+        // Ends when the last worker is dropped. Without the thread faults are still counted, only not named.
+        let _ = std::thread::Builder::new().name("switch-faults".into()).stack_size(128 << 10).spawn(move || {
+            for (port, queue, fault) in reports {
+                tracing::warn!(port, queue, %fault, "a guest's queue was stopped");
+                if let Ok(mut noted) = noted.lock() {
+                    noted.insert((port, queue), fault);
+                }
+            }
+        });
+        Ok(Self { workers, publisher, pipeline, ports: BTreeMap::new(), faults, sequence: 0, tapped: false })
+    }
+
+    /// The configuration now.
+    pub fn snapshot(&self) -> &Snapshot {
+        self.publisher.current()
+    }
+
+    /// Changes the configuration: all lcores see it before the next frame.
+    fn change(&mut self, change: impl FnOnce(&mut Snapshot)) -> Result<(), SwitchError> {
+        let mut next = self.publisher.current().clone();
+        change(&mut next);
+        rebuild_membership(&mut next);
+        self.publisher.publish(next);
+        for worker in &self.workers {
+            worker.call(|_, _| ())?;
+        }
+        self.publisher.reclaim();
+        Ok(())
+    }
+
+    /// The lcore that polls a port. Frames that leave by a port are sent by the lcore they came in on, so all ports share one.
+    fn owner(&self) -> &WorkerHandle {
+        &self.workers[0]
+    }
+
+    fn blocks(&mut self, index: PortIndex) -> Result<Arc<PortCounters>, SwitchError> {
+        if self.ports.contains_key(&index) || usize::from(index) >= MAX_PORTS {
+            return Err(SwitchError::PortIndex(index));
+        }
+        let block = Arc::new(PortCounters::default());
+        self.ports.insert(index, vec![block.clone()]);
+        Ok(block)
+    }
+
+    /// Adds a port for a guest and returns its device, to be given to a transport.
+    ///
+    /// # Errors
+    /// A number that is taken, too many queue pairs, an lcore that is gone.
+    pub fn add_guest(&mut self, view: PortView, pairs: u16, mac: [u8; 6]) -> Result<(VhostNet, Arc<NetState>), SwitchError> {
+        if !(1..=MAX_PAIRS).contains(&pairs) {
+            return Err(SwitchError::Pairs(pairs));
+        }
+        let (index, mtu) = (view.index, view.mtu);
+        let counters = self.blocks(index)?;
+        self.owner().call(move |worker, _| worker.add_guest(index, usize::from(pairs), counters))?;
+        self.change(|snapshot| put_port(snapshot, view))?;
+        let state = Arc::new(NetState::default());
+        Ok((VhostNet::new(index, pairs, mac, mtu, self.owner().clone(), state.clone()), state))
+    }
+
+    /// Adds a wire port.
+    ///
+    /// # Errors
+    /// As [`Self::add_guest`]; a descriptor that cannot be waited for.
+    pub fn add_wire(&mut self, view: PortView, wire: Box<dyn Wire + Send>) -> Result<(), SwitchError> {
+        let index = view.index;
+        let counters = self.blocks(index)?;
+        let added = self.owner().call(move |worker, watch| worker.add_wire(index, wire, counters, watch))?;
+        if let Err(error) = added {
+            self.ports.remove(&index);
+            return Err(SwitchError::Watch(index, error));
+        }
+        self.change(|snapshot| put_port(snapshot, view))
+    }
+
+    /// Replaces what forwarding knows of a port: network, MTU, name.
+    ///
+    /// # Errors
+    /// [`SwitchError::UnknownPort`].
+    pub fn update_port(&mut self, view: PortView) -> Result<(), SwitchError> {
+        if !self.ports.contains_key(&view.index) {
+            return Err(SwitchError::UnknownPort(view.index));
+        }
+        self.change(|snapshot| put_port(snapshot, view))
+    }
+
+    /// Removes a port. A guest's transport must have ended before.
+    ///
+    /// # Errors
+    /// [`SwitchError::UnknownPort`].
+    pub fn remove_port(&mut self, index: PortIndex) -> Result<(), SwitchError> {
+        self.ports.remove(&index).ok_or(SwitchError::UnknownPort(index))?;
+        self.change(|snapshot| {
+            if let Some(slot) = snapshot.ports.get_mut(usize::from(index)) {
+                *slot = None;
+            }
+        })?;
+        self.owner().call(move |worker, watch| worker.remove(index, watch))?;
+        if let Ok(mut faults) = self.faults.lock() {
+            faults.retain(|(port, _), _| *port != index);
+        }
+        Ok(())
+    }
+
+    /// Adds or replaces a network. Which ports are on it follows from the ports.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn set_network(&mut self, network: NetworkView) -> Result<(), SwitchError> {
+        self.change(|snapshot| drop(snapshot.networks.insert(network.id, network)))
+    }
+
+    /// Removes a network.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn remove_network(&mut self, id: NetworkId) -> Result<(), SwitchError> {
+        self.change(|snapshot| drop(snapshot.networks.remove(&id)))
+    }
+
+    /// Sets or removes the node's tunnel end point.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn set_underlay(&mut self, underlay: Option<Underlay>) -> Result<(), SwitchError> {
+        self.change(|snapshot| snapshot.underlay = underlay)
+    }
+
+    /// Compiles a rule without installing it.
+    ///
+    /// # Errors
+    /// See [`RuleError`].
+    pub fn compile(&self, port: PortIndex, id: u32, rule: &Rule) -> Result<CompiledRule, SwitchError> {
+        let ports = &self.publisher.current().ports;
+        let resolve = |wanted: &PortRef| {
+            let named = |view: &&PortView| {
+                wanted.number() == Some(view.index.into()) || &*view.name == wanted.as_str()
+            };
+            ports.iter().flatten().find(named).map(|view| view.index)
+        };
+        let context =
+            rules::Context { port, id, sequence: self.sequence, workers: self.workers.len(), resolve: &resolve };
+        if self.publisher.current().rules.get(port, id).is_some() {
+            return Err(RuleError::Exists { port, id }.into());
+        }
+        Ok(rules::compile(rule, &context)?)
+    }
+
+    /// Installs a rule.
+    ///
+    /// # Errors
+    /// See [`RuleError`].
+    pub fn insert_rule(&mut self, port: PortIndex, id: u32, rule: &Rule) -> Result<(), SwitchError> {
+        let rule = self.compile(port, id, rule)?;
+        self.sequence += 1;
+        let mut table = self.publisher.current().rules.clone();
+        table.insert(rule)?;
+        self.change(|snapshot| snapshot.rules = table)
+    }
+
+    /// Removes a rule.
+    ///
+    /// # Errors
+    /// [`RuleError::Unknown`].
+    pub fn remove_rule(&mut self, port: PortIndex, id: u32) -> Result<(), SwitchError> {
+        let mut table = self.publisher.current().rules.clone();
+        table.remove(port, id)?;
+        self.change(|snapshot| snapshot.rules = table)
+    }
+
+    /// What a rule counted: packets and bytes; zero without a count action.
+    ///
+    /// # Errors
+    /// [`RuleError::Unknown`].
+    pub fn rule_counts(&self, port: PortIndex, id: u32) -> Result<(u64, u64), SwitchError> {
+        let rule = self.publisher.current().rules.get(port, id).ok_or(RuleError::Unknown { port, id })?;
+        Ok(rule.counts.as_deref().map_or((0, 0), RuleCounts::sum))
+    }
+
+    /// Frames that passed a stage, over all lcores.
+    pub fn stage(&self, stage: Stage) -> u64 {
+        self.pipeline.iter().map(|counters| counters.stage(stage)).sum()
+    }
+
+    /// Frames dropped for a reason, over all lcores.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.pipeline.iter().map(|counters| counters.drop_count(reason)).sum()
+    }
+
+    /// Frames received and sent by one lcore's part.
+    pub fn lcore_packets(&self, number: usize) -> (u64, u64) {
+        let stage = |stage| self.pipeline.get(number).map_or(0, |counters| counters.stage(stage));
+        (stage(Stage::Receive), stage(Stage::Transmit))
+    }
+
+    /// The counters of a port, one block per lcore.
+    ///
+    /// # Errors
+    /// [`SwitchError::UnknownPort`].
+    pub fn port_counters(&self, index: PortIndex) -> Result<&[Arc<PortCounters>], SwitchError> {
+        self.ports.get(&index).map(Vec::as_slice).ok_or(SwitchError::UnknownPort(index))
+    }
+
+    /// Why queues of a port were stopped.
+    pub fn faults(&self, index: PortIndex) -> Vec<(usize, QueueFault)> {
+        let Ok(faults) = self.faults.lock() else { return Vec::new() };
+        faults.range((index, 0)..=(index, usize::MAX)).map(|((_, queue), fault)| (*queue, *fault)).collect()
+    }
+
+    /// The CPU that polls the ports.
+    pub fn port_cpu(&self) -> usize {
+        self.owner().cpu()
+    }
+
+    /// Learned addresses with the seconds since they were seen.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn fdb(&self) -> Result<Vec<(NetworkId, [u8; 6], Entry, u32)>, SwitchError> {
+        let (entries, now) = self.owner().call(|worker, _| worker.fdb())?;
+        let aged = |(network, mac, entry): (NetworkId, [u8; 6], Entry)| {
+            (network, mac, entry, now.saturating_sub(entry.seen))
+        };
+        Ok(entries.into_iter().map(aged).collect())
+    }
+
+    /// Neighbours on the underlay with the seconds since their last answer.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn neighbours(&self) -> Result<Vec<(IpAddr, Neighbour, u32)>, SwitchError> {
+        let (neighbours, now) = self.owner().call(|worker, _| worker.neighbours())?;
+        Ok(neighbours.into_iter().map(|(address, n)| (address, n, now.saturating_sub(n.answered))).collect())
+    }
+
+    /// Runs a frame through the pipeline without sending it.
+    ///
+    /// # Errors
+    /// [`SwitchError::UnknownPort`].
+    pub fn trace(&self, port: PortIndex, mut frame: Vec<u8>) -> Result<Traced, SwitchError> {
+        if !self.ports.contains_key(&port) {
+            return Err(SwitchError::UnknownPort(port));
+        }
+        Ok(self.owner().call(move |worker, _| worker.trace(port, &mut frame))?)
+    }
+
+    /// Starts watching frames: of one port or of all, `snaplen` bytes of each. Answers where they arrive and the count of those lost.
+    ///
+    /// # Errors
+    /// [`SwitchError::CaptureRunning`].
+    pub fn start_tap(
+        &mut self,
+        port: Option<PortIndex>,
+        snaplen: u32,
+    ) -> Result<(spsc::Consumer<Seen>, Arc<AtomicU64>), SwitchError> {
+        if self.tapped {
+            return Err(SwitchError::CaptureRunning);
+        }
+        let (to, from) = spsc::channel(TAP_DEPTH);
+        let lost = Arc::new(AtomicU64::new(0));
+        let tap = Tap { to, port, snaplen, lost: lost.clone() };
+        self.owner().call(move |worker, _| drop(worker.set_tap(Some(tap))))?;
+        self.tapped = true;
+        Ok((from, lost))
+    }
+
+    /// Ends watching. The consumer still holds what was seen before.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn stop_tap(&mut self) -> Result<(), SwitchError> {
+        self.owner().call(|worker, _| worker.set_tap(None).is_some())?;
+        self.tapped = false;
+        Ok(())
+    }
+
+    /// Frames that a capture lost so far.
+    pub fn tap_lost(lost: &AtomicU64) -> u64 {
+        lost.load(Ordering::Relaxed)
+    }
+}
+
+fn put_port(snapshot: &mut Snapshot, view: PortView) {
+    let at = usize::from(view.index);
+    if snapshot.ports.len() <= at {
+        snapshot.ports.resize(at + 1, None);
+    }
+    snapshot.ports[at] = Some(view);
+}
+
+/// Which ports are on which network, from the ports.
+fn rebuild_membership(snapshot: &mut Snapshot) {
+    for network in snapshot.networks.values_mut() {
+        let on_it = |view: &&PortView| view.network == Some(network.id);
+        network.ports = snapshot.ports.iter().flatten().filter(on_it).map(|view| view.index).collect();
+    }
+}

@@ -1,0 +1,69 @@
+//! `trace`: the slow path and the edits run on a frame that nobody sent, with every decision written down.
+
+use sumeru_packet::{FlowKey, Layout, ParseOptions, parse};
+use sumeru_virtio::GuestSlice;
+
+use crate::edit;
+use crate::egress;
+use crate::frame::{Frame, PortIndex};
+use crate::program::Op;
+use crate::stats::Drop;
+use crate::translate::{Note, Tables, translate};
+use crate::worker::Traced;
+
+/// Traces `bytes` as if they had come in on `port`.
+pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
+    let mut traced = Traced::default();
+    let mut key = FlowKey::with_metadata(port.into(), 0);
+    let mut layout = Layout::EMPTY;
+    let vxlan_port = tables.snapshot.underlay.as_ref().map_or(4789, |underlay| underlay.vxlan_port);
+    let options = ParseOptions { vxlan_port, inner: true };
+    let captured = bytes.len().min(sumeru_packet::HEADER_MAX);
+    if let Err(malformed) = parse(&bytes[..captured], bytes.len(), &mut key, &mut layout, options) {
+        traced.dropped = Some(crate::stats::DropReason::Malformed(malformed));
+        return traced;
+    }
+    traced.notes.push(Note { stage: "parse", text: describe(&key) });
+    let decision = translate(tables, &key, Some(&mut traced.notes));
+    let mut frame = Frame { key, layout, len: bytes.len() as u32, in_port: port, segments: 1, ..Frame::new() };
+    frame.header.load(bytes);
+    frame.skip = frame.header.len() as u16;
+    let list = [GuestSlice::from_own(bytes)];
+    for op in &decision.ops {
+        match op {
+            Op::Output(port) => traced.outputs.push((*port, whole(&frame, &list))),
+            Op::Drop(reason) => traced.dropped = Some(*reason),
+            Op::Consume => traced.dropped = Some(Drop::Consumed.into()),
+            op => {
+                if let Err(reason) = edit::apply(&mut frame, op) {
+                    traced.notes.push(Note { stage: "drop", text: reason.as_str().into() });
+                    traced.dropped = Some(reason);
+                    break;
+                }
+            }
+        }
+    }
+    if !traced.outputs.is_empty() {
+        traced.dropped = None;
+    }
+    traced
+}
+
+#[allow(unsafe_code)]
+fn whole(frame: &Frame, list: &[GuestSlice]) -> Vec<u8> {
+    let mut bytes = vec![0; frame.len as usize];
+    // SAFETY: `list` lies over the caller's own bytes, which are borrowed for the whole trace.
+    let len = unsafe { egress::linear(frame, list, &mut bytes) };
+    bytes.truncate(len);
+    bytes
+}
+
+/// The fields of a key that are set.
+fn describe(key: &FlowKey) -> String {
+    let set = sumeru_packet::Field::ALL.into_iter().filter(|field| key.get(*field) != 0);
+    let text = set.map(|field| {
+        let inner = if field.layer() == Some(sumeru_packet::Layer::Inner) { "inner " } else { "" };
+        format!("{inner}{} {:#x}", field.name(), key.get(field))
+    });
+    text.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,463 @@
+//! The slow path: decides what happens to a frame from rules, networks and learned addresses, and which bits of the frame the
+//! decision used, so that it can be cached for all frames alike.
+//!
+//! It changes nothing. What is to be learned comes back in the [`Translation`]; `trace` runs the very same code with a note pad.
+
+use std::fmt::Arguments;
+use std::net::IpAddr;
+
+use sumeru_flow::model::{FieldValue, TunnelAddresses, VxlanDefinition};
+use sumeru_packet::field::{INNER_BASE, LAYER_WORDS, OUTER_BASE};
+use sumeru_packet::build::{Encapsulation, Underlay as Addresses};
+use sumeru_packet::{Field, FlowKey, FlowMask, Layer};
+
+use crate::fdb::{Fdb, Target};
+use crate::frame::PortIndex;
+use crate::program::{Op, Tunnel, Validity};
+use crate::rules::{CompiledRule, RuleAction};
+use crate::snapshot::{NetworkId, NetworkView, Snapshot};
+use crate::stats::Drop;
+use crate::underlay::Neighbours;
+
+/// Rules that one frame may meet by jumping from group to group.
+const MAX_JUMPS: usize = 16;
+/// Time to live of tunnels that no rule made.
+const TUNNEL_TTL: u8 = 64;
+
+/// One step of a trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The stage that decided.
+    pub stage: &'static str,
+    /// What it decided, and why.
+    pub text: String,
+}
+
+/// What the slow path looks things up in.
+#[derive(Clone, Copy)]
+pub struct Tables<'a> {
+    /// The configuration.
+    pub snapshot: &'a Snapshot,
+    /// Learned addresses.
+    pub fdb: &'a Fdb,
+    /// Link-layer addresses on the underlay.
+    pub neighbours: &'a Neighbours,
+}
+
+/// A decision.
+#[derive(Debug)]
+pub struct Translation {
+    /// What to do.
+    pub ops: Vec<Op>,
+    /// The bits of the frame's key that were looked at.
+    pub mask: FlowMask,
+    /// How long it stays good.
+    pub validity: Validity,
+    /// A sender to take note of.
+    pub learn: Option<(NetworkId, [u8; 6], Target)>,
+    /// A neighbour whose address is needed.
+    pub resolve: Option<IpAddr>,
+}
+
+/// Decides what happens to a frame with this key.
+pub fn translate(tables: Tables, key: &FlowKey, notes: Option<&mut Vec<Note>>) -> Translation {
+    let mut walk = Walk {
+        tables,
+        key: *key,
+        decapsulated: false,
+        overwritten: FlowMask::ZERO,
+        notes,
+        out: Translation {
+            ops: Vec::with_capacity(4),
+            mask: FlowMask::ZERO,
+            validity: Validity::Stable,
+            learn: None,
+            resolve: None,
+        },
+    };
+    walk.run();
+    walk.out
+}
+
+struct Walk<'a> {
+    tables: Tables<'a>,
+    /// The key as the actions so far have changed it; after decapsulation the inner layer is the outer one.
+    key: FlowKey,
+    decapsulated: bool,
+    /// Bits of `key` that an action wrote: looking at them says nothing about the frame as it came.
+    overwritten: FlowMask,
+    notes: Option<&'a mut Vec<Note>>,
+    out: Translation,
+}
+
+fn mac_of(value: u128) -> [u8; 6] {
+    let bytes = (value as u64).to_be_bytes();
+    [bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]]
+}
+
+fn text_of(mac: [u8; 6]) -> String {
+    let [a, b, c, d, e, f] = mac;
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+impl Walk<'_> {
+    fn note(&mut self, stage: &'static str, text: Arguments) {
+        if let Some(notes) = &mut self.notes {
+            notes.push(Note { stage, text: text.to_string() });
+        }
+    }
+
+    /// Looks at all bits of a field.
+    fn get(&mut self, field: Field) -> u128 {
+        let mut mask = FlowMask::ZERO;
+        mask.merge_field(field);
+        self.examine(&mask);
+        self.key.get(field)
+    }
+
+    /// Takes note that the bits of `mask` were looked at, in terms of the frame as it came.
+    fn examine(&mut self, mask: &FlowMask) {
+        examine(&mut self.out.mask, mask, &self.overwritten, self.decapsulated);
+    }
+
+    fn drop(&mut self, reason: Drop) {
+        self.note("drop", format_args!("{}", reason.as_str()));
+        self.out.ops.push(Op::Drop(reason.into()));
+    }
+
+    fn run(&mut self) {
+        // The port decides where a frame starts, whatever else is looked at.
+        let in_port = self.get(Field::InPort) as PortIndex;
+        let Some(port) = self.tables.snapshot.port(in_port) else { return self.drop(Drop::PortDown) };
+        self.note("ingress", format_args!("port {} ({})", port.name, port.index));
+        if self.rules() {
+            return;
+        }
+        if port.uplink {
+            return self.uplink(in_port);
+        }
+        match port.network {
+            Some(network) => self.bridge(network, Target::Port(in_port)),
+            None => self.drop(Drop::NoNetwork),
+        }
+    }
+
+    /// Runs the rules from group 0 on; true when one decided where the frame goes.
+    fn rules(&mut self) -> bool {
+        let tables = self.tables;
+        let mut group = 0;
+        for _ in 0..MAX_JUMPS {
+            let (mask, overwritten, shifted) = (&mut self.out.mask, &self.overwritten, self.decapsulated);
+            let found = tables.snapshot.rules.lookup(group, &self.key, |looked| examine(mask, looked, overwritten, shifted));
+            let Some(rule) = found else {
+                if !tables.snapshot.rules.is_empty() {
+                    self.note("rules", format_args!("no rule of group {group} matches"));
+                }
+                return false;
+            };
+            self.note("rules", format_args!("rule {} of port {} (group {group}, priority {})", rule.name.1, rule.name.0, rule.priority));
+            match self.apply(rule) {
+                Some(next) => group = next,
+                None => return true,
+            }
+        }
+        self.note("rules", format_args!("more than {MAX_JUMPS} jumps"));
+        self.drop(Drop::Action);
+        true
+    }
+
+    /// Runs a rule's actions; answers the group to go on in, or `None` when the frame's fate is decided.
+    fn apply(&mut self, rule: &CompiledRule) -> Option<u32> {
+        for action in &rule.actions {
+            self.note("action", format_args!("{action:?}"));
+            match action {
+                RuleAction::Count => self.out.ops.extend(rule.counts.clone().map(Op::Count)),
+                RuleAction::Drop => {
+                    self.drop(Drop::Rule);
+                    return None;
+                }
+                RuleAction::Jump(group) => return Some(*group),
+                RuleAction::Output(port) => {
+                    self.output(*port);
+                    return None;
+                }
+                RuleAction::Mark(mark) => self.write(Field::Mark, (*mark).into()),
+                RuleAction::Set(field, value) => {
+                    self.set_op(*field, *value);
+                    self.write(*field, *value);
+                }
+                RuleAction::DecTtl => {
+                    // The key does not follow a relative change, so a later match on it must see the frame's own value.
+                    self.out.ops.push(Op::DecTtl);
+                    let ttl = self.get(Field::IpTtl(Layer::Outer));
+                    self.key.set(Field::IpTtl(Layer::Outer), ttl.saturating_sub(1));
+                }
+                RuleAction::PushVlan(tpid) => {
+                    self.out.ops.push(Op::PushVlan(*tpid));
+                    let outermost = self.get(Field::VlanTci(Layer::Outer));
+                    self.write(Field::InnerVlanTci(Layer::Outer), outermost);
+                    self.write(Field::VlanTci(Layer::Outer), sumeru_packet::field::VLAN_PRESENT.into());
+                }
+                RuleAction::PopVlan => {
+                    self.out.ops.push(Op::PopVlan);
+                    let inner = self.get(Field::InnerVlanTci(Layer::Outer));
+                    self.write(Field::VlanTci(Layer::Outer), inner);
+                    self.write(Field::InnerVlanTci(Layer::Outer), 0);
+                }
+                RuleAction::SetVlanVid(vid) => {
+                    self.out.ops.push(Op::SetVlanVid(*vid));
+                    let tci = self.get(Field::VlanTci(Layer::Outer)) & !0xfff | u128::from(*vid);
+                    self.write(Field::VlanTci(Layer::Outer), tci);
+                }
+                RuleAction::SetVlanPcp(pcp) => {
+                    self.out.ops.push(Op::SetVlanPcp(*pcp));
+                    let tci = self.get(Field::VlanTci(Layer::Outer)) & 0x1fff | u128::from(*pcp) << 13;
+                    self.write(Field::VlanTci(Layer::Outer), tci);
+                }
+                RuleAction::Decapsulate => self.decapsulate(),
+                RuleAction::Encapsulate(definition) => {
+                    if !self.encapsulate_by_rule(definition) {
+                        return None;
+                    }
+                }
+            }
+        }
+        // Validation demands a fate, so this is not reached; dropping is the safe answer.
+        self.drop(Drop::Rule);
+        None
+    }
+
+    fn set_op(&mut self, field: Field, value: u128) {
+        let is_v6 = || self.key.get(Field::EthType(Layer::Outer)) == 0x86dd;
+        let op = match field {
+            Field::EthSrc(_) => Op::SetEthSrc(mac_of(value)),
+            Field::EthDst(_) => Op::SetEthDst(mac_of(value)),
+            Field::IpSrc(_) if is_v6() => Op::SetIpv6Src(Box::new(value)),
+            Field::IpDst(_) if is_v6() => Op::SetIpv6Dst(Box::new(value)),
+            Field::IpSrc(_) => Op::SetIpv4Src(value as u32),
+            Field::IpDst(_) => Op::SetIpv4Dst(value as u32),
+            Field::L4Src(_) => Op::SetL4Src(value as u16),
+            Field::L4Dst(_) => Op::SetL4Dst(value as u16),
+            Field::IpTtl(_) => Op::SetTtl(value as u8),
+            _ => Op::Drop(Drop::Action.into()),
+        };
+        // Which header the operation edits depends on the frame's type.
+        self.get(Field::EthType(Layer::Outer));
+        self.out.ops.push(op);
+    }
+
+    fn write(&mut self, field: Field, value: u128) {
+        self.key.set(field, value);
+        self.overwritten.merge_field(field);
+    }
+
+    fn decapsulate(&mut self) {
+        // Presence of the inner layer is part of the decision.
+        self.get(Field::Layers);
+        self.out.ops.push(Op::Decapsulate);
+        let word = |i: usize| if i < OUTER_BASE + LAYER_WORDS { i + LAYER_WORDS } else { i };
+        let inner = self.key;
+        for i in OUTER_BASE..INNER_BASE {
+            self.key.set_word(i, inner.word(word(i)));
+            self.key.set_word(i + LAYER_WORDS, 0);
+            self.overwritten.set_word(i, 0);
+            self.overwritten.set_word(i + LAYER_WORDS, u64::MAX);
+        }
+        self.decapsulated = true;
+    }
+
+    /// On the uplink and taken by no rule: tunnels to this node, and what the underlay itself needs.
+    fn uplink(&mut self, in_port: PortIndex) {
+        let Some(underlay) = &self.tables.snapshot.underlay else { return self.drop(Drop::NoUnderlay) };
+        let o = Layer::Outer;
+        let eth_type = self.get(Field::EthType(o));
+        if eth_type == 0x0806 {
+            return self.consume("ARP on the underlay");
+        }
+        if eth_type != 0x0800 && eth_type != 0x86dd {
+            return self.drop(Drop::NotForUs);
+        }
+        let destination = ip_of(eth_type, self.get(Field::IpDst(o)));
+        let proto = self.get(Field::IpProto(o));
+        if !underlay.owns(destination) {
+            // Neighbour solicitations go to a multicast address that stands for ours (RFC 4291, 2.7.1).
+            return if proto == 58 { self.consume("ICMPv6 on the underlay") } else { self.drop(Drop::NotForUs) };
+        }
+        if proto == 1 || proto == 58 {
+            return self.consume("ICMP to this node");
+        }
+        if proto != 17 || self.get(Field::Vxlan(o)) == 0 || self.get(Field::Fragment(o)) != 0 {
+            self.get(Field::L4Dst(o));
+            return self.drop(Drop::NotForUs);
+        }
+        let vni = self.get(Field::Vni(o)) as NetworkId;
+        let source = ip_of(eth_type, self.get(Field::IpSrc(o)));
+        let Some(network) = self.tables.snapshot.networks.get(&vni) else { return self.drop(Drop::UnknownVni) };
+        if !network.remotes.contains(&source) {
+            return self.drop(Drop::UnknownRemote);
+        }
+        let _ = in_port;
+        self.note("tunnel", format_args!("VXLAN {vni} from {source}: network {}", network.name));
+        self.decapsulate();
+        self.bridge(vni, Target::Remote(source));
+    }
+
+    fn consume(&mut self, what: &str) {
+        self.note("underlay", format_args!("{what}"));
+        self.out.validity = Validity::Once;
+        self.out.ops.push(Op::Consume);
+    }
+
+    /// The learning bridge of a network.
+    fn bridge(&mut self, id: NetworkId, from: Target) {
+        let tables = self.tables;
+        let Some(network) = tables.snapshot.networks.get(&id) else { return self.drop(Drop::NoNetwork) };
+        let o = Layer::Outer;
+        let source = mac_of(self.get(Field::EthSrc(o)));
+        let destination = mac_of(self.get(Field::EthDst(o)));
+        if source[0] & 1 != 0 || source == [0; 6] {
+            return self.drop(Drop::BadSource);
+        }
+        self.out.learn = Some((id, source, from));
+        // Reserved by 802.1D table 7-10 for protocols between neighbours.
+        if destination[..5] == [0x01, 0x80, 0xc2, 0, 0] && destination[5] < 0x10 {
+            return self.drop(Drop::LinkLocal);
+        }
+        if destination[0] & 1 == 0
+            && let Some(entry) = tables.fdb.get(id, destination)
+        {
+            self.note("bridge", format_args!("{} is at {:?}", text_of(destination), entry.target));
+            return match entry.target {
+                target if target == from => self.drop(Drop::SamePort),
+                Target::Port(port) => self.output(port),
+                Target::Remote(_) if matches!(from, Target::Remote(_)) => self.drop(Drop::SplitHorizon),
+                Target::Remote(remote) => {
+                    self.tunnel(id, remote);
+                }
+            };
+        }
+        self.flood(network, from, destination);
+    }
+
+    /// Sends to every port of the network but the one it came from, and to every remote unless it came from one.
+    fn flood(&mut self, network: &NetworkView, from: Target, destination: [u8; 6]) {
+        self.note("bridge", format_args!("{} is not known: flood network {}", text_of(destination), network.name));
+        if destination[0] & 1 == 0 {
+            self.out.validity = Validity::Unknown;
+        }
+        let start = self.out.ops.len();
+        self.out.ops.push(Op::Flood(network.id));
+        for port in &network.ports {
+            if from != Target::Port(*port) {
+                self.output(*port);
+            }
+        }
+        if !matches!(from, Target::Remote(_)) {
+            for remote in &network.remotes {
+                let before = self.out.ops.len();
+                if self.tunnel(network.id, *remote) {
+                    self.out.ops.push(Op::Unwrap);
+                } else {
+                    // The others still get it; this remote's turn comes when it is resolved.
+                    self.out.ops.truncate(before);
+                    self.out.validity = Validity::Unknown;
+                }
+            }
+        }
+        if matches!(self.out.ops.last(), Some(Op::Unwrap)) {
+            self.out.ops.pop();
+        }
+        if self.out.ops.len() == start + 1 {
+            self.out.ops.truncate(start);
+            self.drop(if self.out.resolve.is_some() { Drop::NeighbourUnresolved } else { Drop::NoDestination });
+        }
+    }
+
+    fn output(&mut self, port: PortIndex) {
+        match self.tables.snapshot.port(port) {
+            Some(view) => self.note("egress", format_args!("port {} ({port})", view.name)),
+            None => self.note("egress", format_args!("port {port}, which does not exist")),
+        }
+        self.out.ops.push(Op::Output(port));
+    }
+
+    /// Into the tunnel of network `vni` towards `remote`; false when that cannot be done now, with the reason in the operations.
+    fn tunnel(&mut self, vni: NetworkId, remote: IpAddr) -> bool {
+        let Some(underlay) = &self.tables.snapshot.underlay else {
+            self.drop(Drop::NoUnderlay);
+            return false;
+        };
+        let Some(src) = underlay.source_for(remote) else {
+            self.drop(Drop::NoUnderlay);
+            return false;
+        };
+        let Some(eth_dst) = self.resolve(remote) else { return false };
+        let Some(addresses) = addresses(src, remote) else {
+            self.drop(Drop::NoUnderlay);
+            return false;
+        };
+        let headers = Encapsulation::new(eth_dst, underlay.mac, None, addresses, TUNNEL_TTL, underlay.vxlan_port, vni);
+        self.note("tunnel", format_args!("VXLAN {vni} from {src} to {remote}"));
+        self.out.ops.push(Op::Encapsulate(Box::new(Tunnel { headers, udp_src: None, tos: 0 })));
+        self.output(underlay.port);
+        true
+    }
+
+    fn resolve(&mut self, remote: IpAddr) -> Option<[u8; 6]> {
+        let known = self.tables.neighbours.mac(remote);
+        if known.is_none() {
+            self.out.resolve = Some(remote);
+            self.out.validity = Validity::Unknown;
+            self.drop(Drop::NeighbourUnresolved);
+        }
+        known
+    }
+
+    fn encapsulate_by_rule(&mut self, definition: &VxlanDefinition) -> bool {
+        let Some(underlay) = &self.tables.snapshot.underlay else {
+            self.drop(Drop::NoUnderlay);
+            return false;
+        };
+        let bytes = |mac: sumeru_flow::model::MacAddr| mac_of(mac.to_bits());
+        let dst = definition.addresses.dst();
+        let eth_dst = match definition.eth_dst.map(bytes) {
+            Some(mac) => mac,
+            None => match self.resolve(dst) {
+                Some(mac) => mac,
+                None => return false,
+            },
+        };
+        let addresses = match definition.addresses {
+            TunnelAddresses::V4 { src, dst } => Addresses::Ipv4(src, dst),
+            TunnelAddresses::V6 { src, dst } => Addresses::Ipv6(src, dst),
+        };
+        let (eth_src, vni) = (definition.eth_src.map_or(underlay.mac, bytes), definition.vni.to_bits() as u32);
+        let headers = Encapsulation::new(eth_dst, eth_src, None, addresses, definition.ip_ttl, definition.udp_dst, vni);
+        let tunnel = Tunnel { headers, udp_src: definition.udp_src, tos: definition.ip_tos };
+        self.out.ops.push(Op::Encapsulate(Box::new(tunnel)));
+        true
+    }
+}
+
+/// Adds the bits of `looked` that the frame itself decides to `mask`, in terms of the frame as it came.
+fn examine(mask: &mut FlowMask, looked: &FlowMask, overwritten: &FlowMask, decapsulated: bool) {
+    for i in looked.active() {
+        let own = looked.word(i) & !overwritten.word(i);
+        let at = if decapsulated && (OUTER_BASE..INNER_BASE).contains(&i) { i + LAYER_WORDS } else { i };
+        mask.set_word(at, mask.word(at) | own);
+    }
+}
+
+/// An address as the key holds it.
+fn ip_of(eth_type: u128, value: u128) -> IpAddr {
+    if eth_type == 0x0800 { IpAddr::V4((value as u32).into()) } else { IpAddr::V6(value.into()) }
+}
+
+/// The pair, if both are of one family.
+fn addresses(src: IpAddr, dst: IpAddr) -> Option<Addresses> {
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => Some(Addresses::Ipv4(src, dst)),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => Some(Addresses::Ipv6(src, dst)),
+        _ => None,
+    }
+}

@@ -1,0 +1,285 @@
+//! The node's own stack on the uplink, as little as tunnels need: ARP (RFC 826), neighbour discovery (RFC 4861, hosts only) and
+//! echo (RFC 792, RFC 4443) for the node's underlay addresses.
+//!
+//! Every lcore has its own table of neighbours. It routes nothing and takes every remote to be on the link.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use sumeru_packet::build::{self, NeighbourFlags};
+use sumeru_packet::checksum::checksum;
+use sumeru_packet::{L3Kind, Layout};
+
+use crate::snapshot::{Snapshot, Underlay};
+
+/// Most neighbours; a wire that announces more is not listened to.
+const CAPACITY: usize = 16384;
+/// Seconds after an answer when the neighbour is asked again (RFC 4861 section 10, REACHABLE_TIME).
+const REACHABLE: u32 = 30;
+/// Unanswered questions until a neighbour is given up (MAX_UNICAST_SOLICIT); it is asked on, but frames are dropped.
+const MAX_PROBES: u8 = 3;
+
+/// What is known of a neighbour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its link-layer address, once it answered.
+    pub mac: Option<[u8; 6]>,
+    /// Seconds of the lcore's clock at its last answer.
+    pub answered: u32,
+    /// Questions since then.
+    pub probes: u8,
+}
+
+/// The link-layer addresses of the underlay.
+#[derive(Debug, Default)]
+pub struct Neighbours {
+    entries: HashMap<IpAddr, Neighbour>,
+}
+
+impl Neighbours {
+    /// The link-layer address of a neighbour.
+    pub fn mac(&self, address: IpAddr) -> Option<[u8; 6]> {
+        self.entries.get(&address)?.mac
+    }
+
+    /// Wants to know this neighbour from now on; true when it was not wanted before.
+    pub fn want(&mut self, address: IpAddr) -> bool {
+        if self.entries.contains_key(&address) || self.entries.len() >= CAPACITY {
+            return false;
+        }
+        self.entries.insert(address, Neighbour::default());
+        true
+    }
+
+    /// Takes over the remotes of all networks as neighbours that are wanted; forgets the others.
+    pub fn reconcile(&mut self, snapshot: &Snapshot) {
+        let wanted = |address: &IpAddr| snapshot.networks.values().any(|network| network.remotes.contains(address));
+        self.entries.retain(|address, entry| wanted(address) || entry.mac.is_some());
+        for network in snapshot.networks.values() {
+            for remote in &network.remotes {
+                self.want(*remote);
+            }
+        }
+    }
+
+    /// Takes note of an answer, only from those that were asked or known; true when the address changed.
+    fn answer(&mut self, address: IpAddr, mac: [u8; 6], now: u32) -> bool {
+        if mac[0] & 1 != 0 || mac == [0; 6] {
+            return false;
+        }
+        let Some(entry) = self.entries.get_mut(&address) else { return false };
+        let changed = entry.mac != Some(mac);
+        *entry = Neighbour { mac: Some(mac), answered: now, probes: 0 };
+        changed
+    }
+
+    /// Those that are to be asked now. Called once a second. True when one was given up, so that decisions change.
+    pub fn ask(&mut self, now: u32, mut ask: impl FnMut(IpAddr)) -> bool {
+        let mut changed = false;
+        for (address, entry) in &mut self.entries {
+            let stale = entry.mac.is_none() || now.saturating_sub(entry.answered) >= REACHABLE;
+            if !stale {
+                continue;
+            }
+            if entry.probes >= MAX_PROBES && entry.mac.take().is_some() {
+                changed = true;
+            }
+            entry.probes = entry.probes.saturating_add(1);
+            // A neighbour that never answers is asked every eight seconds.
+            if entry.probes <= MAX_PROBES || entry.probes % 8 == 0 {
+                ask(*address);
+            }
+            if entry.probes == u8::MAX {
+                entry.probes = MAX_PROBES + 1;
+            }
+        }
+        changed
+    }
+
+    /// All neighbours.
+    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &Neighbour)> {
+        self.entries.iter().map(|(address, entry)| (*address, entry))
+    }
+}
+
+/// What a frame for the node itself leads to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reaction {
+    /// A neighbour's address is new or changed.
+    pub learned: bool,
+    /// Length of the answer that was written, 0 for none.
+    pub reply_len: usize,
+}
+
+/// The question for a neighbour's link-layer address, written to `frame`; its length, or 0 when the underlay has no address of that family.
+pub fn question(underlay: &Underlay, remote: IpAddr, frame: &mut [u8]) -> usize {
+    let Some(source) = underlay.source_for(remote) else { return 0 };
+    let built = match (source, remote) {
+        (IpAddr::V4(source), IpAddr::V4(remote)) => build::arp_request(frame, underlay.mac, source, remote),
+        (IpAddr::V6(source), IpAddr::V6(remote)) => build::neighbour_solicitation(frame, underlay.mac, source, remote),
+        _ => return 0,
+    };
+    built.unwrap_or(0)
+}
+
+/// Handles a frame for the node itself: `frame` whole, `layout` as parsed. An answer goes to `reply`.
+pub fn handle(
+    frame: &[u8],
+    layout: &Layout,
+    underlay: &Underlay,
+    neighbours: &mut Neighbours,
+    now: u32,
+    reply: &mut [u8],
+) -> Reaction {
+    match layout.outer().l3_kind {
+        L3Kind::Arp => arp(frame, layout, underlay, neighbours, now, reply),
+        L3Kind::Ipv4 => Reaction { learned: false, reply_len: echo4(frame, layout, underlay, reply).unwrap_or(0) },
+        L3Kind::Ipv6 => icmp6(frame, layout, underlay, neighbours, now, reply).unwrap_or_default(),
+        L3Kind::None => Reaction::default(),
+    }
+}
+
+fn bytes<const N: usize>(frame: &[u8], at: usize) -> Option<[u8; N]> {
+    frame.get(at..at + N)?.try_into().ok()
+}
+
+fn arp(
+    frame: &[u8],
+    layout: &Layout,
+    underlay: &Underlay,
+    neighbours: &mut Neighbours,
+    now: u32,
+    reply: &mut [u8],
+) -> Reaction {
+    let at = usize::from(layout.outer().l3);
+    let read = || {
+        let (opcode, sender_mac) = (u16::from_be_bytes(bytes(frame, at + 6)?), bytes::<6>(frame, at + 8)?);
+        let (sender, target) = (Ipv4Addr::from(bytes::<4>(frame, at + 14)?), Ipv4Addr::from(bytes::<4>(frame, at + 24)?));
+        Some((opcode, sender_mac, sender, target))
+    };
+    let Some((opcode, sender_mac, sender, target)) = read() else { return Reaction::default() };
+    // Our own address from someone else would lead tunnels astray.
+    if underlay.owns(sender.into()) {
+        return Reaction::default();
+    }
+    let learned = neighbours.answer(sender.into(), sender_mac, now);
+    let mut reaction = Reaction { learned, reply_len: 0 };
+    if opcode == 1 && underlay.owns(target.into()) {
+        reaction.reply_len = build::arp_reply(reply, underlay.mac, target, sender_mac, sender).unwrap_or(0);
+    }
+    reaction
+}
+
+/// Copies the Ethernet header of an answer: back to where the question came from.
+fn turn_ethernet(frame: &[u8], underlay: &Underlay, reply: &mut [u8]) -> Option<()> {
+    reply.get_mut(..6)?.copy_from_slice(frame.get(6..12)?);
+    reply.get_mut(6..12)?.copy_from_slice(&underlay.mac);
+    Some(())
+}
+
+fn echo4(frame: &[u8], layout: &Layout, underlay: &Underlay, reply: &mut [u8]) -> Option<usize> {
+    let layer = layout.outer();
+    let (l3, l4) = (usize::from(layer.l3), usize::from(layer.l4));
+    let total = usize::from(u16::from_be_bytes(bytes(frame, l3 + 2)?));
+    let packet_end = l3 + total;
+    let message = frame.get(l4..packet_end)?;
+    if layer.l4_proto != 1 || l4 == 0 || layer.is_fragment() || message.first() != Some(&8) || checksum(message) != 0 {
+        return None;
+    }
+    let answer = reply.get_mut(..packet_end)?;
+    answer.copy_from_slice(frame.get(..packet_end)?);
+    turn_ethernet(frame, underlay, answer)?;
+    answer.get_mut(l3 + 12..l3 + 20)?.rotate_left(4);
+    *answer.get_mut(l3 + 8)? = 64;
+    answer.get_mut(l3 + 10..l3 + 12)?.fill(0);
+    let sum = checksum(answer.get(l3..l4)?);
+    answer.get_mut(l3 + 10..l3 + 12)?.copy_from_slice(&sum.to_be_bytes());
+    finish_echo(answer, l4, 0, sumeru_packet::Checksum::new())?;
+    Some(packet_end)
+}
+
+/// Makes an echo request at `l4` the reply of type `kind`.
+fn finish_echo(answer: &mut [u8], l4: usize, kind: u8, mut sum: sumeru_packet::Checksum) -> Option<()> {
+    let message = answer.get_mut(l4..)?;
+    *message.first_mut()? = kind;
+    message.get_mut(2..4)?.fill(0);
+    sum.add(message);
+    let checksum = !sum.folded();
+    message.get_mut(2..4)?.copy_from_slice(&checksum.to_be_bytes());
+    Some(())
+}
+
+fn icmp6(
+    frame: &[u8],
+    layout: &Layout,
+    underlay: &Underlay,
+    neighbours: &mut Neighbours,
+    now: u32,
+    reply: &mut [u8],
+) -> Option<Reaction> {
+    let layer = layout.outer();
+    let (l3, l4) = (usize::from(layer.l3), usize::from(layer.l4));
+    if layer.l4_proto != 58 || l4 == 0 || layer.is_fragment() {
+        return None;
+    }
+    let (src, dst) = (Ipv6Addr::from(bytes::<16>(frame, l3 + 8)?), Ipv6Addr::from(bytes::<16>(frame, l3 + 24)?));
+    let packet_end = l3 + 40 + usize::from(u16::from_be_bytes(bytes(frame, l3 + 4)?));
+    let message = frame.get(l4..packet_end)?;
+    let pseudo = sumeru_packet::checksum::pseudo_ipv6(src.to_bits(), dst.to_bits(), 58, u32::try_from(message.len()).ok()?);
+    let mut sum = pseudo;
+    sum.add(message);
+    if sum.folded() != 0xffff {
+        return None;
+    }
+    let unforwarded = *frame.get(l3 + 7)? == 255;
+    match *message.first()? {
+        // Neighbour solicitation and advertisement.
+        135 if unforwarded => {
+            let target = Ipv6Addr::from(bytes::<16>(message, 8)?);
+            if !underlay.owns(target.into()) || src.is_unspecified() {
+                return None;
+            }
+            let mac = link_address(message, 24, 1)?;
+            let learned = neighbours.answer(src.into(), mac, now);
+            let flags = NeighbourFlags { router: false, solicited: true, override_known: true };
+            let len = build::neighbour_advertisement(reply, underlay.mac, target, mac, src, flags);
+            Some(Reaction { learned, reply_len: len.unwrap_or(0) })
+        }
+        136 if unforwarded => {
+            let target = Ipv6Addr::from(bytes::<16>(message, 8)?);
+            if underlay.owns(target.into()) {
+                return None;
+            }
+            let mac = link_address(message, 24, 2)?;
+            Some(Reaction { learned: neighbours.answer(target.into(), mac, now), reply_len: 0 })
+        }
+        128 if underlay.owns(dst.into()) => {
+            let answer = reply.get_mut(..packet_end)?;
+            answer.copy_from_slice(frame.get(..packet_end)?);
+            turn_ethernet(frame, underlay, answer)?;
+            answer.get_mut(l3 + 8..l3 + 40)?.rotate_left(16);
+            *answer.get_mut(l3 + 7)? = 64;
+            finish_echo(answer, l4, 129, pseudo)?;
+            Some(Reaction { learned: false, reply_len: packet_end })
+        }
+        _ => None,
+    }
+}
+
+/// The link-layer address option of kind `kind` among the options from `at` on (RFC 4861 section 4.6.1).
+fn link_address(message: &[u8], mut at: usize, kind: u8) -> Option<[u8; 6]> {
+    loop {
+        let [found, units] = bytes::<2>(message, at)?;
+        if units == 0 {
+            return None;
+        }
+        if found == kind && units == 1 {
+            return bytes(message, at + 2);
+        }
+        at += usize::from(units) * 8;
+    }
+}
+
+#[cfg(test)]
+#[path = "underlay_tests.rs"]
+mod tests;

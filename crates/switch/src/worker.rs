@@ -1,0 +1,601 @@
+//! The switch on one lcore: polls its ports, decides what happens to each frame, sends it off.
+//!
+//! A burst's way: [`SwitchWorker::poll`] → `Sender::receive` or `Wire::receive` → `parse` (headers into scratch, key, hash) → `Cache::find` → (on a miss
+//! [`translate`]) → [`Lane::execute`] → `Receiver::send` or `Wire::send` → `Sender::release`.
+#![allow(unsafe_code)]
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sumeru_engine::publish::Subscriber;
+use sumeru_engine::{Armed, Cx, Poller, Tsc, Watch};
+use sumeru_packet::field::INNER_BASE;
+use sumeru_packet::{Field, HEADER_MAX, Layer, Malformed, ParseOptions, parse};
+use sumeru_virtio::eventfd::Eventfd;
+
+use crate::cache::{Cache, Level};
+use crate::capture::{Seen, Tap};
+use crate::egress;
+use crate::fdb::{Entry, Fdb, Learned};
+use crate::frame::{BURST, MAX_FRAME, PortIndex};
+use crate::lane::{Attachment, Lane, LocalPort, Outcome, RingPair};
+use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
+use crate::program::Validity;
+use crate::ring::{QueueFault, Receiver, Sender};
+use crate::snapshot::{NetworkId, Snapshot};
+use crate::stats::{Drop, DropReason, PipelineCounters, PortCounters, Stage};
+use crate::translate::{Note, Tables, translate};
+use crate::underlay::{self, Neighbour, Neighbours};
+use crate::wire::{Received, Wire};
+
+/// Seconds between looks at what has become old.
+const SWEEP: u32 = 10;
+/// Most bytes of a frame for the engine itself (ARP, neighbour discovery, echo).
+const OWN_FRAME: usize = 2048;
+
+/// Told of a queue that was stopped, from the lcore; must not block.
+pub type FaultSink = Box<dyn Fn(PortIndex, usize, QueueFault) + Send>;
+
+/// A place where frames come in.
+#[derive(Clone, Copy, Debug)]
+struct Source {
+    port: PortIndex,
+    pair: usize,
+}
+
+/// The switch on one lcore.
+pub struct SwitchWorker {
+    snapshot: Subscriber<Snapshot>,
+    lane: Lane,
+    cache: Cache,
+    fdb: Fdb,
+    neighbours: Neighbours,
+    sources: Vec<Source>,
+    received: Vec<Received>,
+    faults: FaultSink,
+    deep: bool,
+    started: Tsc,
+    second: u64,
+    next_tick: Tsc,
+    now: u32,
+}
+
+impl SwitchWorker {
+    /// A worker without ports; `number` is its place among the switch's lcores.
+    pub fn new(number: usize, snapshot: Subscriber<Snapshot>, counters: Arc<PipelineCounters>, faults: FaultSink) -> Self {
+        let started = Tsc::now();
+        Self {
+            snapshot,
+            lane: Lane::new(number, counters),
+            cache: Cache::new(),
+            fdb: Fdb::default(),
+            neighbours: Neighbours::default(),
+            sources: Vec::with_capacity(64),
+            received: Vec::with_capacity(BURST),
+            faults,
+            deep: false,
+            started,
+            second: Tsc::ticks(Duration::from_secs(1)),
+            next_tick: started,
+            now: 0,
+        }
+    }
+
+    /// Takes over the newest configuration, if there is one.
+    #[inline(always)]
+    pub fn refresh(&mut self) {
+        if self.snapshot.refresh() {
+            self.reconfigure();
+        }
+    }
+
+    /// Puts a port of a guest here, without queues yet.
+    pub fn add_guest(&mut self, index: PortIndex, pairs: usize, counters: Arc<PortCounters>) {
+        let pairs = (0..pairs).map(|_| RingPair::default()).collect();
+        self.add(index, LocalPort::new(Attachment::Rings(pairs), counters));
+    }
+
+    /// Puts a wire port here.
+    ///
+    /// # Errors
+    /// When its descriptor cannot be waited for.
+    pub fn add_wire(&mut self, index: PortIndex, wire: Box<dyn Wire>, counters: Arc<PortCounters>, watch: &Watch) -> std::io::Result<()> {
+        watch.add(wire.fd())?;
+        self.add(index, LocalPort::new(Attachment::Wire(wire), counters));
+        Ok(())
+    }
+
+    fn add(&mut self, index: PortIndex, port: LocalPort) {
+        let at = usize::from(index);
+        if self.lane.ports.len() <= at {
+            self.lane.ports.resize_with(at + 1, || None);
+        }
+        self.lane.ports[at] = Some(port);
+        self.reconfigure();
+    }
+
+    /// Takes a port off; its rings and sockets are dropped here.
+    pub fn remove(&mut self, index: PortIndex, watch: &Watch) {
+        if let Some(port) = self.lane.ports.get_mut(usize::from(index)).and_then(Option::take)
+            && let Attachment::Wire(wire) = &port.attachment
+        {
+            watch.remove(wire.fd());
+        }
+        self.reconfigure();
+    }
+
+    fn pair(&mut self, port: PortIndex, pair: usize) -> Option<&mut RingPair> {
+        match &mut self.lane.port(port)?.attachment {
+            Attachment::Rings(pairs) => pairs.get_mut(pair),
+            Attachment::Wire(_) => None,
+        }
+    }
+
+    /// Sets (or with `None` takes back) the queue that a guest transmits on. Answers the old one.
+    pub fn set_sender(&mut self, port: PortIndex, pair: usize, sender: Option<Sender>, watch: &Watch) -> Option<Sender> {
+        let slot = &mut self.pair(port, pair)?.sender;
+        let mut old = std::mem::replace(slot, sender);
+        if let Some(kick) = old.as_mut().and_then(|old| old.queue().kick().cloned()) {
+            watch.remove(kick.as_fd());
+        }
+        if let Some(kick) = slot.as_mut().and_then(|new| new.queue().kick().cloned())
+            && let Err(error) = watch.add(kick.as_fd())
+        {
+            tracing::warn!(port, pair, %error, "cannot wait for the guest's notifications; its queue is served while the lcore is awake");
+        }
+        self.list_sources();
+        old
+    }
+
+    /// Sets (or takes back) the queue that a guest receives on. Answers the old one.
+    pub fn set_receiver(&mut self, port: PortIndex, pair: usize, receiver: Option<Receiver>) -> Option<Receiver> {
+        let slot = &mut self.pair(port, pair)?.receiver;
+        std::mem::replace(slot, receiver)
+    }
+
+    /// Enables or disables one of a guest's queues; false when it is not here.
+    pub fn set_enabled(&mut self, port: PortIndex, pair: usize, receive: bool, enabled: bool) -> bool {
+        let Some(pair) = self.pair(port, pair) else { return false };
+        match (receive, &mut pair.sender, &mut pair.receiver) {
+            (false, Some(sender), _) => sender.set_enabled(enabled),
+            (true, _, Some(receiver)) => receiver.set_enabled(enabled),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Replaces the eventfd by which a queue's driver is notified; false when it is not here.
+    pub fn set_call(&mut self, port: PortIndex, pair: usize, receive: bool, call: Option<Eventfd>) -> bool {
+        let Some(pair) = self.pair(port, pair) else { return false };
+        match (receive, &mut pair.sender, &mut pair.receiver) {
+            (false, Some(sender), _) => sender.queue().set_call(call),
+            (true, _, Some(receiver)) => receiver.queue().set_call(call),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Starts or ends watching; answers the old tap.
+    pub fn set_tap(&mut self, tap: Option<Tap>) -> Option<Tap> {
+        std::mem::replace(&mut self.lane.tap, tap)
+    }
+
+    /// The learned addresses, and the lcore's clock in seconds.
+    pub fn fdb(&self) -> (Vec<(NetworkId, [u8; 6], Entry)>, u32) {
+        (self.fdb.iter().map(|(network, mac, entry)| (network, mac, *entry)).collect(), self.now)
+    }
+
+    /// The neighbours on the underlay, and the lcore's clock in seconds.
+    pub fn neighbours(&self) -> (Vec<(IpAddr, Neighbour)>, u32) {
+        (self.neighbours.iter().map(|(address, neighbour)| (address, *neighbour)).collect(), self.now)
+    }
+
+    /// Entries in the flow cache.
+    pub fn cached(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Runs a frame through the pipeline as if it had come in on `port`; nothing is sent, learned or counted. Answers the decisions and what would leave.
+    pub fn trace(&self, port: PortIndex, bytes: &mut [u8]) -> Traced {
+        crate::trace::run(self.tables(), port, bytes)
+    }
+
+    fn tables(&self) -> Tables<'_> {
+        Tables { snapshot: &self.snapshot, fdb: &self.fdb, neighbours: &self.neighbours }
+    }
+
+    /// Takes over a new configuration.
+    fn reconfigure(&mut self) {
+        self.cache.invalidate();
+        self.fdb.reconcile(&self.snapshot, self.now);
+        self.neighbours.reconcile(&self.snapshot);
+        let union = self.snapshot.rules.union();
+        self.deep = union.get(Field::Vxlan(Layer::Outer)) != 0 || (INNER_BASE..HEADER_MAX.min(24)).any(|i| union.word(i) != 0);
+        let vxlan_port = self.snapshot.underlay.as_ref().map_or(4789, |underlay| underlay.vxlan_port);
+        for (index, port) in self.lane.ports.iter_mut().enumerate() {
+            let Some(port) = port else { continue };
+            let view = self.snapshot.port(index as PortIndex);
+            // Ethernet header and one VLAN tag besides the MTU.
+            port.max_frame = view.map_or(1500, |view| u32::from(view.mtu)) + 18;
+            let looks_inside = self.deep || view.is_some_and(|view| view.uplink);
+            port.parse = if looks_inside { ParseOptions { vxlan_port, inner: true } } else { ParseOptions::PLAIN };
+        }
+        self.lane.floods = limits(&self.snapshot);
+        self.list_sources();
+        // Neighbours that are new are asked at once.
+        self.next_tick = self.started;
+    }
+
+    fn list_sources(&mut self) {
+        self.sources.clear();
+        for (index, port) in self.lane.ports.iter().enumerate() {
+            let Some(port) = port else { continue };
+            let port_index = index as PortIndex;
+            match &port.attachment {
+                Attachment::Wire(_) => self.sources.push(Source { port: port_index, pair: 0 }),
+                Attachment::Rings(pairs) => {
+                    let with_sender = pairs.iter().enumerate().filter(|(_, pair)| pair.sender.is_some());
+                    self.sources.extend(with_sender.map(|(pair, _)| Source { port: port_index, pair }));
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn poll_source(&mut self, source: Source) -> usize {
+        let Some(Some(port)) = self.lane.ports.get_mut(usize::from(source.port)) else { return 0 };
+        let options = port.parse;
+        let (count, mut alive) = match &mut port.attachment {
+            Attachment::Rings(pairs) => {
+                let Some(sender) = pairs.get_mut(source.pair).and_then(|pair| pair.sender.as_mut()) else { return 0 };
+                let count = sender.receive(&mut self.lane.frames, &mut self.lane.list);
+                if count == 0 {
+                    if let Some(fault) = sender.fault() {
+                        self.stop_source(source, fault);
+                    }
+                    return 0;
+                }
+                let net_header_len = sender.net_header_len();
+                (count, self.load_ring(source.port, count, net_header_len))
+            }
+            Attachment::Wire(wire) => {
+                self.received.clear();
+                let count = wire.receive(BURST, &mut self.received);
+                if count == 0 {
+                    return 0;
+                }
+                (count, self.load_wire(source.port))
+            }
+        };
+        alive = self.parse(count, alive, options);
+        self.count_received(source.port, count, alive);
+        self.decide_all(alive);
+        self.lane.flush();
+        self.release(source, count);
+        count
+    }
+
+    /// Copies the headers of a ring's frames into their scratch; answers which frames go on.
+    #[inline(always)]
+    fn load_ring(&mut self, port: PortIndex, count: usize, net_header_len: u16) -> u32 {
+        let mut alive = 0_u32;
+        let lane = &mut self.lane;
+        for (index, frame) in lane.frames[..count].iter_mut().enumerate() {
+            frame.in_port = port;
+            let Some(len) = frame.len.checked_sub(u32::from(net_header_len)).filter(|len| (14..=MAX_FRAME).contains(len)) else {
+                drop_bad(&lane.counters, frame.len, net_header_len);
+                continue;
+            };
+            frame.len = len;
+            let mut net_header = [0; SHORT_NET_HEADER_LEN];
+            // SAFETY: the segments were translated this burst; the queue on this lcore keeps the memory.
+            let loaded = unsafe { egress::load(frame, &lane.list, net_header_len, &mut net_header) };
+            match Offload::read(&net_header) {
+                Ok(offload) if loaded => {
+                    frame.offload = offload;
+                    alive |= 1 << index;
+                }
+                _ => lane.counters.dropped(Drop::BadOffload.into()),
+            }
+        }
+        alive
+    }
+
+    fn load_wire(&mut self, port: PortIndex) -> u32 {
+        let mut alive = 0_u32;
+        let lane = &mut self.lane;
+        lane.list.clear();
+        for (index, (frame, received)) in lane.frames.iter_mut().zip(&self.received).enumerate() {
+            frame.in_port = port;
+            frame.first_segment = lane.list.len() as u32;
+            frame.segments = 1;
+            frame.len = received.data.len();
+            frame.offload = received.offload;
+            lane.list.push(received.data);
+            if !(14..=MAX_FRAME).contains(&frame.len) {
+                drop_bad(&lane.counters, frame.len, 0);
+                continue;
+            }
+            // SAFETY: the wire port lends the buffers until it is asked again.
+            if unsafe { egress::load(frame, &lane.list, 0, &mut [0; SHORT_NET_HEADER_LEN]) } {
+                alive |= 1 << index;
+            }
+        }
+        alive
+    }
+
+    /// Parses the frames that go on; answers those that still do.
+    #[inline(always)]
+    fn parse(&mut self, count: usize, mut alive: u32, options: ParseOptions) -> u32 {
+        let lane = &mut self.lane;
+        for (index, frame) in lane.frames[..count].iter_mut().enumerate() {
+            if alive >> index & 1 == 0 {
+                continue;
+            }
+            frame.key.set_metadata(frame.in_port.into(), 0, 0);
+            let mut parsed =
+                parse(frame.header.header(), frame.len as usize, &mut frame.key, &mut frame.layout, options);
+            // SAFETY: as in `load_ring` and `load_wire`.
+            if parsed == Err(Malformed::HeaderTooLong) && unsafe { egress::load_more(frame, &lane.list, HEADER_MAX) } {
+                parsed = parse(frame.header.header(), frame.len as usize, &mut frame.key, &mut frame.layout, options);
+            }
+            let fault = match parsed {
+                Err(malformed) => Some(DropReason::Malformed(malformed)),
+                Ok(()) => {
+                    let checked = frame.offload.checked(&frame.layout, frame.header.len(), frame.len);
+                    checked.err().map(|_| Drop::BadOffload.into())
+                }
+            };
+            if let Some(reason) = fault {
+                lane.counters.dropped(reason);
+                alive &= !(1 << index);
+            }
+        }
+        // A loop of its own: reading back at once what the parser has just stored would wait for the stores.
+        for (index, frame) in self.lane.frames[..count].iter_mut().enumerate() {
+            if alive >> index & 1 == 1 {
+                frame.hash = self.cache.hash(&frame.key);
+                self.cache.prefetch(frame.hash);
+            }
+        }
+        alive
+    }
+
+    #[inline(always)]
+    fn count_received(&mut self, port: PortIndex, count: usize, alive: u32) {
+        let lane = &self.lane;
+        let Some(Some(port)) = lane.ports.get(usize::from(port)) else { return };
+        let bytes: u64 = lane.frames[..count].iter().map(|frame| u64::from(frame.len)).sum();
+        port.counters.rx_packets.add(count as u64);
+        port.counters.rx_bytes.add(bytes);
+        let good = u64::from(alive.count_ones());
+        if good != count as u64 {
+            port.counters.rx_errors.add(count as u64 - good);
+            port.counters.rx_drops.add(count as u64 - good);
+        }
+        lane.counters.passed(Stage::Receive, count as u64);
+        lane.counters.passed(Stage::Parse, good);
+    }
+
+    /// Decides and carries out.
+    #[inline(always)]
+    fn decide_all(&mut self, mut alive: u32) {
+        let mut exact = 0;
+        while alive != 0 {
+            let index = alive.trailing_zeros() as usize;
+            alive &= alive - 1;
+            let seen = self.lane.tap.as_ref().and_then(|tap| tap.received(&self.lane.frames[index], &self.lane.list));
+            let frame = &self.lane.frames[index];
+            let outcome = match self.cache.find(&frame.key, frame.hash) {
+                Some((entry, level)) => {
+                    exact += u64::from(level == Level::Exact);
+                    if level == Level::Wildcard {
+                        self.lane.counters.passed(Stage::WildcardHit, 1);
+                    }
+                    let entry = self.cache.entry(entry);
+                    entry.hits += 1;
+                    self.lane.execute(index, &entry.ops)
+                }
+                None => self.decide(index),
+            };
+            self.conclude(index, outcome, seen);
+        }
+        self.lane.counters.passed(Stage::ExactHit, exact);
+    }
+
+    /// The slow path for one frame: decide, learn, keep the decision, carry it out.
+    #[cold]
+    fn decide(&mut self, index: usize) -> Outcome {
+        self.lane.counters.passed(Stage::SlowPath, 1);
+        let key = self.lane.frames[index].key;
+        let decision = translate(self.tables(), &key, None);
+        if let Some(remote) = decision.resolve
+            && self.neighbours.want(remote)
+        {
+            self.ask(remote);
+        }
+        if let Some((network, mac, target)) = decision.learn {
+            match self.fdb.learn(network, mac, target, self.now) {
+                Learned::New => self.cache.invalidate_unknown(),
+                Learned::Moved => self.cache.invalidate(),
+                Learned::Known | Learned::Refused => {}
+            }
+        }
+        if decision.validity == Validity::Once {
+            return self.lane.execute(index, &decision.ops);
+        }
+        let sender = decision.learn.map(|(network, mac, _)| (network, mac));
+        let entry = self.cache.insert(&key, decision.mask, decision.validity, decision.ops.into(), sender);
+        // What the signature covers may have grown, and with it the spread over queues.
+        self.lane.frames[index].hash = self.cache.hash(&key);
+        let entry = self.cache.entry(entry);
+        entry.hits += 1;
+        self.lane.execute(index, &entry.ops)
+    }
+
+    #[inline(always)]
+    fn conclude(&mut self, index: usize, outcome: Outcome, seen: Option<Seen>) {
+        if outcome == Outcome::Consume {
+            self.consume(index);
+        }
+        if let (Some(mut seen), Some(tap)) = (seen, &mut self.lane.tap) {
+            if let Outcome::Dropped(reason) = outcome {
+                seen.dropped = Some(reason);
+            }
+            tap.put(seen);
+        }
+    }
+
+    /// A frame for the node itself.
+    #[cold]
+    fn consume(&mut self, index: usize) {
+        self.lane.counters.dropped(Drop::Consumed.into());
+        let Some(own) = &self.snapshot.underlay else { return };
+        let (frame, mut bytes, mut reply) = (&self.lane.frames[index], [0; OWN_FRAME], [0; OWN_FRAME]);
+        // SAFETY: the frame is of the burst in hand.
+        let len = unsafe { egress::linear(frame, &self.lane.list, &mut bytes) };
+        // Longer ones are not answered.
+        if len < frame.len as usize {
+            return;
+        }
+        let reaction = underlay::handle(&bytes[..len], &frame.layout, own, &mut self.neighbours, self.now, &mut reply);
+        let port = frame.in_port;
+        if reaction.learned {
+            self.cache.invalidate();
+        }
+        if reaction.reply_len > 0 {
+            self.lane.send_own(port, &mut reply[..reaction.reply_len]);
+        }
+    }
+
+    /// Asks the wire for a neighbour's link-layer address.
+    fn ask(&mut self, remote: IpAddr) {
+        let Some(own) = &self.snapshot.underlay else { return };
+        let mut frame = [0; 128];
+        let len = underlay::question(own, remote, &mut frame);
+        if len > 0 {
+            self.lane.send_own(own.port, &mut frame[..len]);
+        }
+    }
+
+    /// Gives the burst's buffers back.
+    #[inline(always)]
+    fn release(&mut self, source: Source, count: usize) {
+        let Some(Some(port)) = self.lane.ports.get_mut(usize::from(source.port)) else { return };
+        if let Attachment::Rings(pairs) = &mut port.attachment
+            && let Some(sender) = pairs.get_mut(source.pair).and_then(|pair| pair.sender.as_mut())
+            && sender.release(&self.lane.frames[..count])
+        {
+            port.counters.calls.add(1);
+        }
+    }
+
+    #[cold]
+    fn stop_source(&mut self, source: Source, fault: QueueFault) {
+        (self.faults)(source.port, source.pair * 2 + 1, fault);
+        self.sources.retain(|s| (s.port, s.pair) != (source.port, source.pair));
+        if let Some(port) = self.lane.port(source.port) {
+            port.counters.rx_errors.add(1);
+        }
+    }
+
+    /// Once a second.
+    #[cold]
+    fn tick(&mut self, now: Tsc) {
+        self.next_tick = Tsc(now.0 + self.second);
+        let seconds = (now.since(self.started) / self.second.max(1)) as u32;
+        let new_second = seconds != self.now;
+        self.now = seconds;
+        let mut questions = Vec::new();
+        if self.neighbours.ask(seconds, |remote| questions.push(remote)) {
+            self.cache.invalidate();
+        }
+        questions.into_iter().for_each(|remote| self.ask(remote));
+        if !new_second {
+            return;
+        }
+        self.lane.floods = limits(&self.snapshot);
+        if seconds % SWEEP == 0 {
+            let (cache, fdb) = (&mut self.cache, &mut self.fdb);
+            cache.sweep(|network, mac| fdb.touch(network, mac, seconds));
+            if fdb.age(&self.snapshot, seconds) > 0 {
+                cache.invalidate();
+            }
+        }
+        self.report_receivers();
+    }
+
+    /// Tells of receive queues that were stopped since the last look.
+    fn report_receivers(&mut self) {
+        for (index, port) in self.lane.ports.iter_mut().enumerate() {
+            let Some(LocalPort { attachment: Attachment::Rings(pairs), .. }) = port else { continue };
+            for (number, pair) in pairs.iter_mut().enumerate() {
+                if let Some(fault) = pair.receiver.as_mut().and_then(Receiver::take_fault) {
+                    (self.faults)(index as PortIndex, number * 2, fault);
+                }
+            }
+        }
+    }
+}
+
+/// What a trace says: decisions, frames that would leave by port, the reason if none would.
+#[derive(Clone, Debug, Default)]
+pub struct Traced {
+    /// The decisions, in order.
+    pub notes: Vec<Note>,
+    /// Frames that would leave.
+    pub outputs: Vec<(PortIndex, Vec<u8>)>,
+    /// Why nothing would.
+    pub dropped: Option<DropReason>,
+}
+
+fn limits(snapshot: &Snapshot) -> std::collections::HashMap<NetworkId, u32> {
+    let limited = snapshot.networks.values().filter(|network| network.flood_limit > 0);
+    limited.map(|network| (network.id, network.flood_limit)).collect()
+}
+
+#[cold]
+fn drop_bad(counters: &PipelineCounters, len: u32, net_header_len: u16) {
+    let short = len < u32::from(net_header_len) + 14;
+    counters.dropped(if short { Drop::TooShort } else { Drop::TooLarge }.into());
+}
+
+impl Poller for SwitchWorker {
+    #[inline]
+    fn poll(&mut self, cx: &Cx) -> usize {
+        self.refresh();
+        if cx.now >= self.next_tick {
+            self.tick(cx.now);
+        }
+        let mut moved = 0;
+        let mut next = 0;
+        while let Some(source) = self.sources.get(next) {
+            moved += self.poll_source(*source);
+            next += 1;
+        }
+        moved
+    }
+
+    fn arm(&mut self, _: &Cx) -> Armed {
+        let mut busy = false;
+        for port in self.lane.ports.iter_mut().flatten() {
+            match &mut port.attachment {
+                Attachment::Wire(wire) => busy |= wire.pending(),
+                Attachment::Rings(pairs) => {
+                    pairs.iter_mut().filter_map(|pair| pair.sender.as_mut()).for_each(|sender| busy |= sender.arm());
+                }
+            }
+        }
+        if busy { Armed::Busy } else { Armed::Until(self.next_tick) }
+    }
+
+    fn disarm(&mut self) {
+        for port in self.lane.ports.iter_mut().flatten() {
+            if let Attachment::Rings(pairs) = &mut port.attachment {
+                pairs.iter_mut().filter_map(|pair| pair.sender.as_mut()).for_each(Sender::disarm);
+            }
+        }
+    }
+}
