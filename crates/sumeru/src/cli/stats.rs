@@ -1,0 +1,108 @@
+//! `sumeru stats lcore|port|stage|drop|volume`: counters, once. `sumeru top` shows rates.
+
+use clap::{Arg, ArgMatches, Command};
+use serde_json::{Value, json};
+
+use super::{Context, say, text};
+use crate::failure::Failure;
+use crate::table::{Table, cell};
+
+pub fn grammar() -> Command {
+    let what = ["lcore", "port", "stage", "drop", "volume"];
+    Command::new("stats")
+        .about("Counters")
+        .arg(
+            Arg::new("what")
+                .required(true)
+                .value_parser(what)
+                .help("Counters of what"),
+        )
+        .arg(
+            Arg::new("port")
+                .long("port")
+                .value_name("PORT")
+                .help("With `port`: only this one"),
+        )
+}
+
+/// Columns of each kind of counters: heading and key.
+fn columns(what: &str) -> &'static [(&'static str, &'static str)] {
+    match what {
+        "lcore" => &[
+            ("CPU", "cpu"),
+            ("LOOPS", "loops"),
+            ("RX-PACKETS", "rx_packets"),
+            ("TX-PACKETS", "tx_packets"),
+            ("BLK-IOS", "blk_ios"),
+            ("WAKEUPS", "wakeups"),
+            ("BUSY", "busy"),
+            ("IDLE", "idle"),
+            ("ASLEEP", "sleep"),
+        ],
+        "port" => &[
+            ("INDEX", "index"),
+            ("PORT", "port"),
+            ("RX-PACKETS", "rx_packets"),
+            ("RX-BYTES", "rx_bytes"),
+            ("TX-PACKETS", "tx_packets"),
+            ("TX-BYTES", "tx_bytes"),
+            ("RX-DROPS", "rx_drops"),
+            ("TX-DROPS", "tx_drops"),
+            ("RX-ERRORS", "rx_errors"),
+            ("CALLS", "calls"),
+        ],
+        "stage" => &[("STAGE", "stage"), ("PACKETS", "packets")],
+        "drop" => &[("REASON", "reason"), ("PACKETS", "packets")],
+        _ => &[
+            ("VOLUME", "volume"),
+            ("READS", "reads"),
+            ("READ-BYTES", "read_bytes"),
+            ("WRITES", "writes"),
+            ("WRITE-BYTES", "write_bytes"),
+            ("FLUSHES", "flushes"),
+            ("DISCARDS", "discards"),
+            ("ERRORS", "errors"),
+        ],
+    }
+}
+
+pub fn run(matches: &ArgMatches, context: &mut Context) -> Result<(), Failure> {
+    let what = text(matches, "what");
+    let port = matches.get_one::<String>("port");
+    let params = match (what, port) {
+        ("port", Some(port)) => json!({ "port": port }),
+        (_, Some(_)) => {
+            return Err(Failure::Usage(format!(
+                "stats {what}: --port is given, expected it with `stats port` only"
+            )));
+        }
+        _ => json!({}),
+    };
+    let answer = context.call(&format!("stats.{what}"), params)?;
+    context.show(&answer, |answer| print(what, answer))
+}
+
+fn print(what: &str, answer: &Value) -> Result<(), Failure> {
+    let rows = answer.as_array().map_or(&[][..], Vec::as_slice);
+    if rows.is_empty() {
+        return say(&format!("There are no {what} counters."));
+    }
+    let columns = columns(what);
+    let headings: Vec<&'static str> = columns.iter().map(|(heading, _)| *heading).collect();
+    let mut table = Table::new(&headings);
+    for row in rows {
+        table.row(columns.iter().map(|(_, key)| match *key {
+            "busy" | "idle" | "sleep" if what == "lcore" => share(row, &format!("{key}_cycles")),
+            key => cell(&row[key]),
+        }));
+    }
+    Ok(table.print()?)
+}
+
+/// Cycles as a share of all that have passed.
+fn share(row: &Value, key: &str) -> String {
+    match (row[key].as_f64(), row["tsc_elapsed"].as_f64()) {
+        (Some(part), Some(whole)) if whole > 0.0 => format!("{:.1}%", 100.0 * part / whole),
+        _ => "-".to_owned(),
+    }
+}
