@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod blk_load;
+pub mod block;
 pub mod frontend;
 pub mod histogram;
 pub mod jsonrpc;

@@ -48,7 +48,7 @@ impl Machine {
         Self {
             cpu,
             cores: std::thread::available_parallelism().map_or(0, Into::into),
-            tsc_hz: crate::tsc::calibrate() as u64,
+            tsc_hz: crate::tsc::hz() as u64,
             kernel: version(&text("/proc/sys/kernel/osrelease")),
             hugepages_2m: text("/proc/sys/vm/nr_hugepages")
                 .trim()

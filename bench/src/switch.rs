@@ -192,7 +192,7 @@ pub fn measure(
     let packets = (to.rx_packets - from.rx_packets) as f64;
     Ok(Point {
         cycles_per_packet: busy / packets.max(1.0),
-        mpps: packets / (elapsed / crate::tsc::calibrate()) / 1e6,
+        mpps: packets / (elapsed / crate::tsc::hz()) / 1e6,
         accounted: (busy + idle) / elapsed,
         busy: busy / (busy + idle).max(1.0),
         counted: (whole_to.rx_packets - whole_from.rx_packets) as f64 / sent.max(1) as f64,

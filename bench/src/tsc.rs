@@ -4,6 +4,7 @@
 //! as wall-clock time without calibration against the monotonic clock.
 #![allow(unsafe_code)]
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Current counter value, in cycles.
@@ -51,9 +52,12 @@ impl Mark {
     }
 }
 
-/// Cycles per second, measured over 50 ms.
-pub fn calibrate() -> f64 {
-    let mark = Mark::now();
-    std::thread::sleep(Duration::from_millis(50));
-    mark.hz()
+/// Cycles per second, measured over 50 ms at the first call.
+pub fn hz() -> f64 {
+    static HZ: OnceLock<f64> = OnceLock::new();
+    *HZ.get_or_init(|| {
+        let mark = Mark::now();
+        std::thread::sleep(Duration::from_millis(50));
+        mark.hz()
+    })
 }

@@ -172,7 +172,7 @@ pub fn run(device: &mut BlkDevice, load: &Load) -> Result<Measured, FrontendErro
     };
     device.queue().set_interrupts(false);
 
-    let hz = tsc::calibrate();
+    let hz = tsc::hz();
     let mut started = vec![0u64; load.depth.into()];
     let begin = tsc::now();
     let measure_from = begin + (load.warm_up.as_secs_f64() * hz) as u64;

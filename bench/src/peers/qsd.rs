@@ -49,6 +49,7 @@ pub enum Disk {
 #[derive(Debug)]
 pub struct StorageDaemon {
     process: Process,
+    socket: PathBuf,
 }
 
 impl StorageDaemon {
@@ -63,7 +64,7 @@ impl StorageDaemon {
             Disk::File { path, direct, aio } => {
                 let direct = if *direct { "on" } else { "off" };
                 format!(
-                    "file,node-name=disk,filename={},cache.direct={direct},aio={}",
+                    "file,node-name=disk,filename={},cache.direct={direct},aio={},locking=off",
                     path.display(),
                     aio.name()
                 )
@@ -86,12 +87,20 @@ impl StorageDaemon {
         ];
         let mut process = Process::start(&program, &arguments, &[], Some(core), log)?;
         process.wait_until("socket", Duration::from_secs(10), || socket.exists())?;
-        Ok(Self { process })
+        Ok(Self {
+            process,
+            socket: socket.to_owned(),
+        })
     }
 
-    /// The process.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Its version, in one line.
