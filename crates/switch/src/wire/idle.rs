@@ -17,9 +17,12 @@ impl IdleSkip {
     /// Whether to skip this look.
     #[inline(always)]
     pub(super) fn skips(&mut self) -> bool {
-        let skips = self.left != 0;
-        self.left -= u16::from(skips);
-        skips
+        // Written as a branch: as `left -= u16::from(left != 0)`, rustc 1.95 loses the subtraction when it inlines this.
+        if self.left == 0 {
+            return false;
+        }
+        self.left -= 1;
+        true
     }
 
     /// A look found nothing.
