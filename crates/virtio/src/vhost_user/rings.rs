@@ -19,7 +19,7 @@ use super::session::{Handled, Outcome, Session};
 use crate::device::QueueSetup;
 use crate::eventfd::Eventfd;
 use crate::features::ring;
-use crate::memory::{GuestMemory, RegionSpec};
+use crate::memory::{GuestMemory, MemoryError, RegionSpec};
 
 /// Memory regions a front end may add one by one.
 pub(super) const MAX_MEMORY_SLOTS: usize = 64;
@@ -329,6 +329,20 @@ impl Session<'_> {
         }
     }
 
+    /// RESET_DEVICE: everything about the driver is forgotten. The call and error descriptors are the front end's; it
+    /// does not send the latter again.
+    pub(super) fn reset_rings(&mut self) {
+        self.stop_all();
+        for ring in &mut self.rings {
+            let Ring { call, error, .. } = std::mem::take(ring);
+            *ring = Ring {
+                call,
+                error,
+                ..Ring::default()
+            };
+        }
+    }
+
     /// RESET_OWNER: all rings stopped and disabled.
     pub(super) fn disable_all(&mut self) {
         self.stop_all();
@@ -403,8 +417,12 @@ impl Session<'_> {
             count: 0,
             expected: 1..=1,
         })?;
-        let spec = single.region.into();
+        let spec = RegionSpec::from(single.region);
         let memory = match &self.memory {
+            // QEMU 7.2 repeats every region for each queue pair; the rings of the first pair run already.
+            Some(memory) if memory.regions().any(|known| *known == spec) => {
+                return Ok(Outcome::Done);
+            }
             Some(memory) => {
                 let count = memory.regions().count();
                 if count >= MAX_MEMORY_SLOTS {
@@ -430,10 +448,12 @@ impl Session<'_> {
             request,
             expected: "ADD_MEM_REG",
         })?;
-        let memory = memory
-            .without_region(&single.region.into())
-            .map_err(|source| VhostUserError::Memory { request, source })?;
-        self.replace_memory(Request::RemMemReg, memory);
+        match memory.without_region(&single.region.into()) {
+            Ok(memory) => self.replace_memory(Request::RemMemReg, memory),
+            // Repeated for each queue pair, like the addition; the first one has done the work.
+            Err(MemoryError::Unknown(_)) => {}
+            Err(source) => return Err(VhostUserError::Memory { request, source }),
+        }
         Ok(Outcome::Done)
     }
 

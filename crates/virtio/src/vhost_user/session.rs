@@ -471,10 +471,7 @@ impl<'device> Session<'device> {
     /// Everything about the driver is forgotten; memory, protocol features and ownership belong to the front end and
     /// stay, because it does not send them again.
     fn reset_device(&mut self) {
-        self.stop_all();
-        self.rings
-            .iter_mut()
-            .for_each(|ring| *ring = Ring::default());
+        self.reset_rings();
         self.features = None;
         self.features_refused = false;
         self.inflight = None;
