@@ -245,6 +245,10 @@ pub fn no_lines(_: &str) -> Option<usize> {
     None
 }
 
+/// Most faults that are kept of one object: more help nobody, and a hostile client could ask for
+/// millions.
+const FAULTS_MAX: usize = 100;
+
 /// Reads the fields of one object and gathers what is wrong with them.
 pub struct Fields<'a> {
     object: String,
@@ -280,8 +284,11 @@ impl<'a> Fields<'a> {
         fields
     }
 
-    /// Notes a fault of `field`.
+    /// Notes a fault of `field`. Of very many only the first are kept.
     pub fn fault(&mut self, field: &str, found: impl Into<String>, expected: impl Into<String>) {
+        if self.faults.len() >= FAULTS_MAX {
+            return;
+        }
         self.faults.push(Fault {
             object: self.object.clone(),
             field: field.to_owned(),

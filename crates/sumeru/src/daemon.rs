@@ -2,7 +2,7 @@
 //! in order when it is told to end. Wiring only.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use sumeru_api::State;
 use sumeru_control::config::{self, Entry};
 use sumeru_control::dataplane::DataPlane;
 use sumeru_control::dry::DryRun;
+use sumeru_control::local::Local;
 use sumeru_control::error::Error;
 use sumeru_control::model::Any;
 use sumeru_control::reconcile::Control;
@@ -61,6 +62,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .init();
     let entries = options.config.as_deref().map(read).transpose()?;
     start(options, entries).map_err(Failure::Daemon)
@@ -106,7 +108,7 @@ fn start(options: Options, entries: Option<Vec<Entry>>) -> anyhow::Result<()> {
             Store::open(&Path::new("/var/lib/sumeru").join(format!("{name}.db")))?
         }
     };
-    let control = Control::start(data_plane(options.dry_run)?, store, objects, entries)?;
+    let control = Control::start(data_plane(options.dry_run), store, objects, entries)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -118,11 +120,8 @@ fn start(options: Options, entries: Option<Vec<Entry>>) -> anyhow::Result<()> {
     served
 }
 
-fn data_plane(dry_run: bool) -> anyhow::Result<Box<dyn DataPlane>> {
-    if dry_run {
-        return Ok(Box::new(DryRun::default()));
-    }
-    bail!("this build has no data plane, expected --dry-run")
+fn data_plane(dry_run: bool) -> Box<dyn DataPlane> {
+    if dry_run { Box::new(DryRun::default()) } else { Box::new(Local::default()) }
 }
 
 /// Keeps a second daemon off the same socket. The lock is the kernel's, so that a daemon that was

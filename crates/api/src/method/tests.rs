@@ -1,5 +1,6 @@
 //! Every method on a control plane without packets.
 
+use proptest::prelude::*;
 use serde_json::json;
 use sumeru_control::dry::DryRun;
 use sumeru_control::store::Store;
@@ -406,4 +407,59 @@ fn an_unknown_method_is_answered_with_its_neighbours() {
     let (code, message) = refused(&state(), "port.make", json!({}));
     assert_eq!(code, METHOD_NOT_FOUND);
     assert!(message.contains("port.create"), "{message}");
+}
+
+/// Any JSON, of the kind that comes near to being right.
+fn any_json() -> impl Strategy<Value = Value> {
+    let words = [
+        "vm1",
+        "blue",
+        "d",
+        "c",
+        "vhost-user",
+        "tap",
+        "memory",
+        "file",
+        "/tmp/x",
+        "64MiB",
+        "00:11:22:33:44:55",
+        "10.0.0.1",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (0u64..5000).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,10}".prop_map(Value::from),
+        prop::sample::select(words.to_vec()).prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[a-z]{1,6}", inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_parameters_are_answered(values in prop::collection::vec(any_json(), 16)) {
+        let state = filled();
+        for method in methods().filter(|m| m.name != "config.save") {
+            for i in 0..4 {
+                let fields = method.params.list().into_iter().enumerate();
+                let chosen = fields.filter(|(n, f)| f.required || (n + i) % 3 == 0);
+                let params: Map<String, Value> =
+                    chosen.map(|(n, f)| (f.name.to_owned(), values[(n * 5 + i) % 16].clone())).collect();
+                if let Err(error) = call(&state, method.name, &params) {
+                    prop_assert!(!error.message.is_empty());
+                    prop_assert!(error.code < -32000 || error.code == -32602, "{}", error.message);
+                }
+            }
+        }
+    }
 }

@@ -38,6 +38,12 @@ pub struct NetworkSpec {
     pub static_macs: Vec<StaticMac>,
 }
 
+/// Most tunnel end points that a flooded frame is copied to.
+pub const REMOTES_MAX: usize = 1024;
+
+/// Most static entries of a network.
+pub const STATIC_MACS_MAX: usize = 65_536;
+
 impl Spec for NetworkSpec {
     const KIND: Kind = Kind::Network;
     const FIXED: &'static [&'static str] = &["vni"];
@@ -83,6 +89,14 @@ impl Spec for NetworkSpec {
         let name = fields.required::<Name>("name");
         let vni = fields.required::<Vni>("vni");
         let remotes = fields.list::<IpAddr>("remotes");
+        if remotes.len() > REMOTES_MAX {
+            fields.fault(
+                "remotes",
+                format!("a list of {}", remotes.len()),
+                format!("at most {REMOTES_MAX}"),
+            );
+            return None;
+        }
         for (i, remote) in remotes.iter().enumerate() {
             if remote.is_unspecified() || remote.is_multicast() || remote.is_loopback() {
                 fields.fault(
@@ -96,6 +110,13 @@ impl Spec for NetworkSpec {
         }
         let expected = "a list of tables {mac, remote}";
         let static_macs = read_tables(fields, "static_macs", expected, read_static_mac);
+        if static_macs.len() > STATIC_MACS_MAX {
+            fields.fault(
+                "static_macs",
+                format!("a list of {}", static_macs.len()),
+                format!("at most {STATIC_MACS_MAX}"),
+            );
+        }
         let flood_limit = fields.integer("flood_limit", 1..=100_000_000, 10_000);
         let ageing_s = fields.integer("ageing_s", 1..=86_400, 300);
         let mtu = fields.integer("mtu", 68..=9216, 1500);
