@@ -28,6 +28,7 @@ pub mod dry;
 pub mod error;
 pub mod event;
 pub mod inventory;
+pub mod local;
 pub mod model;
 pub mod reconcile;
 pub mod store;

@@ -74,7 +74,12 @@ pub struct Cx<'a> {
     watch: &'a Watch,
 }
 
-impl Cx<'_> {
+impl<'a> Cx<'a> {
+    /// What a poller is given that is driven by hand, without an lcore (tests, fuzzing).
+    pub fn new(now: Tsc, cpu: usize, watch: &'a Watch) -> Self {
+        Self { now, cpu, watch }
+    }
+
     /// The descriptors that end this lcore's sleep.
     pub fn watch(&self) -> &Watch {
         self.watch
@@ -88,7 +93,11 @@ impl Cx<'_> {
 pub struct Watch(Arc<OwnedFd>);
 
 impl Watch {
-    fn new() -> io::Result<Self> {
+    /// An empty set.
+    ///
+    /// # Errors
+    /// When the process is out of file descriptors.
+    pub fn new() -> io::Result<Self> {
         Ok(Self(Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?)))
     }
 
@@ -255,6 +264,7 @@ impl Bell {
 #[derive(Debug)]
 pub struct Lcore {
     cpu: usize,
+    tid: u32,
     calls: mpsc::Sender<Call>,
     bell: Arc<Bell>,
     thread: Option<JoinHandle<()>>,
@@ -296,18 +306,23 @@ impl Lcore {
                 }
                 let outcome = rustix::thread::sched_setaffinity(None, &set);
                 let failed = outcome.is_err();
-                let _ = ready.send(outcome);
+                let tid = rustix::thread::gettid()
+                    .as_raw_nonzero()
+                    .get()
+                    .unsigned_abs();
+                let _ = ready.send(outcome.map(|()| tid));
                 if !failed {
                     Worker::new(config, watch, inbox, worker_bell).run();
                 }
             });
         let thread = thread.map_err(start_error)?;
-        pinned
+        let tid = pinned
             .recv()
             .map_err(|_| EngineError::Gone(cpu))?
             .map_err(os_error)?;
         Ok(Self {
             cpu,
+            tid,
             calls,
             bell,
             thread: Some(thread),
@@ -317,6 +332,11 @@ impl Lcore {
     /// The CPU this lcore runs on.
     pub fn cpu(&self) -> usize {
         self.cpu
+    }
+
+    /// The kernel's number of its thread, to find it in /proc.
+    pub fn tid(&self) -> u32 {
+        self.tid
     }
 
     /// Runs `f` on the lcore between two iterations and returns its answer. When it returns, the lcore has passed a quiescent point.

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use sumeru_api::State;
 use sumeru_control::config::{self, Entry};
 use sumeru_control::dataplane::DataPlane;
 use sumeru_control::dry::DryRun;
-use sumeru_control::local::Local;
 use sumeru_control::error::Error;
+use sumeru_control::local::Local;
 use sumeru_control::model::Any;
 use sumeru_control::reconcile::Control;
 use sumeru_control::store::{Opened, Store};
@@ -121,7 +121,11 @@ fn start(options: Options, entries: Option<Vec<Entry>>) -> anyhow::Result<()> {
 }
 
 fn data_plane(dry_run: bool) -> Box<dyn DataPlane> {
-    if dry_run { Box::new(DryRun::default()) } else { Box::new(Local::default()) }
+    if dry_run {
+        Box::new(DryRun::default())
+    } else {
+        Box::new(Local::default())
+    }
 }
 
 /// Keeps a second daemon off the same socket. The lock is the kernel's, so that a daemon that was

@@ -14,18 +14,32 @@ use sumeru_virtio::vhost_user::Endpoint;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let cpu = args.next().ok_or("CPU")?.parse()?;
-    let lcore = Arc::new(Lcore::start(LcoreConfig { cpu, idle: IdlePolicy { spin: None } })?);
+    let lcore = Arc::new(Lcore::start(LcoreConfig {
+        cpu,
+        idle: IdlePolicy { spin: None },
+    })?);
     let mut switch = Switch::new(std::slice::from_ref(&lcore))?;
     let mut endpoints = Vec::new();
     for (index, socket) in args.enumerate() {
         let index = index as u16;
-        let view = PortView { index, name: format!("p{index}").into(), network: None, mtu: 9000, uplink: false };
+        let view = PortView {
+            index,
+            name: format!("p{index}").into(),
+            network: None,
+            mtu: 9000,
+            uplink: false,
+        };
         let (device, _) = switch.add_guest(view, 1, [2, 0, 0, 0, 0, index as u8])?;
         endpoints.push(Endpoint::listen(Path::new(&socket), Box::new(device))?);
     }
     for port in 0..2_u16 {
-        let text = format!("create {port} ingress pattern eth / end actions represented_port ethdev_port_id {} / end", 1 - port);
-        let Command::Create { rule, .. } = parse(&text)? else { return Err("not a rule".into()) };
+        let text = format!(
+            "create {port} ingress pattern eth / end actions represented_port ethdev_port_id {} / end",
+            1 - port
+        );
+        let Command::Create { rule, .. } = parse(&text)? else {
+            return Err("not a rule".into());
+        };
         switch.insert_rule(port, 0, &rule)?;
     }
     let mut before = lcore.report()?;

@@ -133,7 +133,8 @@ impl Cache {
                 return Some((signature.entry - 1, Level::Exact));
             }
         }
-        self.find_wildcard(key, hash).map(|index| (index, Level::Wildcard))
+        self.find_wildcard(key, hash)
+            .map(|index| (index, Level::Wildcard))
     }
 
     #[inline(never)]
@@ -151,8 +152,14 @@ impl Cache {
     fn remember(&mut self, hash: u64, entry: u32) {
         let set = &mut self.signatures[hash as usize & (SIGNATURES / WAYS - 1)];
         let tag = (hash >> 32) as u32;
-        let way = set.iter().position(|s| s.tag == tag || s.entry == 0).unwrap_or(hash as usize >> 20 & (WAYS - 1));
-        set[way] = Signature { tag, entry: entry + 1 };
+        let way = set
+            .iter()
+            .position(|s| s.tag == tag || s.entry == 0)
+            .unwrap_or(hash as usize >> 20 & (WAYS - 1));
+        set[way] = Signature {
+            tag,
+            entry: entry + 1,
+        };
     }
 
     /// The entry with this number, to run it.
@@ -171,10 +178,18 @@ impl Cache {
         sender: Option<(NetworkId, [u8; 6])>,
     ) -> u32 {
         let active = mask.active();
-        let index = self.tuples.iter().position(|tuple| tuple.mask == mask).unwrap_or_else(|| {
-            self.tuples.push(Tuple { mask, active, entries: HashMap::new() });
-            self.tuples.len() - 1
-        });
+        let index = self
+            .tuples
+            .iter()
+            .position(|tuple| tuple.mask == mask)
+            .unwrap_or_else(|| {
+                self.tuples.push(Tuple {
+                    mask,
+                    active,
+                    entries: HashMap::new(),
+                });
+                self.tuples.len() - 1
+            });
         if !self.relevant.covers(&mask) {
             // Hashes of before lead nowhere now; the signatures fill again by themselves.
             self.relevant.merge(&mask);
@@ -223,7 +238,10 @@ impl Cache {
     /// Takes an entry out of its table. Its signatures fail by the stamp.
     fn unlink(&mut self, index: u32) {
         let entry = &mut self.entries[index as usize];
-        let (tuple, hash) = (entry.tuple as usize, entry.key.hash(&entry.mask, entry.active));
+        let (tuple, hash) = (
+            entry.tuple as usize,
+            entry.key.hash(&entry.mask, entry.active),
+        );
         entry.stamp = 0;
         let table = &mut self.tuples[tuple].entries;
         if table.get(&hash) == Some(&index) {
@@ -295,7 +313,10 @@ mod tests {
     fn mask(prefix: u32) -> FlowMask {
         let mut mask = FlowMask::ZERO;
         mask.merge_field(Field::InPort);
-        mask.set(Field::IpDst(Layer::Outer), u128::from(u32::MAX << (32 - prefix)));
+        mask.set(
+            Field::IpDst(Layer::Outer),
+            u128::from(u32::MAX << (32 - prefix)),
+        );
         mask
     }
 
@@ -307,21 +328,53 @@ mod tests {
     #[test]
     fn a_decision_serves_all_frames_that_agree_and_no_other() {
         let mut cache = Cache::new();
-        let entry = cache.insert(&key(1, 0x0a01_0203), mask(16), Validity::Stable, Box::default(), None);
-        assert_eq!(find(&mut cache, &key(1, 0x0a01_0203)), Some((entry, Level::Exact)));
-        assert_eq!(find(&mut cache, &key(1, 0x0a01_ffff)), Some((entry, Level::Exact)), "the hash covers only what matters");
+        let entry = cache.insert(
+            &key(1, 0x0a01_0203),
+            mask(16),
+            Validity::Stable,
+            Box::default(),
+            None,
+        );
+        assert_eq!(
+            find(&mut cache, &key(1, 0x0a01_0203)),
+            Some((entry, Level::Exact))
+        );
+        assert_eq!(
+            find(&mut cache, &key(1, 0x0a01_ffff)),
+            Some((entry, Level::Exact)),
+            "the hash covers only what matters"
+        );
         assert_eq!(find(&mut cache, &key(1, 0x0a02_0203)), None);
         assert_eq!(find(&mut cache, &key(2, 0x0a01_0203)), None);
-        cache.insert(&key(1, 0x0b01_0203), mask(32), Validity::Unknown, Box::default(), None);
-        assert_eq!(find(&mut cache, &key(1, 0x0a01_ffff)), Some((entry, Level::Wildcard)), "a wider hash, then exact again");
-        assert_eq!(find(&mut cache, &key(1, 0x0a01_ffff)), Some((entry, Level::Exact)));
+        cache.insert(
+            &key(1, 0x0b01_0203),
+            mask(32),
+            Validity::Unknown,
+            Box::default(),
+            None,
+        );
+        assert_eq!(
+            find(&mut cache, &key(1, 0x0a01_ffff)),
+            Some((entry, Level::Wildcard)),
+            "a wider hash, then exact again"
+        );
+        assert_eq!(
+            find(&mut cache, &key(1, 0x0a01_ffff)),
+            Some((entry, Level::Exact))
+        );
     }
 
     #[test]
     fn stamps_make_decisions_void() {
         let mut cache = Cache::new();
         cache.insert(&key(1, 1), mask(32), Validity::Stable, Box::default(), None);
-        cache.insert(&key(1, 2), mask(32), Validity::Unknown, Box::default(), None);
+        cache.insert(
+            &key(1, 2),
+            mask(32),
+            Validity::Unknown,
+            Box::default(),
+            None,
+        );
         cache.invalidate_unknown();
         assert!(find(&mut cache, &key(1, 1)).is_some() && find(&mut cache, &key(1, 2)).is_none());
         cache.invalidate();
@@ -332,21 +385,41 @@ mod tests {
     fn unused_decisions_are_freed_and_their_places_used_again() {
         let mut cache = Cache::new();
         for dst in 0..100 {
-            let entry = cache.insert(&key(1, dst), mask(32), Validity::Stable, Box::default(), Some((5, [2; 6])));
+            let entry = cache.insert(
+                &key(1, dst),
+                mask(32),
+                Validity::Stable,
+                Box::default(),
+                Some((5, [2; 6])),
+            );
             cache.entry(entry).hits += u64::from(dst % 2);
         }
         let mut used = 0;
         cache.sweep(|_, _| used += 1);
         assert_eq!((used, cache.len()), (50, 50));
         assert!(find(&mut cache, &key(1, 0)).is_none() && find(&mut cache, &key(1, 1)).is_some());
-        assert!(cache.insert(&key(1, 500), mask(32), Validity::Stable, Box::default(), None) < 100);
+        assert!(
+            cache.insert(
+                &key(1, 500),
+                mask(32),
+                Validity::Stable,
+                Box::default(),
+                None
+            ) < 100
+        );
     }
 
     #[test]
     fn a_full_cache_replaces_entries() {
         let mut cache = Cache::new();
         for dst in 0..CAPACITY as u32 + 10 {
-            cache.insert(&key(1, dst), mask(32), Validity::Stable, Box::default(), None);
+            cache.insert(
+                &key(1, dst),
+                mask(32),
+                Validity::Stable,
+                Box::default(),
+                None,
+            );
         }
         assert_eq!(cache.len(), CAPACITY);
         assert!(find(&mut cache, &key(1, CAPACITY as u32 + 9)).is_some());

@@ -57,17 +57,31 @@ impl Tap {
 
     /// A copy of a frame as it is now.
     #[allow(unsafe_code)]
-    fn copy(&self, port: PortIndex, direction: Direction, frame: &Frame, list: &[GuestSlice]) -> Seen {
+    fn copy(
+        &self,
+        port: PortIndex,
+        direction: Direction,
+        frame: &Frame,
+        list: &[GuestSlice],
+    ) -> Seen {
         let mut bytes = vec![0; frame.len.min(self.snaplen) as usize];
         // SAFETY: called with the burst in hand, whose memory is mapped.
         let len = unsafe { egress::linear(frame, list, &mut bytes) };
         bytes.truncate(len);
-        Seen { time: SystemTime::now(), port, direction, dropped: None, len: frame.len, bytes: bytes.into() }
+        Seen {
+            time: SystemTime::now(),
+            port,
+            direction,
+            dropped: None,
+            len: frame.len,
+            bytes: bytes.into(),
+        }
     }
 
     /// A frame that came in, before anything is done to it. To be given to [`Self::put`] when its fate is known.
     pub fn received(&self, frame: &Frame, list: &[GuestSlice]) -> Option<Seen> {
-        self.watches(frame.in_port).then(|| self.copy(frame.in_port, Direction::In, frame, list))
+        self.watches(frame.in_port)
+            .then(|| self.copy(frame.in_port, Direction::In, frame, list))
     }
 
     /// A frame that goes out.
@@ -82,7 +96,8 @@ impl Tap {
     pub fn put(&mut self, seen: Seen) {
         if self.to.push(seen).is_err() {
             // Written by this lcore alone.
-            self.lost.store(self.lost.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            self.lost
+                .store(self.lost.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         }
     }
 }

@@ -35,7 +35,10 @@ pub fn apply(frame: &mut Frame, op: &Op) -> Result<(), DropReason> {
             let pushed = frame.header.push_vlan(&mut frame.layout, *tpid, 0);
             pushed.map(|()| grow(frame, 4))
         }
-        Op::PopVlan => frame.header.pop_vlan(&mut frame.layout).map(|_| shrink(frame, 4)),
+        Op::PopVlan => frame
+            .header
+            .pop_vlan(&mut frame.layout)
+            .map(|_| shrink(frame, 4)),
         Op::Decapsulate | Op::Unwrap => return decapsulate(frame),
         Op::Encapsulate(tunnel) => return encapsulate(frame, tunnel),
         Op::Count(_) | Op::Flood(_) | Op::Output(_) | Op::Consume | Op::Drop(_) => Ok(()),
@@ -63,11 +66,15 @@ fn shrink(frame: &mut Frame, bytes: u16) {
 fn decapsulate(frame: &mut Frame) -> Result<(), DropReason> {
     // An outer checksum that was left to do covers what the sender left undone inside; such frames exist only between
     // ports of one host and are not taken apart.
-    let outer_partial = frame.offload.partial_csum && frame.offload.csum_start < frame.layout.layers[1].eth;
+    let outer_partial =
+        frame.offload.partial_csum && frame.offload.csum_start < frame.layout.layers[1].eth;
     if outer_partial {
         return Err(Drop::BadOffload.into());
     }
-    let removed = frame.header.decapsulate(&mut frame.layout).map_err(reason)?;
+    let removed = frame
+        .header
+        .decapsulate(&mut frame.layout)
+        .map_err(reason)?;
     shrink(frame, removed as u16);
     Ok(())
 }
@@ -78,7 +85,12 @@ fn encapsulate(frame: &mut Frame, tunnel: &Tunnel) -> Result<(), DropReason> {
         frame.layout.layers[1] = LayerLayout::EMPTY;
     }
     let entropy = frame.key.entropy(Layer::Outer);
-    let pushed = tunnel.headers.push(&mut frame.header, &mut frame.layout, frame.len as usize, entropy);
+    let pushed = tunnel.headers.push(
+        &mut frame.header,
+        &mut frame.layout,
+        frame.len as usize,
+        entropy,
+    );
     pushed.map_err(reason)?;
     grow(frame, tunnel.headers.len() as u16);
     let outer = *frame.layout.outer();
@@ -92,6 +104,11 @@ fn encapsulate(frame: &mut Frame, tunnel: &Tunnel) -> Result<(), DropReason> {
         field.copy_from_slice(&port.to_be_bytes());
     }
     // Outer lengths of a frame that will be cut are set per segment; any other must fit one packet.
-    let too_long = frame.offload.gso == Gso::None && frame.len - u32::from(outer.l3) > u32::from(u16::MAX);
-    if too_long || outer.l3_kind == L3Kind::None { Err(Drop::TooLarge.into()) } else { Ok(()) }
+    let too_long =
+        frame.offload.gso == Gso::None && frame.len - u32::from(outer.l3) > u32::from(u16::MAX);
+    if too_long || outer.l3_kind == L3Kind::None {
+        Err(Drop::TooLarge.into())
+    } else {
+        Ok(())
+    }
 }

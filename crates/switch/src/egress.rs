@@ -29,7 +29,9 @@ pub unsafe fn load(
     let captured = (frame.len as usize).min(CAPTURE);
     let wanted = usize::from(net_header_len) + captured;
     frame.skip = wanted as u16;
-    let Some(first) = frame.segments(list).first().copied() else { return false };
+    let Some(first) = frame.segments(list).first().copied() else {
+        return false;
+    };
     let header = frame.header.reset(captured);
     if first.len() as usize >= wanted {
         // SAFETY: mapped by the caller's word; the lengths were just checked.
@@ -50,7 +52,10 @@ pub unsafe fn load(
     if net_header_len != 0 {
         net_header.copy_from_slice(&start[..SHORT_NET_HEADER_LEN]);
     }
-    frame.header.reset(captured).copy_from_slice(&start[usize::from(net_header_len)..wanted]);
+    frame
+        .header
+        .reset(captured)
+        .copy_from_slice(&start[usize::from(net_header_len)..wanted]);
     true
 }
 
@@ -63,7 +68,9 @@ pub unsafe fn load_more(frame: &mut Frame, list: &[GuestSlice], to: usize) -> bo
     let (have, to) = (frame.header.len(), to.min(frame.len as usize));
     let skip = usize::from(frame.skip);
     let mut more = [0; sumeru_packet::HEADER_MAX];
-    let Some(more) = to.checked_sub(have).and_then(|n| more.get_mut(..n)) else { return false };
+    let Some(more) = to.checked_sub(have).and_then(|n| more.get_mut(..n)) else {
+        return false;
+    };
     // SAFETY: mapped by the caller's word.
     if more.is_empty() || !unsafe { gather_into(frame.segments(list), skip, more) } {
         return false;
@@ -79,10 +86,15 @@ pub unsafe fn load_more(frame: &mut Frame, list: &[GuestSlice], to: usize) -> bo
 /// The memory behind the frame's segments is mapped.
 pub unsafe fn linear(frame: &Frame, list: &[GuestSlice], to: &mut [u8]) -> usize {
     let header = frame.header.header();
-    let (len, head) = ((frame.len as usize).min(to.len()), header.len().min(to.len()));
+    let (len, head) = (
+        (frame.len as usize).min(to.len()),
+        header.len().min(to.len()),
+    );
     to[..head].copy_from_slice(&header[..head]);
     // SAFETY: mapped by the caller's word.
-    if len > head && !unsafe { gather_into(frame.segments(list), frame.skip.into(), &mut to[head..len]) } {
+    if len > head
+        && !unsafe { gather_into(frame.segments(list), frame.skip.into(), &mut to[head..len]) }
+    {
         return head;
     }
     len
@@ -121,7 +133,11 @@ impl<'a> Payload<'a> {
         // SAFETY: the scratch outlives the payload (lifetime 'a) and is only read through this slice.
         let tail = unsafe { GuestSlice::from_raw(tail.as_ptr().cast_mut(), tail.len() as u32) };
         let Scatter { current, rest } = Scatter::new(frame.segments(list), frame.skip.into());
-        Self { tail, current, rest }
+        Self {
+            tail,
+            current,
+            rest,
+        }
     }
 
     /// The next run of at most `max` bytes.
@@ -167,17 +183,25 @@ impl<'a> Scatter<'a> {
         while let Some((first, others)) = rest.split_first() {
             rest = others;
             if at < first.len() {
-                return Self { current: first.skip(at), rest };
+                return Self {
+                    current: first.skip(at),
+                    rest,
+                };
             }
             at -= first.len();
         }
-        Self { current: empty(), rest: &[] }
+        Self {
+            current: empty(),
+            rest: &[],
+        }
     }
 
     #[inline(always)]
     fn advance(&mut self) -> bool {
         while self.current.is_empty() {
-            let Some((first, others)) = self.rest.split_first() else { return false };
+            let Some((first, others)) = self.rest.split_first() else {
+                return false;
+            };
             (self.current, self.rest) = (*first, others);
         }
         true
@@ -273,7 +297,11 @@ impl<'a> Outgoing<'a> {
     ///
     /// # Errors
     /// When it would have to be cut and cannot be.
-    pub fn new(frame: &'a Frame, list: &'a [GuestSlice], accepts: Accepts) -> Result<Self, SegmentError> {
+    pub fn new(
+        frame: &'a Frame,
+        list: &'a [GuestSlice],
+        accepts: Accepts,
+    ) -> Result<Self, SegmentError> {
         let kind = match frame.offload.gso {
             Gso::None => None,
             _ if accepts.takes(&frame.offload) && !frame.layout.has_inner() => None,
@@ -282,8 +310,22 @@ impl<'a> Outgoing<'a> {
         };
         let header_len = usize::from(frame.layout.innermost().payload);
         let payload = (frame.len as usize).saturating_sub(header_len);
-        let plan = |kind| SegmentPlan::new(frame.header.header(), &frame.layout, payload, kind, frame.offload.gso_size);
-        Ok(Self { frame, list, accepts, plan: kind.map(plan).transpose()?, next: 0 })
+        let plan = |kind| {
+            SegmentPlan::new(
+                frame.header.header(),
+                &frame.layout,
+                payload,
+                kind,
+                frame.offload.gso_size,
+            )
+        };
+        Ok(Self {
+            frame,
+            list,
+            accepts,
+            plan: kind.map(plan).transpose()?,
+            next: 0,
+        })
     }
 
     /// Whether it is cut into segments.
@@ -296,20 +338,36 @@ impl<'a> Outgoing<'a> {
         let index = self.next;
         self.next += 1;
         let Some(plan) = &self.plan else {
-            let whole = Piece { len: self.frame.len, offload: self.left(), index };
+            let whole = Piece {
+                len: self.frame.len,
+                offload: self.left(),
+                index,
+            };
             return (index == 0).then_some(whole);
         };
         (index < plan.count()).then(|| {
             let len = (plan.header_len() + plan.payload_len(index)) as u32;
-            let offload = if self.accepts.partial_csum { self.frame.offload.without_gso() } else { Offload::NONE };
-            Piece { len, offload, index }
+            let offload = if self.accepts.partial_csum {
+                self.frame.offload.without_gso()
+            } else {
+                Offload::NONE
+            };
+            Piece {
+                len,
+                offload,
+                index,
+            }
         })
     }
 
     /// What an uncut frame leaves to the receiver.
     fn left(&self) -> Offload {
         let offload = self.frame.offload;
-        if offload.partial_csum && !self.accepts.partial_csum { Offload::NONE } else { offload }
+        if offload.partial_csum && !self.accepts.partial_csum {
+            Offload::NONE
+        } else {
+            offload
+        }
     }
 
     /// Writes a piece, behind a virtio-net header of `lead` (or nothing), to `to`, which has room for both. True when its checksum was completed here.
@@ -344,14 +402,23 @@ impl<'a> Outgoing<'a> {
             }
             return completes;
         };
-        let Ok(segment) = plan.write(piece.index, frame.header.header(), &mut scratch) else { return false };
+        let Ok(segment) = plan.write(piece.index, frame.header.header(), &mut scratch) else {
+            return false;
+        };
         let header = &mut scratch[..segment.header_len];
         let mut payload = Payload::new(frame, self.list, segment.header_len);
         payload.skip(segment.payload_offset as u32);
         let mut sum = (!piece.offload.partial_csum).then_some(segment.sum);
         let mut out = Scatter::new(to, (lead.len() + header.len()) as u32);
         // SAFETY: see above.
-        unsafe { copy(&mut payload, segment.payload_len as u32, &mut out, sum.as_mut()) };
+        unsafe {
+            copy(
+                &mut payload,
+                segment.payload_len as u32,
+                &mut out,
+                sum.as_mut(),
+            )
+        };
         segment.set_checksum(header, sum.map_or(segment.pseudo, |sum| sum.udp_value()));
         let mut out = Scatter::new(to, 0);
         // SAFETY: see above.
@@ -376,7 +443,11 @@ fn start_sum(header: &[u8], start: usize) -> Checksum {
 unsafe fn copy(from: &mut Payload, mut len: u32, to: &mut Scatter, mut sum: Option<&mut Checksum>) {
     let mut chunk = [0; CHUNK];
     while len > 0
-        && let Some(run) = from.next(if sum.is_some() { len.min(CHUNK as u32) } else { len })
+        && let Some(run) = from.next(if sum.is_some() {
+            len.min(CHUNK as u32)
+        } else {
+            len
+        })
     {
         len -= run.len();
         let Some(sum) = sum.as_deref_mut() else {

@@ -72,7 +72,14 @@ impl Fdb {
         if self.entries.len() >= CAPACITY {
             return Learned::Refused;
         }
-        self.entries.insert((network, mac), Entry { target, seen: now, fixed: false });
+        self.entries.insert(
+            (network, mac),
+            Entry {
+                target,
+                seen: now,
+                fixed: false,
+            },
+        );
         Learned::New
     }
 
@@ -86,16 +93,24 @@ impl Fdb {
     /// Takes over what is configured and drops what can no longer be (ports and networks that are gone).
     pub fn reconcile(&mut self, snapshot: &Snapshot, now: u32) {
         self.entries.retain(|(network, _), entry| {
-            let Some(view) = snapshot.networks.get(network) else { return false };
+            let Some(view) = snapshot.networks.get(network) else {
+                return false;
+            };
             match entry.target {
                 _ if entry.fixed => false,
-                Target::Port(port) => snapshot.port(port).is_some_and(|p| p.network == Some(*network)),
+                Target::Port(port) => snapshot
+                    .port(port)
+                    .is_some_and(|p| p.network == Some(*network)),
                 Target::Remote(remote) => view.remotes.contains(&remote),
             }
         });
         for view in snapshot.networks.values() {
             for (mac, remote) in &view.static_macs {
-                let entry = Entry { target: Target::Remote(*remote), seen: now, fixed: true };
+                let entry = Entry {
+                    target: Target::Remote(*remote),
+                    seen: now,
+                    fixed: true,
+                };
                 self.entries.insert((view.id, *mac), entry);
             }
         }
@@ -105,7 +120,10 @@ impl Fdb {
     pub fn age(&mut self, snapshot: &Snapshot, now: u32) -> usize {
         let before = self.entries.len();
         self.entries.retain(|(network, _), entry| {
-            let ageing = snapshot.networks.get(network).map_or(0, |view| view.ageing_s);
+            let ageing = snapshot
+                .networks
+                .get(network)
+                .map_or(0, |view| view.ageing_s);
             entry.fixed || ageing == 0 || now.saturating_sub(entry.seen) <= ageing
         });
         before - self.entries.len()
@@ -113,7 +131,9 @@ impl Fdb {
 
     /// All addresses.
     pub fn iter(&self) -> impl Iterator<Item = (NetworkId, [u8; 6], &Entry)> {
-        self.entries.iter().map(|((network, mac), entry)| (*network, *mac, entry))
+        self.entries
+            .iter()
+            .map(|((network, mac), entry)| (*network, *mac, entry))
     }
 }
 
@@ -123,7 +143,15 @@ mod tests {
     use crate::snapshot::{NetworkView, PortView};
 
     fn snapshot(ageing_s: u32) -> Snapshot {
-        let port = |index| Some(PortView { index, name: "p".into(), network: Some(5), mtu: 1500, uplink: false });
+        let port = |index| {
+            Some(PortView {
+                index,
+                name: "p".into(),
+                network: Some(5),
+                mtu: 1500,
+                uplink: false,
+            })
+        };
         let network = NetworkView {
             id: 5,
             name: "n".into(),
@@ -133,7 +161,11 @@ mod tests {
             ageing_s,
             static_macs: vec![([2, 0, 0, 0, 0, 9], "192.0.2.9".parse().unwrap())],
         };
-        Snapshot { ports: vec![port(0), port(1)], networks: [(5, network)].into(), ..Snapshot::default() }
+        Snapshot {
+            ports: vec![port(0), port(1)],
+            networks: [(5, network)].into(),
+            ..Snapshot::default()
+        }
     }
 
     #[test]
@@ -143,7 +175,11 @@ mod tests {
         assert_eq!(fdb.learn(5, mac, Target::Port(0), 12), Learned::Known);
         assert_eq!(fdb.learn(5, mac, Target::Port(1), 13), Learned::Moved);
         fdb.reconcile(&snapshot(300), 13);
-        assert_eq!(fdb.learn(5, [2, 0, 0, 0, 0, 9], Target::Port(1), 14), Learned::Refused, "configured stays");
+        assert_eq!(
+            fdb.learn(5, [2, 0, 0, 0, 0, 9], Target::Port(1), 14),
+            Learned::Refused,
+            "configured stays"
+        );
         assert_eq!(fdb.age(&snapshot(300), 313), 0);
         assert_eq!(fdb.age(&snapshot(300), 314), 1);
         assert!(fdb.get(5, mac).is_none());

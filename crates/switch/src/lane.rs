@@ -54,7 +54,13 @@ pub struct LocalPort {
 impl LocalPort {
     /// A port with these parts.
     pub fn new(attachment: Attachment, counters: Arc<PortCounters>) -> Self {
-        Self { attachment, counters, max_frame: 0, parse: ParseOptions::PLAIN, pending: ArrayVec::new() }
+        Self {
+            attachment,
+            counters,
+            max_frame: 0,
+            parse: ParseOptions::PLAIN,
+            pending: ArrayVec::new(),
+        }
     }
 }
 
@@ -191,30 +197,48 @@ impl Lane {
 
     #[inline(always)]
     fn flush_port(&mut self, index: PortIndex) {
-        let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else { return };
+        let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else {
+            return;
+        };
         let pending = std::mem::take(&mut port.pending);
         if let Some(tap) = &mut self.tap {
-            pending.iter().for_each(|i| tap.sent(index, &self.frames[usize::from(*i)], &self.list));
+            pending
+                .iter()
+                .for_each(|i| tap.sent(index, &self.frames[usize::from(*i)], &self.list));
         }
         send(port, &*self.frames, &pending, &self.list, &self.counters);
     }
 
     /// Sends a frame of our own making by a port.
     pub fn send_own(&mut self, index: PortIndex, bytes: &mut [u8]) {
-        let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else { return };
+        let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else {
+            return;
+        };
         let mut frame = Frame::new();
         frame.len = bytes.len() as u32;
         frame.header.load(bytes);
         frame.skip = frame.header.len() as u16;
         frame.segments = 1;
         let list = [GuestSlice::from_own(bytes)];
-        send(port, std::slice::from_ref(&frame), &[0], &list, &self.counters);
+        send(
+            port,
+            std::slice::from_ref(&frame),
+            &[0],
+            &list,
+            &self.counters,
+        );
     }
 }
 
 /// Sends the frames `order` of `frames` by a port, and counts.
 #[inline(always)]
-fn send(port: &mut LocalPort, frames: &[Frame], order: &[u8], list: &[GuestSlice], counters: &PipelineCounters) {
+fn send(
+    port: &mut LocalPort,
+    frames: &[Frame],
+    order: &[u8],
+    list: &[GuestSlice],
+    counters: &PipelineCounters,
+) {
     let port_counters = &*port.counters;
     let lost = |reason: Drop| {
         counters.dropped(reason.into());
@@ -247,7 +271,13 @@ fn send_rings(
     max_frame: u32,
     mut lost: impl FnMut(Drop),
 ) -> Sent {
-    if let [RingPair { receiver: Some(receiver), .. }] = pairs {
+    if let [
+        RingPair {
+            receiver: Some(receiver),
+            ..
+        },
+    ] = pairs
+    {
         // SAFETY: `list` holds segments of the burst in hand, whose queue (or wire port) is on this lcore and alive, or of
         // our own memory.
         return unsafe { receiver.send(frames, order, list, max_frame, lost) };
@@ -258,9 +288,15 @@ fn send_rings(
         return Sent::default();
     }
     let mut total = Sent::default();
-    for (number, receiver) in pairs.iter_mut().filter_map(|pair| pair.receiver.as_mut()).enumerate() {
+    for (number, receiver) in pairs
+        .iter_mut()
+        .filter_map(|pair| pair.receiver.as_mut())
+        .enumerate()
+    {
         let mine = |index: &&u8| {
-            let hash = frames.get(usize::from(**index)).map_or(0, |frame| frame.hash);
+            let hash = frames
+                .get(usize::from(**index))
+                .map_or(0, |frame| frame.hash);
             (hash >> 40) as usize % receivers == number
         };
         let share: ArrayVec<u8, BURST> = order.iter().filter(mine).copied().collect();
@@ -289,7 +325,9 @@ fn send_wire(
     let mut sent = Sent::default();
     let accepts = wire.accepts();
     for index in order {
-        let Some(frame) = frames.get(usize::from(*index)) else { continue };
+        let Some(frame) = frames.get(usize::from(*index)) else {
+            continue;
+        };
         let mut send_one = || {
             check_mtu(frame, max_frame)?;
             let mut outgoing = Outgoing::new(frame, list, accepts).map_err(|_| Drop::BadOffload)?;

@@ -109,12 +109,26 @@ impl Offload {
     /// # Errors
     /// A checksum outside the frame or the captured bytes, or a segmentation type that is not the frame's.
     #[inline(always)]
-    pub fn checked(&self, layout: &Layout, captured: usize, frame_len: u32) -> Result<(), BadOffload> {
-        if self.partial_csum { self.checked_slow(layout, captured, frame_len) } else { Ok(()) }
+    pub fn checked(
+        &self,
+        layout: &Layout,
+        captured: usize,
+        frame_len: u32,
+    ) -> Result<(), BadOffload> {
+        if self.partial_csum {
+            self.checked_slow(layout, captured, frame_len)
+        } else {
+            Ok(())
+        }
     }
 
     #[cold]
-    fn checked_slow(&self, layout: &Layout, captured: usize, frame_len: u32) -> Result<(), BadOffload> {
+    fn checked_slow(
+        &self,
+        layout: &Layout,
+        captured: usize,
+        frame_len: u32,
+    ) -> Result<(), BadOffload> {
         let field_end = usize::from(self.csum_start) + usize::from(self.csum_offset) + 2;
         if field_end > captured || field_end as u32 > frame_len {
             return Err(BadOffload);
@@ -127,12 +141,21 @@ impl Offload {
         };
         let is_tcp = layer.l4_proto == 6 && layer.has_l4() && !layer.is_fragment();
         let starts_right = layer.l4 == self.csum_start && self.csum_offset == 16;
-        if layer.l3_kind == wanted && is_tcp && starts_right { Ok(()) } else { Err(BadOffload) }
+        if layer.l3_kind == wanted && is_tcp && starts_right {
+            Ok(())
+        } else {
+            Err(BadOffload)
+        }
     }
 
     /// The same for a segment: the checksum is left to do, nothing more.
     pub fn without_gso(self) -> Self {
-        Self { gso: Gso::None, ecn: false, gso_size: 0, ..self }
+        Self {
+            gso: Gso::None,
+            ecn: false,
+            gso_size: 0,
+            ..self
+        }
     }
 
     /// Moves the checksum's place by `delta` bytes: headers were pushed or pulled in front of it.
@@ -157,7 +180,11 @@ impl Offload {
         bytes[6..8].copy_from_slice(&self.csum_start.to_le_bytes());
         bytes[8..10].copy_from_slice(&self.csum_offset.to_le_bytes());
         if self.gso != Gso::None {
-            let kind = if self.gso == Gso::TcpV4 { GSO_TCPV4 } else { GSO_TCPV6 };
+            let kind = if self.gso == Gso::TcpV4 {
+                GSO_TCPV4
+            } else {
+                GSO_TCPV6
+            };
             bytes[1] = kind | if self.ecn { GSO_ECN } else { 0 };
             bytes[2..4].copy_from_slice(&header_len.to_le_bytes());
             bytes[4..6].copy_from_slice(&self.gso_size.to_le_bytes());

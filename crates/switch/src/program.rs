@@ -39,7 +39,9 @@ impl RuleCounts {
 
     /// Packets and bytes over all lcores.
     pub fn sum(&self) -> (u64, u64) {
-        self.0.iter().fold((0, 0), |(p, b), cell| (p + cell.packets.get(), b + cell.bytes.get()))
+        self.0.iter().fold((0, 0), |(p, b), cell| {
+            (p + cell.packets.get(), b + cell.bytes.get())
+        })
     }
 }
 

@@ -39,7 +39,12 @@ impl Sender {
     /// Takes the queue over. `net_header_len` is 12, or 10 for a legacy driver without mergeable buffers.
     pub fn new(mut queue: SplitQueue, net_header_len: u16, enabled: bool) -> Self {
         queue.disarm();
-        Self { queue, net_header_len, enabled, fault: None }
+        Self {
+            queue,
+            net_header_len,
+            enabled,
+            fault: None,
+        }
     }
 
     /// The queue itself, for its owner's control.
@@ -159,11 +164,27 @@ pub struct Receiver {
 
 impl Receiver {
     /// Takes the queue over.
-    pub fn new(mut queue: SplitQueue, net_header_len: u16, mergeable: bool, accepts: Accepts, enabled: bool) -> Self {
+    pub fn new(
+        mut queue: SplitQueue,
+        net_header_len: u16,
+        mergeable: bool,
+        accepts: Accepts,
+        enabled: bool,
+    ) -> Self {
         // We look for buffers when there is a frame; the guest need never tell us.
         queue.disarm();
         let buffers = Vec::with_capacity(4 * BURST);
-        Self { queue, net_header_len, mergeable, accepts, enabled, fault: None, reported: false, buffers, chains: Vec::with_capacity(MAX_SPAN) }
+        Self {
+            queue,
+            net_header_len,
+            mergeable,
+            accepts,
+            enabled,
+            fault: None,
+            reported: false,
+            buffers,
+            chains: Vec::with_capacity(MAX_SPAN),
+        }
     }
 
     /// The queue itself, for its owner's control.
@@ -200,7 +221,11 @@ impl Receiver {
     ) -> Sent {
         let mut sent = Sent::default();
         if self.fault.is_some() || !self.enabled {
-            let reason = if self.enabled { Drop::RingBroken } else { Drop::PortDown };
+            let reason = if self.enabled {
+                Drop::RingBroken
+            } else {
+                Drop::PortDown
+            };
             order.iter().for_each(|_| lost(reason));
             return sent;
         }
@@ -209,12 +234,16 @@ impl Receiver {
             Err(fault) => self.fault = Some(fault),
             Ok(count) => {
                 // SAFETY: the caller's word; our own buffers lie in the queue's memory, which it holds.
-                done = unsafe { self.send_simple(frames, &order[..count], list, max_frame, &mut sent) };
+                done = unsafe {
+                    self.send_simple(frames, &order[..count], list, max_frame, &mut sent)
+                };
                 self.queue.take(done as u16);
             }
         }
         for index in &order[done..] {
-            let Some(frame) = frames.get(usize::from(*index)) else { continue };
+            let Some(frame) = frames.get(usize::from(*index)) else {
+                continue;
+            };
             // SAFETY: as above.
             if let Err(reason) = unsafe { self.send_any(frame, list, max_frame, &mut sent) } {
                 lost(reason);
@@ -258,8 +287,12 @@ impl Receiver {
         let lead_len = u32::from(self.net_header_len);
         let mut done = 0;
         for (index, chain) in order.iter().zip(&self.chains) {
-            let Some(frame) = frames.get(usize::from(*index)) else { break };
-            let Some(buffer) = self.buffers.get(chain.first as usize).copied() else { break };
+            let Some(frame) = frames.get(usize::from(*index)) else {
+                break;
+            };
+            let Some(buffer) = self.buffers.get(chain.first as usize).copied() else {
+                break;
+            };
             let needed = lead_len + frame.len;
             let simple = chain.writable > 0
                 && frame.offload.gso == crate::net_header::Gso::None
@@ -298,7 +331,8 @@ impl Receiver {
         if frame.len > MAX_FRAME {
             return Err(Drop::TooLarge);
         }
-        let mut outgoing = Outgoing::new(frame, list, self.accepts).map_err(|_| Drop::BadOffload)?;
+        let mut outgoing =
+            Outgoing::new(frame, list, self.accepts).map_err(|_| Drop::BadOffload)?;
         check_mtu(frame, max_frame)?;
         sent.segmented += u64::from(outgoing.is_segmented());
         let header_len = frame.layout.innermost().payload;
@@ -335,7 +369,11 @@ impl Receiver {
                 return Err(Drop::BufferTooSmall);
             }
             let next = self.queue.available(ahead + 1).and_then(|available| {
-                if available <= ahead { Ok(None) } else { self.queue.peek(ahead, &mut self.buffers).map(Some) }
+                if available <= ahead {
+                    Ok(None)
+                } else {
+                    self.queue.peek(ahead, &mut self.buffers).map(Some)
+                }
             });
             let chain = match next {
                 Ok(Some(chain)) if chain.readable == 0 => chain,
@@ -361,7 +399,13 @@ pub fn check_mtu(frame: &Frame, max_frame: u32) -> Result<(), Drop> {
     let Offload { gso, gso_size, .. } = frame.offload;
     let len = match gso {
         crate::net_header::Gso::None => frame.len,
-        _ => frame.len.min(u32::from(frame.layout.innermost().payload) + u32::from(gso_size)),
+        _ => frame
+            .len
+            .min(u32::from(frame.layout.innermost().payload) + u32::from(gso_size)),
     };
-    if len > max_frame { Err(Drop::ExceedsMtu) } else { Ok(()) }
+    if len > max_frame {
+        Err(Drop::ExceedsMtu)
+    } else {
+        Ok(())
+    }
 }

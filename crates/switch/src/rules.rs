@@ -31,7 +31,9 @@ pub enum RuleError {
         port: String,
     },
     /// A field that the engine does not match.
-    #[error("field {field} of item {item} is not matched by the engine; expected one of: {expected}")]
+    #[error(
+        "field {field} of item {item} is not matched by the engine; expected one of: {expected}"
+    )]
     Field {
         /// The item's token.
         item: &'static str,
@@ -153,7 +155,12 @@ pub fn compile(rule: &Rule, context: &Context) -> Result<CompiledRule, RuleError
             expected: "write the rule on the port where packets come in (ingress), or as transfer",
         });
     }
-    let mut pattern = Pattern { key: FlowKey::ZERO, mask: FlowMask::ZERO, layer: Layer::Outer, tags: 0 };
+    let mut pattern = Pattern {
+        key: FlowKey::ZERO,
+        mask: FlowMask::ZERO,
+        layer: Layer::Outer,
+        tags: 0,
+    };
     let mut in_port = (!attributes.transfer).then_some(context.port);
     for (position, item) in rule.pattern.iter().enumerate() {
         match item {
@@ -181,7 +188,9 @@ pub fn compile(rule: &Rule, context: &Context) -> Result<CompiledRule, RuleError
     for action in &rule.actions {
         actions.extend(compile_action(action, context)?);
     }
-    let counts = actions.contains(&RuleAction::Count).then(|| RuleCounts::new(context.workers));
+    let counts = actions
+        .contains(&RuleAction::Count)
+        .then(|| RuleCounts::new(context.workers));
     Ok(CompiledRule {
         name: (context.port, context.id),
         priority: attributes.priority,
@@ -195,7 +204,10 @@ pub fn compile(rule: &Rule, context: &Context) -> Result<CompiledRule, RuleError
 }
 
 fn resolve(context: &Context, place: &'static str, port: &PortRef) -> Result<PortIndex, RuleError> {
-    (context.resolve)(port).ok_or_else(|| RuleError::UnknownPort { place, port: port.to_string() })
+    (context.resolve)(port).ok_or_else(|| RuleError::UnknownPort {
+        place,
+        port: port.to_string(),
+    })
 }
 
 /// A pattern on its way into key and mask.
@@ -211,7 +223,8 @@ impl Pattern {
     fn require(&mut self, field: Field, mask: u128, value: u128) {
         let mask = mask & field.position().max();
         self.mask.set(field, self.mask.get(field) | mask);
-        self.key.set(field, self.key.get(field) & !mask | value & mask);
+        self.key
+            .set(field, self.key.get(field) & !mask | value & mask);
     }
 
     /// What an item demands by being there.
@@ -235,29 +248,43 @@ impl Pattern {
     }
 
     fn tag_field(&self) -> Field {
-        if self.tags == 0 { Field::VlanTci(self.layer) } else { Field::InnerVlanTci(self.layer) }
+        if self.tags == 0 {
+            Field::VlanTci(self.layer)
+        } else {
+            Field::InnerVlanTci(self.layer)
+        }
     }
 
     fn add(&mut self, item: &Item, tag_follows: bool) -> Result<(), RuleError> {
         if self.layer == Layer::Inner && matches!(item, Item::Vxlan(_)) {
-            return Err(RuleError::Unsupported { what: "item vxlan inside vxlan", expected: "one tunnel" });
+            return Err(RuleError::Unsupported {
+                what: "item vxlan inside vxlan",
+                expected: "one tunnel",
+            });
         }
         self.require_presence(item);
         let row = item.row();
         for field in row.fields {
-            let sumeru_flow::model::Access::Field { get, .. } = &field.access else { continue };
+            let sumeru_flow::model::Access::Field { get, .. } = &field.access else {
+                continue;
+            };
             let Some(matched) = get(item) else { continue };
             if matched.mask == 0 {
                 continue;
             }
             if matched.range().is_some() {
-                return Err(RuleError::Range { item: row.name, field: field.name });
+                return Err(RuleError::Range {
+                    item: row.name,
+                    field: field.name,
+                });
             }
-            let (target, shift) = self.place(item, field.name, tag_follows).map_err(|expected| RuleError::Field {
-                item: row.name,
-                field: field.name,
-                expected,
-            })?;
+            let (target, shift) =
+                self.place(item, field.name, tag_follows)
+                    .map_err(|expected| RuleError::Field {
+                        item: row.name,
+                        field: field.name,
+                        expected,
+                    })?;
             self.require(target, matched.mask << shift, matched.spec << shift);
         }
         match item {
@@ -269,7 +296,12 @@ impl Pattern {
     }
 
     /// The key's field for an item's field, and how far the value is shifted in it; or what could be matched instead.
-    fn place(&self, item: &Item, field: &str, tag_follows: bool) -> Result<(Field, u32), &'static str> {
+    fn place(
+        &self,
+        item: &Item,
+        field: &str,
+        tag_follows: bool,
+    ) -> Result<(Field, u32), &'static str> {
         let layer = self.layer;
         let present = VLAN_PRESENT.trailing_zeros();
         Ok(match (item, field) {
@@ -277,22 +309,34 @@ impl Pattern {
             (Item::Eth(_), "src") => (Field::EthSrc(layer), 0),
             (Item::Eth(_), "type") if !tag_follows => (Field::EthType(layer), 0),
             (Item::Eth(_), "has_vlan") => (Field::VlanTci(layer), present),
-            (Item::Eth(_), _) => return Err("dst, src, has_vlan, type (of a packet without a vlan item)"),
+            (Item::Eth(_), _) => {
+                return Err("dst, src, has_vlan, type (of a packet without a vlan item)");
+            }
             (Item::Vlan(_), "vid") => (self.tag_field(), 0),
             (Item::Vlan(_), "pcp") => (self.tag_field(), 13),
             (Item::Vlan(_), "inner_type") if !tag_follows => (Field::EthType(layer), 0),
-            (Item::Vlan(_), "has_more_vlan") if self.tags == 0 => (Field::InnerVlanTci(layer), present),
-            (Item::Vlan(_), _) => return Err("vid, pcp, has_more_vlan, inner_type of the last tag"),
+            (Item::Vlan(_), "has_more_vlan") if self.tags == 0 => {
+                (Field::InnerVlanTci(layer), present)
+            }
+            (Item::Vlan(_), _) => {
+                return Err("vid, pcp, has_more_vlan, inner_type of the last tag");
+            }
             (Item::Ipv4(_), "tos") | (Item::Ipv6(_), "tc") => (Field::IpTos(layer), 0),
             (Item::Ipv4(_), "ttl") | (Item::Ipv6(_), "hop") => (Field::IpTtl(layer), 0),
             (Item::Ipv4(_) | Item::Ipv6(_), "proto") => (Field::IpProto(layer), 0),
             (Item::Ipv4(_) | Item::Ipv6(_), "src") => (Field::IpSrc(layer), 0),
             (Item::Ipv4(_) | Item::Ipv6(_), "dst") => (Field::IpDst(layer), 0),
-            (Item::Ipv6(_), "has_frag_ext") => (Field::Fragment(layer), FRAGMENT_ANY.trailing_zeros()),
+            (Item::Ipv6(_), "has_frag_ext") => {
+                (Field::Fragment(layer), FRAGMENT_ANY.trailing_zeros())
+            }
             (Item::Ipv4(_), _) => return Err("tos, ttl, proto, src, dst"),
             (Item::Ipv6(_), _) => return Err("tc, hop, proto, has_frag_ext, src, dst"),
-            (Item::Tcp(_) | Item::Udp(_), "src") | (Item::Icmp(_) | Item::Icmp6(_), "type") => (Field::L4Src(layer), 0),
-            (Item::Tcp(_) | Item::Udp(_), "dst") | (Item::Icmp(_) | Item::Icmp6(_), "code") => (Field::L4Dst(layer), 0),
+            (Item::Tcp(_) | Item::Udp(_), "src") | (Item::Icmp(_) | Item::Icmp6(_), "type") => {
+                (Field::L4Src(layer), 0)
+            }
+            (Item::Tcp(_) | Item::Udp(_), "dst") | (Item::Icmp(_) | Item::Icmp6(_), "code") => {
+                (Field::L4Dst(layer), 0)
+            }
             (Item::Tcp(_), "flags") => (Field::TcpFlags(layer), 0),
             (Item::Tcp(_), _) => return Err("src, dst, flags"),
             (Item::Icmp(_) | Item::Icmp6(_), _) => return Err("type, code"),
@@ -337,10 +381,18 @@ fn compile_action(action: &Action, context: &Context) -> Result<Option<RuleActio
         }
         Action::SetMacSrc { mac_addr } => RuleAction::Set(Field::EthSrc(outer), mac(*mac_addr)),
         Action::SetMacDst { mac_addr } => RuleAction::Set(Field::EthDst(outer), mac(*mac_addr)),
-        Action::SetIpv4Src { ipv4_addr } => RuleAction::Set(Field::IpSrc(outer), u32::from(*ipv4_addr).into()),
-        Action::SetIpv4Dst { ipv4_addr } => RuleAction::Set(Field::IpDst(outer), u32::from(*ipv4_addr).into()),
-        Action::SetIpv6Src { ipv6_addr } => RuleAction::Set(Field::IpSrc(outer), (*ipv6_addr).into()),
-        Action::SetIpv6Dst { ipv6_addr } => RuleAction::Set(Field::IpDst(outer), (*ipv6_addr).into()),
+        Action::SetIpv4Src { ipv4_addr } => {
+            RuleAction::Set(Field::IpSrc(outer), u32::from(*ipv4_addr).into())
+        }
+        Action::SetIpv4Dst { ipv4_addr } => {
+            RuleAction::Set(Field::IpDst(outer), u32::from(*ipv4_addr).into())
+        }
+        Action::SetIpv6Src { ipv6_addr } => {
+            RuleAction::Set(Field::IpSrc(outer), (*ipv6_addr).into())
+        }
+        Action::SetIpv6Dst { ipv6_addr } => {
+            RuleAction::Set(Field::IpDst(outer), (*ipv6_addr).into())
+        }
         Action::SetTpSrc { port } => RuleAction::Set(Field::L4Src(outer), (*port).into()),
         Action::SetTpDst { port } => RuleAction::Set(Field::L4Dst(outer), (*port).into()),
         Action::DecTtl => RuleAction::DecTtl,
@@ -396,14 +448,25 @@ impl RuleTable {
         let rule = Arc::new(rule);
         Arc::make_mut(&mut self.names).insert(rule.name, rule.clone());
         let tuples = self.groups.entry(rule.group).or_default();
-        let index = tuples.iter().position(|tuple| tuple.mask == rule.mask).unwrap_or_else(|| {
-            let tuple = Tuple { mask: rule.mask, active: rule.mask.active(), best: u32::MAX, rules: HashMap::new() };
-            tuples.push(Arc::new(tuple));
-            tuples.len() - 1
-        });
+        let index = tuples
+            .iter()
+            .position(|tuple| tuple.mask == rule.mask)
+            .unwrap_or_else(|| {
+                let tuple = Tuple {
+                    mask: rule.mask,
+                    active: rule.mask.active(),
+                    best: u32::MAX,
+                    rules: HashMap::new(),
+                };
+                tuples.push(Arc::new(tuple));
+                tuples.len() - 1
+            });
         let tuple = Arc::make_mut(&mut tuples[index]);
         tuple.best = tuple.best.min(rule.priority);
-        let bucket = tuple.rules.entry(rule.value.hash(&tuple.mask, tuple.active)).or_default();
+        let bucket = tuple
+            .rules
+            .entry(rule.value.hash(&tuple.mask, tuple.active))
+            .or_default();
         bucket.push(rule);
         bucket.sort_by_key(|rule| (rule.priority, rule.sequence));
         tuples.sort_by_key(|tuple| tuple.best);
@@ -415,8 +478,12 @@ impl RuleTable {
     /// # Errors
     /// [`RuleError::Unknown`].
     pub fn remove(&mut self, port: PortIndex, id: u32) -> Result<(), RuleError> {
-        let removed = Arc::make_mut(&mut self.names).remove(&(port, id)).ok_or(RuleError::Unknown { port, id })?;
-        let Some(tuples) = self.groups.get_mut(&removed.group) else { return Ok(()) };
+        let removed = Arc::make_mut(&mut self.names)
+            .remove(&(port, id))
+            .ok_or(RuleError::Unknown { port, id })?;
+        let Some(tuples) = self.groups.get_mut(&removed.group) else {
+            return Ok(());
+        };
         if let Some(tuple) = tuples.iter_mut().find(|tuple| tuple.mask == removed.mask) {
             let tuple = Arc::make_mut(tuple);
             let hash = removed.value.hash(&tuple.mask, tuple.active);
@@ -426,7 +493,13 @@ impl RuleTable {
                     tuple.rules.remove(&hash);
                 }
             }
-            tuple.best = tuple.rules.values().flatten().map(|rule| rule.priority).min().unwrap_or(u32::MAX);
+            tuple.best = tuple
+                .rules
+                .values()
+                .flatten()
+                .map(|rule| rule.priority)
+                .min()
+                .unwrap_or(u32::MAX);
         }
         tuples.retain(|tuple| !tuple.rules.is_empty());
         tuples.sort_by_key(|tuple| tuple.best);
@@ -437,7 +510,12 @@ impl RuleTable {
     }
 
     /// The best rule of `group` for `key`. `examine` is told every mask that was looked under, matching or not.
-    pub fn lookup(&self, group: u32, key: &FlowKey, mut examine: impl FnMut(&FlowMask)) -> Option<&Arc<CompiledRule>> {
+    pub fn lookup(
+        &self,
+        group: u32,
+        key: &FlowKey,
+        mut examine: impl FnMut(&FlowMask),
+    ) -> Option<&Arc<CompiledRule>> {
         let mut best: Option<&Arc<CompiledRule>> = None;
         for tuple in self.groups.get(&group)? {
             if best.is_some_and(|rule| rule.priority < tuple.best) {
@@ -445,7 +523,10 @@ impl RuleTable {
             }
             examine(&tuple.mask);
             let bucket = tuple.rules.get(&key.hash(&tuple.mask, tuple.active));
-            let found = bucket.and_then(|b| b.iter().find(|rule| key.matches(&rule.value, &tuple.mask, tuple.active)));
+            let found = bucket.and_then(|b| {
+                b.iter()
+                    .find(|rule| key.matches(&rule.value, &tuple.mask, tuple.active))
+            });
             if let Some(rule) = found
                 && best.is_none_or(|b| (rule.priority, rule.sequence) < (b.priority, b.sequence))
             {
@@ -458,7 +539,10 @@ impl RuleTable {
     /// Every bit that any rule looks at.
     pub fn union(&self) -> FlowMask {
         let mut union = FlowMask::ZERO;
-        self.groups.values().flatten().for_each(|tuple| union.merge(&tuple.mask));
+        self.groups
+            .values()
+            .flatten()
+            .for_each(|tuple| union.merge(&tuple.mask));
         union
     }
 }

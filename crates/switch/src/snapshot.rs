@@ -60,9 +60,16 @@ pub struct Underlay {
 impl Underlay {
     /// The address to tunnel from towards `remote`: on its subnet if there is one, else the first of its family.
     pub fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
-        let same_family = || self.addresses.iter().filter(|(address, _)| address.is_ipv4() == remote.is_ipv4());
-        let on_link = same_family().find(|(address, prefix)| shares_prefix(*address, remote, *prefix));
-        on_link.or_else(|| same_family().next()).map(|(address, _)| *address)
+        let same_family = || {
+            self.addresses
+                .iter()
+                .filter(|(address, _)| address.is_ipv4() == remote.is_ipv4())
+        };
+        let on_link =
+            same_family().find(|(address, prefix)| shares_prefix(*address, remote, *prefix));
+        on_link
+            .or_else(|| same_family().next())
+            .map(|(address, _)| *address)
     }
 
     /// Whether `address` is this node's.
@@ -78,7 +85,10 @@ fn shares_prefix(a: IpAddr, b: IpAddr, prefix: u8) -> bool {
         (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits(), b.to_bits(), 128),
         _ => return false,
     };
-    (a ^ b).checked_shr(width - u32::from(prefix).min(width)).unwrap_or(0) == 0
+    (a ^ b)
+        .checked_shr(width - u32::from(prefix).min(width))
+        .unwrap_or(0)
+        == 0
 }
 
 /// Everything that forwarding needs to know and that only control changes.
@@ -111,12 +121,25 @@ mod tests {
         let underlay = Underlay {
             port: 0,
             mac: [0; 6],
-            addresses: vec![(address("192.0.2.1"), 24), (address("198.51.100.1"), 24), (address("2001:db8::1"), 64)],
+            addresses: vec![
+                (address("192.0.2.1"), 24),
+                (address("198.51.100.1"), 24),
+                (address("2001:db8::1"), 64),
+            ],
             vxlan_port: 4789,
         };
-        assert_eq!(underlay.source_for(address("198.51.100.7")), Some(address("198.51.100.1")));
-        assert_eq!(underlay.source_for(address("203.0.113.1")), Some(address("192.0.2.1")));
-        assert_eq!(underlay.source_for(address("2001:db8:1::1")), Some(address("2001:db8::1")));
+        assert_eq!(
+            underlay.source_for(address("198.51.100.7")),
+            Some(address("198.51.100.1"))
+        );
+        assert_eq!(
+            underlay.source_for(address("203.0.113.1")),
+            Some(address("192.0.2.1"))
+        );
+        assert_eq!(
+            underlay.source_for(address("2001:db8:1::1")),
+            Some(address("2001:db8::1"))
+        );
         assert!(shares_prefix(address("10.0.0.1"), address("11.0.0.1"), 0));
         assert!(!shares_prefix(address("10.0.0.1"), address("10.0.0.0"), 32));
     }

@@ -133,7 +133,10 @@ impl DropReason {
 
     /// Every reason, by index.
     pub fn all() -> impl Iterator<Item = Self> {
-        Malformed::ALL.into_iter().map(Self::Malformed).chain(Drop::ALL.iter().copied().map(Self::Other))
+        Malformed::ALL
+            .into_iter()
+            .map(Self::Malformed)
+            .chain(Drop::ALL.iter().copied().map(Self::Other))
     }
 
     /// Short stable name.
@@ -160,7 +163,10 @@ pub struct PipelineCounters {
 
 impl Default for PipelineCounters {
     fn default() -> Self {
-        Self { stages: [const { Counter::new() }; Stage::ALL.len()], drops: [const { Counter::new() }; DropReason::COUNT] }
+        Self {
+            stages: [const { Counter::new() }; Stage::ALL.len()],
+            drops: [const { Counter::new() }; DropReason::COUNT],
+        }
     }
 }
 

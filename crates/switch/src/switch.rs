@@ -122,13 +122,19 @@ impl Switch {
         let mut pipeline = Vec::new();
         for (number, lcore) in lcores.iter().enumerate() {
             let counters = Arc::new(PipelineCounters::default());
-            let (subscriber, block, report) = (publisher.subscribe(), counters.clone(), report.clone());
+            let (subscriber, block, report) =
+                (publisher.subscribe(), counters.clone(), report.clone());
             let id = lcore.call(move |local| {
                 // The receiver is gone only when the switch is.
-                let faults = Box::new(move |port, queue, fault| drop(report.send((port, queue, fault))));
+                let faults = Box::new(move |port, queue, fault| {
+                    let _ = report.send((port, queue, fault));
+                });
                 local.add(SwitchWorker::new(number, subscriber, block, faults))
             })?;
-            workers.push(WorkerHandle { lcore: lcore.clone(), id });
+            workers.push(WorkerHandle {
+                lcore: lcore.clone(),
+                id,
+            });
             pipeline.push(counters);
         }
         if workers.is_empty() {
@@ -136,15 +142,26 @@ impl Switch {
         }
         let noted = faults.clone();
         // Ends when the last worker is dropped. Without the thread faults are still counted, only not named.
-        let _ = std::thread::Builder::new().name("switch-faults".into()).stack_size(128 << 10).spawn(move || {
-            for (port, queue, fault) in reports {
-                tracing::warn!(port, queue, %fault, "a guest's queue was stopped");
-                if let Ok(mut noted) = noted.lock() {
-                    noted.insert((port, queue), fault);
+        let _ = std::thread::Builder::new()
+            .name("switch-faults".into())
+            .stack_size(128 << 10)
+            .spawn(move || {
+                for (port, queue, fault) in reports {
+                    tracing::warn!(port, queue, %fault, "a guest's queue was stopped");
+                    if let Ok(mut noted) = noted.lock() {
+                        noted.insert((port, queue), fault);
+                    }
                 }
-            }
-        });
-        Ok(Self { workers, publisher, pipeline, ports: BTreeMap::new(), faults, sequence: 0, tapped: false })
+            });
+        Ok(Self {
+            workers,
+            publisher,
+            pipeline,
+            ports: BTreeMap::new(),
+            faults,
+            sequence: 0,
+            tapped: false,
+        })
     }
 
     /// The configuration now.
@@ -183,26 +200,41 @@ impl Switch {
     ///
     /// # Errors
     /// A number that is taken, too many queue pairs, an lcore that is gone.
-    pub fn add_guest(&mut self, view: PortView, pairs: u16, mac: [u8; 6]) -> Result<(VhostNet, Arc<NetState>), SwitchError> {
+    pub fn add_guest(
+        &mut self,
+        view: PortView,
+        pairs: u16,
+        mac: [u8; 6],
+    ) -> Result<(VhostNet, Arc<NetState>), SwitchError> {
         if !(1..=MAX_PAIRS).contains(&pairs) {
             return Err(SwitchError::Pairs(pairs));
         }
         let (index, mtu) = (view.index, view.mtu);
         let counters = self.blocks(index)?;
-        self.owner().call(move |worker, _| worker.add_guest(index, usize::from(pairs), counters))?;
+        self.owner()
+            .call(move |worker, _| worker.add_guest(index, usize::from(pairs), counters))?;
         self.change(|snapshot| put_port(snapshot, view))?;
         let state = Arc::new(NetState::default());
-        Ok((VhostNet::new(index, pairs, mac, mtu, self.owner().clone(), state.clone()), state))
+        Ok((
+            VhostNet::new(index, pairs, mac, mtu, self.owner().clone(), state.clone()),
+            state,
+        ))
     }
 
     /// Adds a wire port.
     ///
     /// # Errors
     /// As [`Self::add_guest`]; a descriptor that cannot be waited for.
-    pub fn add_wire(&mut self, view: PortView, wire: Box<dyn Wire + Send>) -> Result<(), SwitchError> {
+    pub fn add_wire(
+        &mut self,
+        view: PortView,
+        wire: Box<dyn Wire + Send>,
+    ) -> Result<(), SwitchError> {
         let index = view.index;
         let counters = self.blocks(index)?;
-        let added = self.owner().call(move |worker, watch| worker.add_wire(index, wire, counters, watch))?;
+        let added = self
+            .owner()
+            .call(move |worker, watch| worker.add_wire(index, wire, counters, watch))?;
         if let Err(error) = added {
             self.ports.remove(&index);
             return Err(SwitchError::Watch(index, error));
@@ -226,13 +258,16 @@ impl Switch {
     /// # Errors
     /// [`SwitchError::UnknownPort`].
     pub fn remove_port(&mut self, index: PortIndex) -> Result<(), SwitchError> {
-        self.ports.remove(&index).ok_or(SwitchError::UnknownPort(index))?;
+        self.ports
+            .remove(&index)
+            .ok_or(SwitchError::UnknownPort(index))?;
         self.change(|snapshot| {
             if let Some(slot) = snapshot.ports.get_mut(usize::from(index)) {
                 *slot = None;
             }
         })?;
-        self.owner().call(move |worker, watch| worker.remove(index, watch))?;
+        self.owner()
+            .call(move |worker, watch| worker.remove(index, watch))?;
         if let Ok(mut faults) = self.faults.lock() {
             faults.retain(|(port, _), _| *port != index);
         }
@@ -267,7 +302,12 @@ impl Switch {
     ///
     /// # Errors
     /// See [`RuleError`].
-    pub fn compile(&self, port: PortIndex, id: u32, rule: &Rule) -> Result<CompiledRule, SwitchError> {
+    pub fn compile(
+        &self,
+        port: PortIndex,
+        id: u32,
+        rule: &Rule,
+    ) -> Result<CompiledRule, SwitchError> {
         let ports = &self.publisher.current().ports;
         let resolve = |wanted: &PortRef| {
             let named = |view: &&PortView| {
@@ -275,8 +315,13 @@ impl Switch {
             };
             ports.iter().flatten().find(named).map(|view| view.index)
         };
-        let context =
-            rules::Context { port, id, sequence: self.sequence, workers: self.workers.len(), resolve: &resolve };
+        let context = rules::Context {
+            port,
+            id,
+            sequence: self.sequence,
+            workers: self.workers.len(),
+            resolve: &resolve,
+        };
         if self.publisher.current().rules.get(port, id).is_some() {
             return Err(RuleError::Exists { port, id }.into());
         }
@@ -287,7 +332,12 @@ impl Switch {
     ///
     /// # Errors
     /// See [`RuleError`].
-    pub fn insert_rule(&mut self, port: PortIndex, id: u32, rule: &Rule) -> Result<(), SwitchError> {
+    pub fn insert_rule(
+        &mut self,
+        port: PortIndex,
+        id: u32,
+        rule: &Rule,
+    ) -> Result<(), SwitchError> {
         let rule = self.compile(port, id, rule)?;
         self.sequence += 1;
         let mut table = self.publisher.current().rules.clone();
@@ -310,23 +360,38 @@ impl Switch {
     /// # Errors
     /// [`RuleError::Unknown`].
     pub fn rule_counts(&self, port: PortIndex, id: u32) -> Result<(u64, u64), SwitchError> {
-        let rule = self.publisher.current().rules.get(port, id).ok_or(RuleError::Unknown { port, id })?;
+        let rule = self
+            .publisher
+            .current()
+            .rules
+            .get(port, id)
+            .ok_or(RuleError::Unknown { port, id })?;
         Ok(rule.counts.as_deref().map_or((0, 0), RuleCounts::sum))
     }
 
     /// Frames that passed a stage, over all lcores.
     pub fn stage(&self, stage: Stage) -> u64 {
-        self.pipeline.iter().map(|counters| counters.stage(stage)).sum()
+        self.pipeline
+            .iter()
+            .map(|counters| counters.stage(stage))
+            .sum()
     }
 
     /// Frames dropped for a reason, over all lcores.
     pub fn drops(&self, reason: DropReason) -> u64 {
-        self.pipeline.iter().map(|counters| counters.drop_count(reason)).sum()
+        self.pipeline
+            .iter()
+            .map(|counters| counters.drop_count(reason))
+            .sum()
     }
 
     /// Frames received and sent by one lcore's part.
     pub fn lcore_packets(&self, number: usize) -> (u64, u64) {
-        let stage = |stage| self.pipeline.get(number).map_or(0, |counters| counters.stage(stage));
+        let stage = |stage| {
+            self.pipeline
+                .get(number)
+                .map_or(0, |counters| counters.stage(stage))
+        };
         (stage(Stage::Receive), stage(Stage::Transmit))
     }
 
@@ -335,13 +400,21 @@ impl Switch {
     /// # Errors
     /// [`SwitchError::UnknownPort`].
     pub fn port_counters(&self, index: PortIndex) -> Result<&[Arc<PortCounters>], SwitchError> {
-        self.ports.get(&index).map(Vec::as_slice).ok_or(SwitchError::UnknownPort(index))
+        self.ports
+            .get(&index)
+            .map(Vec::as_slice)
+            .ok_or(SwitchError::UnknownPort(index))
     }
 
     /// Why queues of a port were stopped.
     pub fn faults(&self, index: PortIndex) -> Vec<(usize, QueueFault)> {
-        let Ok(faults) = self.faults.lock() else { return Vec::new() };
-        faults.range((index, 0)..=(index, usize::MAX)).map(|((_, queue), fault)| (*queue, *fault)).collect()
+        let Ok(faults) = self.faults.lock() else {
+            return Vec::new();
+        };
+        faults
+            .range((index, 0)..=(index, usize::MAX))
+            .map(|((_, queue), fault)| (*queue, *fault))
+            .collect()
     }
 
     /// The CPU that polls the ports.
@@ -367,7 +440,10 @@ impl Switch {
     /// An lcore that is gone.
     pub fn neighbours(&self) -> Result<Vec<(IpAddr, Neighbour, u32)>, SwitchError> {
         let (neighbours, now) = self.owner().call(|worker, _| worker.neighbours())?;
-        Ok(neighbours.into_iter().map(|(address, n)| (address, n, now.saturating_sub(n.answered))).collect())
+        Ok(neighbours
+            .into_iter()
+            .map(|(address, n)| (address, n, now.saturating_sub(n.answered)))
+            .collect())
     }
 
     /// Runs a frame through the pipeline without sending it.
@@ -378,7 +454,9 @@ impl Switch {
         if !self.ports.contains_key(&port) {
             return Err(SwitchError::UnknownPort(port));
         }
-        Ok(self.owner().call(move |worker, _| worker.trace(port, &mut frame))?)
+        Ok(self
+            .owner()
+            .call(move |worker, _| worker.trace(port, &mut frame))?)
     }
 
     /// Starts watching frames: of one port or of all, `snaplen` bytes of each. Answers where they arrive and the count of those lost.
@@ -395,8 +473,14 @@ impl Switch {
         }
         let (to, from) = spsc::channel(TAP_DEPTH);
         let lost = Arc::new(AtomicU64::new(0));
-        let tap = Tap { to, port, snaplen, lost: lost.clone() };
-        self.owner().call(move |worker, _| drop(worker.set_tap(Some(tap))))?;
+        let tap = Tap {
+            to,
+            port,
+            snaplen,
+            lost: lost.clone(),
+        };
+        self.owner()
+            .call(move |worker, _| drop(worker.set_tap(Some(tap))))?;
         self.tapped = true;
         Ok((from, lost))
     }
@@ -406,7 +490,8 @@ impl Switch {
     /// # Errors
     /// An lcore that is gone.
     pub fn stop_tap(&mut self) -> Result<(), SwitchError> {
-        self.owner().call(|worker, _| worker.set_tap(None).is_some())?;
+        self.owner()
+            .call(|worker, _| worker.set_tap(None).is_some())?;
         self.tapped = false;
         Ok(())
     }
@@ -429,6 +514,12 @@ fn put_port(snapshot: &mut Snapshot, view: PortView) {
 fn rebuild_membership(snapshot: &mut Snapshot) {
     for network in snapshot.networks.values_mut() {
         let on_it = |view: &&PortView| view.network == Some(network.id);
-        network.ports = snapshot.ports.iter().flatten().filter(on_it).map(|view| view.index).collect();
+        network.ports = snapshot
+            .ports
+            .iter()
+            .flatten()
+            .filter(on_it)
+            .map(|view| view.index)
+            .collect();
     }
 }

@@ -16,16 +16,39 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
     let mut traced = Traced::default();
     let mut key = FlowKey::with_metadata(port.into(), 0);
     let mut layout = Layout::EMPTY;
-    let vxlan_port = tables.snapshot.underlay.as_ref().map_or(4789, |underlay| underlay.vxlan_port);
-    let options = ParseOptions { vxlan_port, inner: true };
+    let vxlan_port = tables
+        .snapshot
+        .underlay
+        .as_ref()
+        .map_or(4789, |underlay| underlay.vxlan_port);
+    let options = ParseOptions {
+        vxlan_port,
+        inner: true,
+    };
     let captured = bytes.len().min(sumeru_packet::HEADER_MAX);
-    if let Err(malformed) = parse(&bytes[..captured], bytes.len(), &mut key, &mut layout, options) {
+    if let Err(malformed) = parse(
+        &bytes[..captured],
+        bytes.len(),
+        &mut key,
+        &mut layout,
+        options,
+    ) {
         traced.dropped = Some(crate::stats::DropReason::Malformed(malformed));
         return traced;
     }
-    traced.notes.push(Note { stage: "parse", text: describe(&key) });
+    traced.notes.push(Note {
+        stage: "parse",
+        text: describe(&key),
+    });
     let decision = translate(tables, &key, Some(&mut traced.notes));
-    let mut frame = Frame { key, layout, len: bytes.len() as u32, in_port: port, segments: 1, ..Frame::new() };
+    let mut frame = Frame {
+        key,
+        layout,
+        len: bytes.len() as u32,
+        in_port: port,
+        segments: 1,
+        ..Frame::new()
+    };
     frame.header.load(bytes);
     frame.skip = frame.header.len() as u16;
     let list = [GuestSlice::from_own(bytes)];
@@ -36,7 +59,10 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
             Op::Consume => traced.dropped = Some(Drop::Consumed.into()),
             op => {
                 if let Err(reason) = edit::apply(&mut frame, op) {
-                    traced.notes.push(Note { stage: "drop", text: reason.as_str().into() });
+                    traced.notes.push(Note {
+                        stage: "drop",
+                        text: reason.as_str().into(),
+                    });
                     traced.dropped = Some(reason);
                     break;
                 }
@@ -60,9 +86,15 @@ fn whole(frame: &Frame, list: &[GuestSlice]) -> Vec<u8> {
 
 /// The fields of a key that are set.
 fn describe(key: &FlowKey) -> String {
-    let set = sumeru_packet::Field::ALL.into_iter().filter(|field| key.get(*field) != 0);
+    let set = sumeru_packet::Field::ALL
+        .into_iter()
+        .filter(|field| key.get(*field) != 0);
     let text = set.map(|field| {
-        let inner = if field.layer() == Some(sumeru_packet::Layer::Inner) { "inner " } else { "" };
+        let inner = if field.layer() == Some(sumeru_packet::Layer::Inner) {
+            "inner "
+        } else {
+            ""
+        };
         format!("{inner}{} {:#x}", field.name(), key.get(field))
     });
     text.collect::<Vec<_>>().join(", ")

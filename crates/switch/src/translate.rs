@@ -7,8 +7,8 @@ use std::fmt::Arguments;
 use std::net::IpAddr;
 
 use sumeru_flow::model::{FieldValue, TunnelAddresses, VxlanDefinition};
-use sumeru_packet::field::{INNER_BASE, LAYER_WORDS, OUTER_BASE};
 use sumeru_packet::build::{Encapsulation, Underlay as Addresses};
+use sumeru_packet::field::{INNER_BASE, LAYER_WORDS, OUTER_BASE};
 use sumeru_packet::{Field, FlowKey, FlowMask, Layer};
 
 use crate::fdb::{Fdb, Target};
@@ -103,7 +103,10 @@ fn text_of(mac: [u8; 6]) -> String {
 impl Walk<'_> {
     fn note(&mut self, stage: &'static str, text: Arguments) {
         if let Some(notes) = &mut self.notes {
-            notes.push(Note { stage, text: text.to_string() });
+            notes.push(Note {
+                stage,
+                text: text.to_string(),
+            });
         }
     }
 
@@ -117,7 +120,12 @@ impl Walk<'_> {
 
     /// Takes note that the bits of `mask` were looked at, in terms of the frame as it came.
     fn examine(&mut self, mask: &FlowMask) {
-        examine(&mut self.out.mask, mask, &self.overwritten, self.decapsulated);
+        examine(
+            &mut self.out.mask,
+            mask,
+            &self.overwritten,
+            self.decapsulated,
+        );
     }
 
     fn drop(&mut self, reason: Drop) {
@@ -128,8 +136,13 @@ impl Walk<'_> {
     fn run(&mut self) {
         // The port decides where a frame starts, whatever else is looked at.
         let in_port = self.get(Field::InPort) as PortIndex;
-        let Some(port) = self.tables.snapshot.port(in_port) else { return self.drop(Drop::PortDown) };
-        self.note("ingress", format_args!("port {} ({})", port.name, port.index));
+        let Some(port) = self.tables.snapshot.port(in_port) else {
+            return self.drop(Drop::PortDown);
+        };
+        self.note(
+            "ingress",
+            format_args!("port {} ({})", port.name, port.index),
+        );
         if self.rules() {
             return;
         }
@@ -147,15 +160,24 @@ impl Walk<'_> {
         let tables = self.tables;
         let mut group = 0;
         for _ in 0..MAX_JUMPS {
-            let (mask, overwritten, shifted) = (&mut self.out.mask, &self.overwritten, self.decapsulated);
-            let found = tables.snapshot.rules.lookup(group, &self.key, |looked| examine(mask, looked, overwritten, shifted));
+            let (mask, overwritten, shifted) =
+                (&mut self.out.mask, &self.overwritten, self.decapsulated);
+            let found = tables.snapshot.rules.lookup(group, &self.key, |looked| {
+                examine(mask, looked, overwritten, shifted)
+            });
             let Some(rule) = found else {
                 if !tables.snapshot.rules.is_empty() {
                     self.note("rules", format_args!("no rule of group {group} matches"));
                 }
                 return false;
             };
-            self.note("rules", format_args!("rule {} of port {} (group {group}, priority {})", rule.name.1, rule.name.0, rule.priority));
+            self.note(
+                "rules",
+                format_args!(
+                    "rule {} of port {} (group {group}, priority {})",
+                    rule.name.1, rule.name.0, rule.priority
+                ),
+            );
             match self.apply(rule) {
                 Some(next) => group = next,
                 None => return true,
@@ -190,13 +212,17 @@ impl Walk<'_> {
                     // The key does not follow a relative change, so a later match on it must see the frame's own value.
                     self.out.ops.push(Op::DecTtl);
                     let ttl = self.get(Field::IpTtl(Layer::Outer));
-                    self.key.set(Field::IpTtl(Layer::Outer), ttl.saturating_sub(1));
+                    self.key
+                        .set(Field::IpTtl(Layer::Outer), ttl.saturating_sub(1));
                 }
                 RuleAction::PushVlan(tpid) => {
                     self.out.ops.push(Op::PushVlan(*tpid));
                     let outermost = self.get(Field::VlanTci(Layer::Outer));
                     self.write(Field::InnerVlanTci(Layer::Outer), outermost);
-                    self.write(Field::VlanTci(Layer::Outer), sumeru_packet::field::VLAN_PRESENT.into());
+                    self.write(
+                        Field::VlanTci(Layer::Outer),
+                        sumeru_packet::field::VLAN_PRESENT.into(),
+                    );
                 }
                 RuleAction::PopVlan => {
                     self.out.ops.push(Op::PopVlan);
@@ -211,7 +237,8 @@ impl Walk<'_> {
                 }
                 RuleAction::SetVlanPcp(pcp) => {
                     self.out.ops.push(Op::SetVlanPcp(*pcp));
-                    let tci = self.get(Field::VlanTci(Layer::Outer)) & 0x1fff | u128::from(*pcp) << 13;
+                    let tci =
+                        self.get(Field::VlanTci(Layer::Outer)) & 0x1fff | u128::from(*pcp) << 13;
                     self.write(Field::VlanTci(Layer::Outer), tci);
                 }
                 RuleAction::Decapsulate => self.decapsulate(),
@@ -255,7 +282,13 @@ impl Walk<'_> {
         // Presence of the inner layer is part of the decision.
         self.get(Field::Layers);
         self.out.ops.push(Op::Decapsulate);
-        let word = |i: usize| if i < OUTER_BASE + LAYER_WORDS { i + LAYER_WORDS } else { i };
+        let word = |i: usize| {
+            if i < OUTER_BASE + LAYER_WORDS {
+                i + LAYER_WORDS
+            } else {
+                i
+            }
+        };
         let inner = self.key;
         for i in OUTER_BASE..INNER_BASE {
             self.key.set_word(i, inner.word(word(i)));
@@ -268,7 +301,9 @@ impl Walk<'_> {
 
     /// On the uplink and taken by no rule: tunnels to this node, and what the underlay itself needs.
     fn uplink(&mut self, in_port: PortIndex) {
-        let Some(underlay) = &self.tables.snapshot.underlay else { return self.drop(Drop::NoUnderlay) };
+        let Some(underlay) = &self.tables.snapshot.underlay else {
+            return self.drop(Drop::NoUnderlay);
+        };
         let o = Layer::Outer;
         let eth_type = self.get(Field::EthType(o));
         if eth_type == 0x0806 {
@@ -281,7 +316,11 @@ impl Walk<'_> {
         let proto = self.get(Field::IpProto(o));
         if !underlay.owns(destination) {
             // Neighbour solicitations go to a multicast address that stands for ours (RFC 4291, 2.7.1).
-            return if proto == 58 { self.consume("ICMPv6 on the underlay") } else { self.drop(Drop::NotForUs) };
+            return if proto == 58 {
+                self.consume("ICMPv6 on the underlay")
+            } else {
+                self.drop(Drop::NotForUs)
+            };
         }
         if proto == 1 || proto == 58 {
             return self.consume("ICMP to this node");
@@ -292,12 +331,17 @@ impl Walk<'_> {
         }
         let vni = self.get(Field::Vni(o)) as NetworkId;
         let source = ip_of(eth_type, self.get(Field::IpSrc(o)));
-        let Some(network) = self.tables.snapshot.networks.get(&vni) else { return self.drop(Drop::UnknownVni) };
+        let Some(network) = self.tables.snapshot.networks.get(&vni) else {
+            return self.drop(Drop::UnknownVni);
+        };
         if !network.remotes.contains(&source) {
             return self.drop(Drop::UnknownRemote);
         }
         let _ = in_port;
-        self.note("tunnel", format_args!("VXLAN {vni} from {source}: network {}", network.name));
+        self.note(
+            "tunnel",
+            format_args!("VXLAN {vni} from {source}: network {}", network.name),
+        );
         self.decapsulate();
         self.bridge(vni, Target::Remote(source));
     }
@@ -311,7 +355,9 @@ impl Walk<'_> {
     /// The learning bridge of a network.
     fn bridge(&mut self, id: NetworkId, from: Target) {
         let tables = self.tables;
-        let Some(network) = tables.snapshot.networks.get(&id) else { return self.drop(Drop::NoNetwork) };
+        let Some(network) = tables.snapshot.networks.get(&id) else {
+            return self.drop(Drop::NoNetwork);
+        };
         let o = Layer::Outer;
         let source = mac_of(self.get(Field::EthSrc(o)));
         let destination = mac_of(self.get(Field::EthDst(o)));
@@ -326,11 +372,16 @@ impl Walk<'_> {
         if destination[0] & 1 == 0
             && let Some(entry) = tables.fdb.get(id, destination)
         {
-            self.note("bridge", format_args!("{} is at {:?}", text_of(destination), entry.target));
+            self.note(
+                "bridge",
+                format_args!("{} is at {:?}", text_of(destination), entry.target),
+            );
             return match entry.target {
                 target if target == from => self.drop(Drop::SamePort),
                 Target::Port(port) => self.output(port),
-                Target::Remote(_) if matches!(from, Target::Remote(_)) => self.drop(Drop::SplitHorizon),
+                Target::Remote(_) if matches!(from, Target::Remote(_)) => {
+                    self.drop(Drop::SplitHorizon)
+                }
                 Target::Remote(remote) => {
                     self.tunnel(id, remote);
                 }
@@ -341,7 +392,14 @@ impl Walk<'_> {
 
     /// Sends to every port of the network but the one it came from, and to every remote unless it came from one.
     fn flood(&mut self, network: &NetworkView, from: Target, destination: [u8; 6]) {
-        self.note("bridge", format_args!("{} is not known: flood network {}", text_of(destination), network.name));
+        self.note(
+            "bridge",
+            format_args!(
+                "{} is not known: flood network {}",
+                text_of(destination),
+                network.name
+            ),
+        );
         if destination[0] & 1 == 0 {
             self.out.validity = Validity::Unknown;
         }
@@ -369,7 +427,11 @@ impl Walk<'_> {
         }
         if self.out.ops.len() == start + 1 {
             self.out.ops.truncate(start);
-            self.drop(if self.out.resolve.is_some() { Drop::NeighbourUnresolved } else { Drop::NoDestination });
+            self.drop(if self.out.resolve.is_some() {
+                Drop::NeighbourUnresolved
+            } else {
+                Drop::NoDestination
+            });
         }
     }
 
@@ -391,14 +453,28 @@ impl Walk<'_> {
             self.drop(Drop::NoUnderlay);
             return false;
         };
-        let Some(eth_dst) = self.resolve(remote) else { return false };
+        let Some(eth_dst) = self.resolve(remote) else {
+            return false;
+        };
         let Some(addresses) = addresses(src, remote) else {
             self.drop(Drop::NoUnderlay);
             return false;
         };
-        let headers = Encapsulation::new(eth_dst, underlay.mac, None, addresses, TUNNEL_TTL, underlay.vxlan_port, vni);
+        let headers = Encapsulation::new(
+            eth_dst,
+            underlay.mac,
+            None,
+            addresses,
+            TUNNEL_TTL,
+            underlay.vxlan_port,
+            vni,
+        );
         self.note("tunnel", format_args!("VXLAN {vni} from {src} to {remote}"));
-        self.out.ops.push(Op::Encapsulate(Box::new(Tunnel { headers, udp_src: None, tos: 0 })));
+        self.out.ops.push(Op::Encapsulate(Box::new(Tunnel {
+            headers,
+            udp_src: None,
+            tos: 0,
+        })));
         self.output(underlay.port);
         true
     }
@@ -431,9 +507,24 @@ impl Walk<'_> {
             TunnelAddresses::V4 { src, dst } => Addresses::Ipv4(src, dst),
             TunnelAddresses::V6 { src, dst } => Addresses::Ipv6(src, dst),
         };
-        let (eth_src, vni) = (definition.eth_src.map_or(underlay.mac, bytes), definition.vni.to_bits() as u32);
-        let headers = Encapsulation::new(eth_dst, eth_src, None, addresses, definition.ip_ttl, definition.udp_dst, vni);
-        let tunnel = Tunnel { headers, udp_src: definition.udp_src, tos: definition.ip_tos };
+        let (eth_src, vni) = (
+            definition.eth_src.map_or(underlay.mac, bytes),
+            definition.vni.to_bits() as u32,
+        );
+        let headers = Encapsulation::new(
+            eth_dst,
+            eth_src,
+            None,
+            addresses,
+            definition.ip_ttl,
+            definition.udp_dst,
+            vni,
+        );
+        let tunnel = Tunnel {
+            headers,
+            udp_src: definition.udp_src,
+            tos: definition.ip_tos,
+        };
         self.out.ops.push(Op::Encapsulate(Box::new(tunnel)));
         true
     }
@@ -443,14 +534,22 @@ impl Walk<'_> {
 fn examine(mask: &mut FlowMask, looked: &FlowMask, overwritten: &FlowMask, decapsulated: bool) {
     for i in looked.active() {
         let own = looked.word(i) & !overwritten.word(i);
-        let at = if decapsulated && (OUTER_BASE..INNER_BASE).contains(&i) { i + LAYER_WORDS } else { i };
+        let at = if decapsulated && (OUTER_BASE..INNER_BASE).contains(&i) {
+            i + LAYER_WORDS
+        } else {
+            i
+        };
         mask.set_word(at, mask.word(at) | own);
     }
 }
 
 /// An address as the key holds it.
 fn ip_of(eth_type: u128, value: u128) -> IpAddr {
-    if eth_type == 0x0800 { IpAddr::V4((value as u32).into()) } else { IpAddr::V6(value.into()) }
+    if eth_type == 0x0800 {
+        IpAddr::V4((value as u32).into())
+    } else {
+        IpAddr::V6(value.into())
+    }
 }
 
 /// The pair, if both are of one family.

@@ -53,8 +53,14 @@ impl Neighbours {
 
     /// Takes over the remotes of all networks as neighbours that are wanted; forgets the others.
     pub fn reconcile(&mut self, snapshot: &Snapshot) {
-        let wanted = |address: &IpAddr| snapshot.networks.values().any(|network| network.remotes.contains(address));
-        self.entries.retain(|address, entry| wanted(address) || entry.mac.is_some());
+        let wanted = |address: &IpAddr| {
+            snapshot
+                .networks
+                .values()
+                .any(|network| network.remotes.contains(address))
+        };
+        self.entries
+            .retain(|address, entry| wanted(address) || entry.mac.is_some());
         for network in snapshot.networks.values() {
             for remote in &network.remotes {
                 self.want(*remote);
@@ -67,9 +73,15 @@ impl Neighbours {
         if mac[0] & 1 != 0 || mac == [0; 6] {
             return false;
         }
-        let Some(entry) = self.entries.get_mut(&address) else { return false };
+        let Some(entry) = self.entries.get_mut(&address) else {
+            return false;
+        };
         let changed = entry.mac != Some(mac);
-        *entry = Neighbour { mac: Some(mac), answered: now, probes: 0 };
+        *entry = Neighbour {
+            mac: Some(mac),
+            answered: now,
+            probes: 0,
+        };
         changed
     }
 
@@ -98,7 +110,9 @@ impl Neighbours {
 
     /// All neighbours.
     pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &Neighbour)> {
-        self.entries.iter().map(|(address, entry)| (*address, entry))
+        self.entries
+            .iter()
+            .map(|(address, entry)| (*address, entry))
     }
 }
 
@@ -113,10 +127,16 @@ pub struct Reaction {
 
 /// The question for a neighbour's link-layer address, written to `frame`; its length, or 0 when the underlay has no address of that family.
 pub fn question(underlay: &Underlay, remote: IpAddr, frame: &mut [u8]) -> usize {
-    let Some(source) = underlay.source_for(remote) else { return 0 };
+    let Some(source) = underlay.source_for(remote) else {
+        return 0;
+    };
     let built = match (source, remote) {
-        (IpAddr::V4(source), IpAddr::V4(remote)) => build::arp_request(frame, underlay.mac, source, remote),
-        (IpAddr::V6(source), IpAddr::V6(remote)) => build::neighbour_solicitation(frame, underlay.mac, source, remote),
+        (IpAddr::V4(source), IpAddr::V4(remote)) => {
+            build::arp_request(frame, underlay.mac, source, remote)
+        }
+        (IpAddr::V6(source), IpAddr::V6(remote)) => {
+            build::neighbour_solicitation(frame, underlay.mac, source, remote)
+        }
         _ => return 0,
     };
     built.unwrap_or(0)
@@ -133,7 +153,10 @@ pub fn handle(
 ) -> Reaction {
     match layout.outer().l3_kind {
         L3Kind::Arp => arp(frame, layout, underlay, neighbours, now, reply),
-        L3Kind::Ipv4 => Reaction { learned: false, reply_len: echo4(frame, layout, underlay, reply).unwrap_or(0) },
+        L3Kind::Ipv4 => Reaction {
+            learned: false,
+            reply_len: echo4(frame, layout, underlay, reply).unwrap_or(0),
+        },
         L3Kind::Ipv6 => icmp6(frame, layout, underlay, neighbours, now, reply).unwrap_or_default(),
         L3Kind::None => Reaction::default(),
     }
@@ -153,19 +176,31 @@ fn arp(
 ) -> Reaction {
     let at = usize::from(layout.outer().l3);
     let read = || {
-        let (opcode, sender_mac) = (u16::from_be_bytes(bytes(frame, at + 6)?), bytes::<6>(frame, at + 8)?);
-        let (sender, target) = (Ipv4Addr::from(bytes::<4>(frame, at + 14)?), Ipv4Addr::from(bytes::<4>(frame, at + 24)?));
+        let (opcode, sender_mac) = (
+            u16::from_be_bytes(bytes(frame, at + 6)?),
+            bytes::<6>(frame, at + 8)?,
+        );
+        let (sender, target) = (
+            Ipv4Addr::from(bytes::<4>(frame, at + 14)?),
+            Ipv4Addr::from(bytes::<4>(frame, at + 24)?),
+        );
         Some((opcode, sender_mac, sender, target))
     };
-    let Some((opcode, sender_mac, sender, target)) = read() else { return Reaction::default() };
+    let Some((opcode, sender_mac, sender, target)) = read() else {
+        return Reaction::default();
+    };
     // Our own address from someone else would lead tunnels astray.
     if underlay.owns(sender.into()) {
         return Reaction::default();
     }
     let learned = neighbours.answer(sender.into(), sender_mac, now);
-    let mut reaction = Reaction { learned, reply_len: 0 };
+    let mut reaction = Reaction {
+        learned,
+        reply_len: 0,
+    };
     if opcode == 1 && underlay.owns(target.into()) {
-        reaction.reply_len = build::arp_reply(reply, underlay.mac, target, sender_mac, sender).unwrap_or(0);
+        reaction.reply_len =
+            build::arp_reply(reply, underlay.mac, target, sender_mac, sender).unwrap_or(0);
     }
     reaction
 }
@@ -183,7 +218,12 @@ fn echo4(frame: &[u8], layout: &Layout, underlay: &Underlay, reply: &mut [u8]) -
     let total = usize::from(u16::from_be_bytes(bytes(frame, l3 + 2)?));
     let packet_end = l3 + total;
     let message = frame.get(l4..packet_end)?;
-    if layer.l4_proto != 1 || l4 == 0 || layer.is_fragment() || message.first() != Some(&8) || checksum(message) != 0 {
+    if layer.l4_proto != 1
+        || l4 == 0
+        || layer.is_fragment()
+        || message.first() != Some(&8)
+        || checksum(message) != 0
+    {
         return None;
     }
     let answer = reply.get_mut(..packet_end)?;
@@ -193,19 +233,28 @@ fn echo4(frame: &[u8], layout: &Layout, underlay: &Underlay, reply: &mut [u8]) -
     *answer.get_mut(l3 + 8)? = 64;
     answer.get_mut(l3 + 10..l3 + 12)?.fill(0);
     let sum = checksum(answer.get(l3..l4)?);
-    answer.get_mut(l3 + 10..l3 + 12)?.copy_from_slice(&sum.to_be_bytes());
+    answer
+        .get_mut(l3 + 10..l3 + 12)?
+        .copy_from_slice(&sum.to_be_bytes());
     finish_echo(answer, l4, 0, sumeru_packet::Checksum::new())?;
     Some(packet_end)
 }
 
 /// Makes an echo request at `l4` the reply of type `kind`.
-fn finish_echo(answer: &mut [u8], l4: usize, kind: u8, mut sum: sumeru_packet::Checksum) -> Option<()> {
+fn finish_echo(
+    answer: &mut [u8],
+    l4: usize,
+    kind: u8,
+    mut sum: sumeru_packet::Checksum,
+) -> Option<()> {
     let message = answer.get_mut(l4..)?;
     *message.first_mut()? = kind;
     message.get_mut(2..4)?.fill(0);
     sum.add(message);
     let checksum = !sum.folded();
-    message.get_mut(2..4)?.copy_from_slice(&checksum.to_be_bytes());
+    message
+        .get_mut(2..4)?
+        .copy_from_slice(&checksum.to_be_bytes());
     Some(())
 }
 
@@ -222,10 +271,18 @@ fn icmp6(
     if layer.l4_proto != 58 || l4 == 0 || layer.is_fragment() {
         return None;
     }
-    let (src, dst) = (Ipv6Addr::from(bytes::<16>(frame, l3 + 8)?), Ipv6Addr::from(bytes::<16>(frame, l3 + 24)?));
+    let (src, dst) = (
+        Ipv6Addr::from(bytes::<16>(frame, l3 + 8)?),
+        Ipv6Addr::from(bytes::<16>(frame, l3 + 24)?),
+    );
     let packet_end = l3 + 40 + usize::from(u16::from_be_bytes(bytes(frame, l3 + 4)?));
     let message = frame.get(l4..packet_end)?;
-    let pseudo = sumeru_packet::checksum::pseudo_ipv6(src.to_bits(), dst.to_bits(), 58, u32::try_from(message.len()).ok()?);
+    let pseudo = sumeru_packet::checksum::pseudo_ipv6(
+        src.to_bits(),
+        dst.to_bits(),
+        58,
+        u32::try_from(message.len()).ok()?,
+    );
     let mut sum = pseudo;
     sum.add(message);
     if sum.folded() != 0xffff {
@@ -241,9 +298,16 @@ fn icmp6(
             }
             let mac = link_address(message, 24, 1)?;
             let learned = neighbours.answer(src.into(), mac, now);
-            let flags = NeighbourFlags { router: false, solicited: true, override_known: true };
+            let flags = NeighbourFlags {
+                router: false,
+                solicited: true,
+                override_known: true,
+            };
             let len = build::neighbour_advertisement(reply, underlay.mac, target, mac, src, flags);
-            Some(Reaction { learned, reply_len: len.unwrap_or(0) })
+            Some(Reaction {
+                learned,
+                reply_len: len.unwrap_or(0),
+            })
         }
         136 if unforwarded => {
             let target = Ipv6Addr::from(bytes::<16>(message, 8)?);
@@ -251,7 +315,10 @@ fn icmp6(
                 return None;
             }
             let mac = link_address(message, 24, 2)?;
-            Some(Reaction { learned: neighbours.answer(target.into(), mac, now), reply_len: 0 })
+            Some(Reaction {
+                learned: neighbours.answer(target.into(), mac, now),
+                reply_len: 0,
+            })
         }
         128 if underlay.owns(dst.into()) => {
             let answer = reply.get_mut(..packet_end)?;
@@ -260,7 +327,10 @@ fn icmp6(
             answer.get_mut(l3 + 8..l3 + 40)?.rotate_left(16);
             *answer.get_mut(l3 + 7)? = 64;
             finish_echo(answer, l4, 129, pseudo)?;
-            Some(Reaction { learned: false, reply_len: packet_end })
+            Some(Reaction {
+                learned: false,
+                reply_len: packet_end,
+            })
         }
         _ => None,
     }

@@ -8,13 +8,28 @@ const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const PEER: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 fn underlay() -> Underlay {
-    let addresses = vec![("192.0.2.1".parse().unwrap(), 24), ("2001:db8::1".parse().unwrap(), 64)];
-    Underlay { port: 0, mac: MAC, addresses, vxlan_port: 4789 }
+    let addresses = vec![
+        ("192.0.2.1".parse().unwrap(), 24),
+        ("2001:db8::1".parse().unwrap(), 64),
+    ];
+    Underlay {
+        port: 0,
+        mac: MAC,
+        addresses,
+        vxlan_port: 4789,
+    }
 }
 
 fn feed(frame: &[u8], neighbours: &mut Neighbours) -> (Reaction, Vec<u8>) {
     let (mut key, mut layout, mut reply) = (FlowKey::ZERO, Layout::EMPTY, [0; 2048]);
-    parse(frame, frame.len(), &mut key, &mut layout, ParseOptions::VXLAN).unwrap();
+    parse(
+        frame,
+        frame.len(),
+        &mut key,
+        &mut layout,
+        ParseOptions::VXLAN,
+    )
+    .unwrap();
     let reaction = handle(frame, &layout, &underlay(), neighbours, 5, &mut reply);
     let len = reaction.reply_len;
     (reaction, reply[..len].to_vec())
@@ -24,7 +39,13 @@ fn feed(frame: &[u8], neighbours: &mut Neighbours) -> (Reaction, Vec<u8>) {
 fn arp_is_answered_and_learned_from() {
     let mut neighbours = Neighbours::default();
     let mut frame = [0; 64];
-    let len = build::arp_request(&mut frame, PEER, "192.0.2.2".parse().unwrap(), "192.0.2.1".parse().unwrap()).unwrap();
+    let len = build::arp_request(
+        &mut frame,
+        PEER,
+        "192.0.2.2".parse().unwrap(),
+        "192.0.2.1".parse().unwrap(),
+    )
+    .unwrap();
     let (reaction, reply) = feed(&frame[..len], &mut neighbours);
     assert!(!reaction.learned, "nobody wanted this neighbour");
     assert_eq!(&reply[..12], [PEER, MAC].concat());
@@ -32,8 +53,18 @@ fn arp_is_answered_and_learned_from() {
     neighbours.want("192.0.2.2".parse().unwrap());
     assert!(feed(&frame[..len], &mut neighbours).0.learned);
     assert_eq!(neighbours.mac("192.0.2.2".parse().unwrap()), Some(PEER));
-    let len = build::arp_request(&mut frame, PEER, "192.0.2.2".parse().unwrap(), "192.0.2.9".parse().unwrap()).unwrap();
-    assert_eq!(feed(&frame[..len], &mut neighbours).1, [], "not our address");
+    let len = build::arp_request(
+        &mut frame,
+        PEER,
+        "192.0.2.2".parse().unwrap(),
+        "192.0.2.9".parse().unwrap(),
+    )
+    .unwrap();
+    assert_eq!(
+        feed(&frame[..len], &mut neighbours).1,
+        [],
+        "not our address"
+    );
 }
 
 #[test]
@@ -42,7 +73,8 @@ fn neighbour_discovery_and_echo_are_answered() {
     let peer: Ipv6Addr = "2001:db8::2".parse().unwrap();
     neighbours.want(peer.into());
     let mut frame = [0; 256];
-    let len = build::neighbour_solicitation(&mut frame, PEER, peer, "2001:db8::1".parse().unwrap()).unwrap();
+    let len = build::neighbour_solicitation(&mut frame, PEER, peer, "2001:db8::1".parse().unwrap())
+        .unwrap();
     let (reaction, reply) = feed(&frame[..len], &mut neighbours);
     assert!(reaction.learned);
     let mut other = Neighbours::default();
@@ -50,8 +82,16 @@ fn neighbour_discovery_and_echo_are_answered() {
     assert_eq!(reply[54], 136, "an advertisement");
     for (v6, echo) in [(false, 8), (true, 128)] {
         let builder = FrameBuilder::new(&mut frame).ethernet(MAC, PEER);
-        let builder = if v6 { builder.ipv6(peer.to_bits(), underlay_v6()) } else { builder.ipv4(0xc000_0202, 0xc000_0201) };
-        let len = builder.icmp(echo, 0, 0x0001_0002).payload(b"abc").finish().unwrap();
+        let builder = if v6 {
+            builder.ipv6(peer.to_bits(), underlay_v6())
+        } else {
+            builder.ipv4(0xc000_0202, 0xc000_0201)
+        };
+        let len = builder
+            .icmp(echo, 0, 0x0001_0002)
+            .payload(b"abc")
+            .finish()
+            .unwrap();
         let (_, reply) = feed(&frame[..len], &mut neighbours);
         assert_eq!(reply.len(), len);
         // What comes back parses, is turned round, and its checksum is right: our own check accepts it as an answer to an answer.
@@ -62,7 +102,11 @@ fn neighbour_discovery_and_echo_are_answered() {
             assert_eq!(checksum(&reply[14..34]), 0);
         }
         frame[l4 + 3] ^= 1;
-        assert_eq!(feed(&frame[..len], &mut neighbours).1, [], "a wrong checksum is not answered");
+        assert_eq!(
+            feed(&frame[..len], &mut neighbours).1,
+            [],
+            "a wrong checksum is not answered"
+        );
     }
 }
 
@@ -85,5 +129,9 @@ fn neighbours_are_asked_and_given_up() {
         neighbours.ask(second, |_| asked += 1);
     }
     assert_eq!(asked, 4);
-    assert_eq!(neighbours.mac(remote), None, "three questions without an answer");
+    assert_eq!(
+        neighbours.mac(remote),
+        None,
+        "three questions without an answer"
+    );
 }

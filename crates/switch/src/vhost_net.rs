@@ -72,8 +72,22 @@ pub struct VhostNet {
 
 impl VhostNet {
     /// The device of port `port`, which was put on `worker` with as many `pairs`.
-    pub fn new(port: PortIndex, pairs: u16, mac: [u8; 6], mtu: u16, worker: WorkerHandle, state: Arc<NetState>) -> Self {
-        Self { port, pairs, mac, mtu, worker, state }
+    pub fn new(
+        port: PortIndex,
+        pairs: u16,
+        mac: [u8; 6],
+        mtu: u16,
+        worker: WorkerHandle,
+        state: Arc<NetState>,
+    ) -> Self {
+        Self {
+            port,
+            pairs,
+            mac,
+            mtu,
+            worker,
+            state,
+        }
     }
 
     /// Pair and direction of a queue; even queues are those the guest receives on.
@@ -91,13 +105,21 @@ impl VhostNet {
 
     fn mark(&self, index: u16, running: bool) {
         let old = self.state.running();
-        let new = if running { old | 1 << index } else { old & !(1 << index) };
+        let new = if running {
+            old | 1 << index
+        } else {
+            old & !(1 << index)
+        };
         self.state.running.store(new, Ordering::Relaxed);
     }
 
     fn require_running(&self, index: u16) -> Result<(usize, bool), DeviceError> {
         let place = self.place(index)?;
-        if self.is_running(index) { Ok(place) } else { Err(DeviceError::NotRunning { index }) }
+        if self.is_running(index) {
+            Ok(place)
+        } else {
+            Err(DeviceError::NotRunning { index })
+        }
     }
 }
 
@@ -138,12 +160,18 @@ impl VirtioDevice for VhostNet {
     }
 
     fn write_config(&mut self, offset: u32, data: &[u8]) -> Result<(), DeviceError> {
-        Err(DeviceError::ConfigNotWritable { offset, end: offset.saturating_add(data.len() as u32) })
+        Err(DeviceError::ConfigNotWritable {
+            offset,
+            end: offset.saturating_add(data.len() as u32),
+        })
     }
 
     fn accept_features(&mut self, features: u64) -> Result<(), DeviceError> {
         if features & !self.features() != 0 {
-            return Err(DeviceError::Features { features, reason: "more than was offered" });
+            return Err(DeviceError::Features {
+                features,
+                reason: "more than was offered",
+            });
         }
         self.state.features.store(features, Ordering::Relaxed);
         Ok(())
@@ -165,18 +193,34 @@ impl VirtioDevice for VhostNet {
             event_idx: has(ring::EVENT_IDX),
             indirect: has(ring::INDIRECT_DESC),
         };
-        let ring_error = |reason| DeviceError::Ring { index, reason: Box::new(reason) };
+        let ring_error = |reason| DeviceError::Ring {
+            index,
+            reason: Box::new(reason),
+        };
         let mut queue = SplitQueue::new(layout, setup.memory).map_err(ring_error)?;
         queue.set_events(setup.kick, setup.call);
         let mergeable = has(net::MRG_RXBUF);
-        let net_header_len = if mergeable || has(ring::VERSION_1) { NET_HEADER_LEN } else { SHORT_NET_HEADER_LEN } as u16;
+        let net_header_len = if mergeable || has(ring::VERSION_1) {
+            NET_HEADER_LEN
+        } else {
+            SHORT_NET_HEADER_LEN
+        } as u16;
         let (port, enabled, features) = (self.port, setup.enabled, setup.features);
         let started = if receive {
-            let receiver = Receiver::new(queue, net_header_len, mergeable, Accepts::from_features(features), enabled);
-            self.worker.call(move |worker, _| worker.set_receiver(port, pair, Some(receiver)).is_none())
+            let receiver = Receiver::new(
+                queue,
+                net_header_len,
+                mergeable,
+                Accepts::from_features(features),
+                enabled,
+            );
+            self.worker
+                .call(move |worker, _| worker.set_receiver(port, pair, Some(receiver)).is_none())
         } else {
             let sender = Sender::new(queue, net_header_len, enabled);
-            self.worker.call(move |worker, watch| worker.set_sender(port, pair, Some(sender), watch).is_none())
+            self.worker.call(move |worker, watch| {
+                worker.set_sender(port, pair, Some(sender), watch).is_none()
+            })
         };
         started.map_err(|_| DeviceError::LcoreGone { index })?;
         self.mark(index, true);
@@ -189,10 +233,16 @@ impl VirtioDevice for VhostNet {
         // What comes back is dropped here, on this thread: unmapping is not the lcore's work.
         let gone = |_| DeviceError::LcoreGone { index };
         let next = if receive {
-            let old = self.worker.call(move |worker, _| worker.set_receiver(port, pair, None)).map_err(gone)?;
+            let old = self
+                .worker
+                .call(move |worker, _| worker.set_receiver(port, pair, None))
+                .map_err(gone)?;
             old.map(|mut receiver| receiver.queue().next_available())
         } else {
-            let old = self.worker.call(move |worker, watch| worker.set_sender(port, pair, None, watch)).map_err(gone)?;
+            let old = self
+                .worker
+                .call(move |worker, watch| worker.set_sender(port, pair, None, watch))
+                .map_err(gone)?;
             old.map(|mut sender| sender.queue().next_available())
         };
         self.mark(index, false);
@@ -202,15 +252,21 @@ impl VirtioDevice for VhostNet {
     fn set_queue_enabled(&mut self, index: u16, enabled: bool) -> Result<(), DeviceError> {
         let (pair, receive) = self.require_running(index)?;
         let port = self.port;
-        let done = self.worker.call(move |worker, _| worker.set_enabled(port, pair, receive, enabled));
-        done.map_err(|_| DeviceError::LcoreGone { index }).map(|_| ())
+        let done = self
+            .worker
+            .call(move |worker, _| worker.set_enabled(port, pair, receive, enabled));
+        done.map_err(|_| DeviceError::LcoreGone { index })
+            .map(|_| ())
     }
 
     fn set_queue_call(&mut self, index: u16, call: Option<Eventfd>) -> Result<(), DeviceError> {
         let (pair, receive) = self.require_running(index)?;
         let port = self.port;
-        let done = self.worker.call(move |worker, _| worker.set_call(port, pair, receive, call));
-        done.map_err(|_| DeviceError::LcoreGone { index }).map(|_| ())
+        let done = self
+            .worker
+            .call(move |worker, _| worker.set_call(port, pair, receive, call));
+        done.map_err(|_| DeviceError::LcoreGone { index })
+            .map(|_| ())
     }
 
     fn set_queue_error(&mut self, index: u16, _: Option<Eventfd>) -> Result<(), DeviceError> {
@@ -220,7 +276,12 @@ impl VirtioDevice for VhostNet {
 
     fn set_mtu(&mut self, mtu: u16) -> Result<(), DeviceError> {
         if !(68..=9216).contains(&mtu) {
-            return Err(DeviceError::OutOfRange { what: "MTU", value: mtu.into(), min: 68, max: 9216 });
+            return Err(DeviceError::OutOfRange {
+                what: "MTU",
+                value: mtu.into(),
+                min: 68,
+                max: 9216,
+            });
         }
         self.mtu = mtu;
         Ok(())

@@ -64,7 +64,12 @@ pub struct SwitchWorker {
 
 impl SwitchWorker {
     /// A worker without ports; `number` is its place among the switch's lcores.
-    pub fn new(number: usize, snapshot: Subscriber<Snapshot>, counters: Arc<PipelineCounters>, faults: FaultSink) -> Self {
+    pub fn new(
+        number: usize,
+        snapshot: Subscriber<Snapshot>,
+        counters: Arc<PipelineCounters>,
+        faults: FaultSink,
+    ) -> Self {
         let started = Tsc::now();
         Self {
             snapshot,
@@ -101,7 +106,13 @@ impl SwitchWorker {
     ///
     /// # Errors
     /// When its descriptor cannot be waited for.
-    pub fn add_wire(&mut self, index: PortIndex, wire: Box<dyn Wire>, counters: Arc<PortCounters>, watch: &Watch) -> std::io::Result<()> {
+    pub fn add_wire(
+        &mut self,
+        index: PortIndex,
+        wire: Box<dyn Wire>,
+        counters: Arc<PortCounters>,
+        watch: &Watch,
+    ) -> std::io::Result<()> {
         watch.add(wire.fd())?;
         self.add(index, LocalPort::new(Attachment::Wire(wire), counters));
         Ok(())
@@ -118,7 +129,11 @@ impl SwitchWorker {
 
     /// Takes a port off; its rings and sockets are dropped here.
     pub fn remove(&mut self, index: PortIndex, watch: &Watch) {
-        if let Some(port) = self.lane.ports.get_mut(usize::from(index)).and_then(Option::take)
+        if let Some(port) = self
+            .lane
+            .ports
+            .get_mut(usize::from(index))
+            .and_then(Option::take)
             && let Attachment::Wire(wire) = &port.attachment
         {
             watch.remove(wire.fd());
@@ -134,7 +149,13 @@ impl SwitchWorker {
     }
 
     /// Sets (or with `None` takes back) the queue that a guest transmits on. Answers the old one.
-    pub fn set_sender(&mut self, port: PortIndex, pair: usize, sender: Option<Sender>, watch: &Watch) -> Option<Sender> {
+    pub fn set_sender(
+        &mut self,
+        port: PortIndex,
+        pair: usize,
+        sender: Option<Sender>,
+        watch: &Watch,
+    ) -> Option<Sender> {
         let slot = &mut self.pair(port, pair)?.sender;
         let mut old = std::mem::replace(slot, sender);
         if let Some(kick) = old.as_mut().and_then(|old| old.queue().kick().cloned()) {
@@ -150,14 +171,27 @@ impl SwitchWorker {
     }
 
     /// Sets (or takes back) the queue that a guest receives on. Answers the old one.
-    pub fn set_receiver(&mut self, port: PortIndex, pair: usize, receiver: Option<Receiver>) -> Option<Receiver> {
+    pub fn set_receiver(
+        &mut self,
+        port: PortIndex,
+        pair: usize,
+        receiver: Option<Receiver>,
+    ) -> Option<Receiver> {
         let slot = &mut self.pair(port, pair)?.receiver;
         std::mem::replace(slot, receiver)
     }
 
     /// Enables or disables one of a guest's queues; false when it is not here.
-    pub fn set_enabled(&mut self, port: PortIndex, pair: usize, receive: bool, enabled: bool) -> bool {
-        let Some(pair) = self.pair(port, pair) else { return false };
+    pub fn set_enabled(
+        &mut self,
+        port: PortIndex,
+        pair: usize,
+        receive: bool,
+        enabled: bool,
+    ) -> bool {
+        let Some(pair) = self.pair(port, pair) else {
+            return false;
+        };
         match (receive, &mut pair.sender, &mut pair.receiver) {
             (false, Some(sender), _) => sender.set_enabled(enabled),
             (true, _, Some(receiver)) => receiver.set_enabled(enabled),
@@ -167,8 +201,16 @@ impl SwitchWorker {
     }
 
     /// Replaces the eventfd by which a queue's driver is notified; false when it is not here.
-    pub fn set_call(&mut self, port: PortIndex, pair: usize, receive: bool, call: Option<Eventfd>) -> bool {
-        let Some(pair) = self.pair(port, pair) else { return false };
+    pub fn set_call(
+        &mut self,
+        port: PortIndex,
+        pair: usize,
+        receive: bool,
+        call: Option<Eventfd>,
+    ) -> bool {
+        let Some(pair) = self.pair(port, pair) else {
+            return false;
+        };
         match (receive, &mut pair.sender, &mut pair.receiver) {
             (false, Some(sender), _) => sender.queue().set_call(call),
             (true, _, Some(receiver)) => receiver.queue().set_call(call),
@@ -184,12 +226,24 @@ impl SwitchWorker {
 
     /// The learned addresses, and the lcore's clock in seconds.
     pub fn fdb(&self) -> (Vec<(NetworkId, [u8; 6], Entry)>, u32) {
-        (self.fdb.iter().map(|(network, mac, entry)| (network, mac, *entry)).collect(), self.now)
+        (
+            self.fdb
+                .iter()
+                .map(|(network, mac, entry)| (network, mac, *entry))
+                .collect(),
+            self.now,
+        )
     }
 
     /// The neighbours on the underlay, and the lcore's clock in seconds.
     pub fn neighbours(&self) -> (Vec<(IpAddr, Neighbour)>, u32) {
-        (self.neighbours.iter().map(|(address, neighbour)| (address, *neighbour)).collect(), self.now)
+        (
+            self.neighbours
+                .iter()
+                .map(|(address, neighbour)| (address, *neighbour))
+                .collect(),
+            self.now,
+        )
     }
 
     /// Entries in the flow cache.
@@ -203,7 +257,11 @@ impl SwitchWorker {
     }
 
     fn tables(&self) -> Tables<'_> {
-        Tables { snapshot: &self.snapshot, fdb: &self.fdb, neighbours: &self.neighbours }
+        Tables {
+            snapshot: &self.snapshot,
+            fdb: &self.fdb,
+            neighbours: &self.neighbours,
+        }
     }
 
     /// Takes over a new configuration.
@@ -212,15 +270,27 @@ impl SwitchWorker {
         self.fdb.reconcile(&self.snapshot, self.now);
         self.neighbours.reconcile(&self.snapshot);
         let union = self.snapshot.rules.union();
-        self.deep = union.get(Field::Vxlan(Layer::Outer)) != 0 || (INNER_BASE..HEADER_MAX.min(24)).any(|i| union.word(i) != 0);
-        let vxlan_port = self.snapshot.underlay.as_ref().map_or(4789, |underlay| underlay.vxlan_port);
+        self.deep = union.get(Field::Vxlan(Layer::Outer)) != 0
+            || (INNER_BASE..HEADER_MAX.min(24)).any(|i| union.word(i) != 0);
+        let vxlan_port = self
+            .snapshot
+            .underlay
+            .as_ref()
+            .map_or(4789, |underlay| underlay.vxlan_port);
         for (index, port) in self.lane.ports.iter_mut().enumerate() {
             let Some(port) = port else { continue };
             let view = self.snapshot.port(index as PortIndex);
             // Ethernet header and one VLAN tag besides the MTU.
             port.max_frame = view.map_or(1500, |view| u32::from(view.mtu)) + 18;
             let looks_inside = self.deep || view.is_some_and(|view| view.uplink);
-            port.parse = if looks_inside { ParseOptions { vxlan_port, inner: true } } else { ParseOptions::PLAIN };
+            port.parse = if looks_inside {
+                ParseOptions {
+                    vxlan_port,
+                    inner: true,
+                }
+            } else {
+                ParseOptions::PLAIN
+            };
         }
         self.lane.floods = limits(&self.snapshot);
         self.list_sources();
@@ -234,10 +304,19 @@ impl SwitchWorker {
             let Some(port) = port else { continue };
             let port_index = index as PortIndex;
             match &port.attachment {
-                Attachment::Wire(_) => self.sources.push(Source { port: port_index, pair: 0 }),
+                Attachment::Wire(_) => self.sources.push(Source {
+                    port: port_index,
+                    pair: 0,
+                }),
                 Attachment::Rings(pairs) => {
-                    let with_sender = pairs.iter().enumerate().filter(|(_, pair)| pair.sender.is_some());
-                    self.sources.extend(with_sender.map(|(pair, _)| Source { port: port_index, pair }));
+                    let with_sender = pairs
+                        .iter()
+                        .enumerate()
+                        .filter(|(_, pair)| pair.sender.is_some());
+                    self.sources.extend(with_sender.map(|(pair, _)| Source {
+                        port: port_index,
+                        pair,
+                    }));
                 }
             }
         }
@@ -245,11 +324,18 @@ impl SwitchWorker {
 
     #[inline(always)]
     fn poll_source(&mut self, source: Source) -> usize {
-        let Some(Some(port)) = self.lane.ports.get_mut(usize::from(source.port)) else { return 0 };
+        let Some(Some(port)) = self.lane.ports.get_mut(usize::from(source.port)) else {
+            return 0;
+        };
         let options = port.parse;
         let (count, mut alive) = match &mut port.attachment {
             Attachment::Rings(pairs) => {
-                let Some(sender) = pairs.get_mut(source.pair).and_then(|pair| pair.sender.as_mut()) else { return 0 };
+                let Some(sender) = pairs
+                    .get_mut(source.pair)
+                    .and_then(|pair| pair.sender.as_mut())
+                else {
+                    return 0;
+                };
                 let count = sender.receive(&mut self.lane.frames, &mut self.lane.list);
                 if count == 0 {
                     if let Some(fault) = sender.fault() {
@@ -284,14 +370,19 @@ impl SwitchWorker {
         let lane = &mut self.lane;
         for (index, frame) in lane.frames[..count].iter_mut().enumerate() {
             frame.in_port = port;
-            let Some(len) = frame.len.checked_sub(u32::from(net_header_len)).filter(|len| (14..=MAX_FRAME).contains(len)) else {
+            let Some(len) = frame
+                .len
+                .checked_sub(u32::from(net_header_len))
+                .filter(|len| (14..=MAX_FRAME).contains(len))
+            else {
                 drop_bad(&lane.counters, frame.len, net_header_len);
                 continue;
             };
             frame.len = len;
             let mut net_header = [0; SHORT_NET_HEADER_LEN];
             // SAFETY: the segments were translated this burst; the queue on this lcore keeps the memory.
-            let loaded = unsafe { egress::load(frame, &lane.list, net_header_len, &mut net_header) };
+            let loaded =
+                unsafe { egress::load(frame, &lane.list, net_header_len, &mut net_header) };
             match Offload::read(&net_header) {
                 Ok(offload) if loaded => {
                     frame.offload = offload;
@@ -335,16 +426,32 @@ impl SwitchWorker {
                 continue;
             }
             frame.key.set_metadata(frame.in_port.into(), 0, 0);
-            let mut parsed =
-                parse(frame.header.header(), frame.len as usize, &mut frame.key, &mut frame.layout, options);
+            let mut parsed = parse(
+                frame.header.header(),
+                frame.len as usize,
+                &mut frame.key,
+                &mut frame.layout,
+                options,
+            );
             // SAFETY: as in `load_ring` and `load_wire`.
-            if parsed == Err(Malformed::HeaderTooLong) && unsafe { egress::load_more(frame, &lane.list, HEADER_MAX) } {
-                parsed = parse(frame.header.header(), frame.len as usize, &mut frame.key, &mut frame.layout, options);
+            if parsed == Err(Malformed::HeaderTooLong)
+                && unsafe { egress::load_more(frame, &lane.list, HEADER_MAX) }
+            {
+                parsed = parse(
+                    frame.header.header(),
+                    frame.len as usize,
+                    &mut frame.key,
+                    &mut frame.layout,
+                    options,
+                );
             }
             let fault = match parsed {
                 Err(malformed) => Some(DropReason::Malformed(malformed)),
                 Ok(()) => {
-                    let checked = frame.offload.checked(&frame.layout, frame.header.len(), frame.len);
+                    let checked =
+                        frame
+                            .offload
+                            .checked(&frame.layout, frame.header.len(), frame.len);
                     checked.err().map(|_| Drop::BadOffload.into())
                 }
             };
@@ -366,8 +473,13 @@ impl SwitchWorker {
     #[inline(always)]
     fn count_received(&mut self, port: PortIndex, count: usize, alive: u32) {
         let lane = &self.lane;
-        let Some(Some(port)) = lane.ports.get(usize::from(port)) else { return };
-        let bytes: u64 = lane.frames[..count].iter().map(|frame| u64::from(frame.len)).sum();
+        let Some(Some(port)) = lane.ports.get(usize::from(port)) else {
+            return;
+        };
+        let bytes: u64 = lane.frames[..count]
+            .iter()
+            .map(|frame| u64::from(frame.len))
+            .sum();
         port.counters.rx_packets.add(count as u64);
         port.counters.rx_bytes.add(bytes);
         let good = u64::from(alive.count_ones());
@@ -386,7 +498,11 @@ impl SwitchWorker {
         while alive != 0 {
             let index = alive.trailing_zeros() as usize;
             alive &= alive - 1;
-            let seen = self.lane.tap.as_ref().and_then(|tap| tap.received(&self.lane.frames[index], &self.lane.list));
+            let seen = self
+                .lane
+                .tap
+                .as_ref()
+                .and_then(|tap| tap.received(&self.lane.frames[index], &self.lane.list));
             let frame = &self.lane.frames[index];
             let outcome = match self.cache.find(&frame.key, frame.hash) {
                 Some((entry, level)) => {
@@ -427,7 +543,13 @@ impl SwitchWorker {
             return self.lane.execute(index, &decision.ops);
         }
         let sender = decision.learn.map(|(network, mac, _)| (network, mac));
-        let entry = self.cache.insert(&key, decision.mask, decision.validity, decision.ops.into(), sender);
+        let entry = self.cache.insert(
+            &key,
+            decision.mask,
+            decision.validity,
+            decision.ops.into(),
+            sender,
+        );
         // What the signature covers may have grown, and with it the spread over queues.
         self.lane.frames[index].hash = self.cache.hash(&key);
         let entry = self.cache.entry(entry);
@@ -452,15 +574,25 @@ impl SwitchWorker {
     #[cold]
     fn consume(&mut self, index: usize) {
         self.lane.counters.dropped(Drop::Consumed.into());
-        let Some(own) = &self.snapshot.underlay else { return };
-        let (frame, mut bytes, mut reply) = (&self.lane.frames[index], [0; OWN_FRAME], [0; OWN_FRAME]);
+        let Some(own) = &self.snapshot.underlay else {
+            return;
+        };
+        let (frame, mut bytes, mut reply) =
+            (&self.lane.frames[index], [0; OWN_FRAME], [0; OWN_FRAME]);
         // SAFETY: the frame is of the burst in hand.
         let len = unsafe { egress::linear(frame, &self.lane.list, &mut bytes) };
         // Longer ones are not answered.
         if len < frame.len as usize {
             return;
         }
-        let reaction = underlay::handle(&bytes[..len], &frame.layout, own, &mut self.neighbours, self.now, &mut reply);
+        let reaction = underlay::handle(
+            &bytes[..len],
+            &frame.layout,
+            own,
+            &mut self.neighbours,
+            self.now,
+            &mut reply,
+        );
         let port = frame.in_port;
         if reaction.learned {
             self.cache.invalidate();
@@ -472,7 +604,9 @@ impl SwitchWorker {
 
     /// Asks the wire for a neighbour's link-layer address.
     fn ask(&mut self, remote: IpAddr) {
-        let Some(own) = &self.snapshot.underlay else { return };
+        let Some(own) = &self.snapshot.underlay else {
+            return;
+        };
         let mut frame = [0; 128];
         let len = underlay::question(own, remote, &mut frame);
         if len > 0 {
@@ -483,9 +617,13 @@ impl SwitchWorker {
     /// Gives the burst's buffers back.
     #[inline(always)]
     fn release(&mut self, source: Source, count: usize) {
-        let Some(Some(port)) = self.lane.ports.get_mut(usize::from(source.port)) else { return };
+        let Some(Some(port)) = self.lane.ports.get_mut(usize::from(source.port)) else {
+            return;
+        };
         if let Attachment::Rings(pairs) = &mut port.attachment
-            && let Some(sender) = pairs.get_mut(source.pair).and_then(|pair| pair.sender.as_mut())
+            && let Some(sender) = pairs
+                .get_mut(source.pair)
+                .and_then(|pair| pair.sender.as_mut())
             && sender.release(&self.lane.frames[..count])
         {
             port.counters.calls.add(1);
@@ -495,7 +633,8 @@ impl SwitchWorker {
     #[cold]
     fn stop_source(&mut self, source: Source, fault: QueueFault) {
         (self.faults)(source.port, source.pair * 2 + 1, fault);
-        self.sources.retain(|s| (s.port, s.pair) != (source.port, source.pair));
+        self.sources
+            .retain(|s| (s.port, s.pair) != (source.port, source.pair));
         if let Some(port) = self.lane.port(source.port) {
             port.counters.rx_errors.add(1);
         }
@@ -509,7 +648,10 @@ impl SwitchWorker {
         let new_second = seconds != self.now;
         self.now = seconds;
         let mut questions = Vec::new();
-        if self.neighbours.ask(seconds, |remote| questions.push(remote)) {
+        if self
+            .neighbours
+            .ask(seconds, |remote| questions.push(remote))
+        {
             self.cache.invalidate();
         }
         questions.into_iter().for_each(|remote| self.ask(remote));
@@ -530,7 +672,13 @@ impl SwitchWorker {
     /// Tells of receive queues that were stopped since the last look.
     fn report_receivers(&mut self) {
         for (index, port) in self.lane.ports.iter_mut().enumerate() {
-            let Some(LocalPort { attachment: Attachment::Rings(pairs), .. }) = port else { continue };
+            let Some(LocalPort {
+                attachment: Attachment::Rings(pairs),
+                ..
+            }) = port
+            else {
+                continue;
+            };
             for (number, pair) in pairs.iter_mut().enumerate() {
                 if let Some(fault) = pair.receiver.as_mut().and_then(Receiver::take_fault) {
                     (self.faults)(index as PortIndex, number * 2, fault);
@@ -552,14 +700,26 @@ pub struct Traced {
 }
 
 fn limits(snapshot: &Snapshot) -> std::collections::HashMap<NetworkId, u32> {
-    let limited = snapshot.networks.values().filter(|network| network.flood_limit > 0);
-    limited.map(|network| (network.id, network.flood_limit)).collect()
+    let limited = snapshot
+        .networks
+        .values()
+        .filter(|network| network.flood_limit > 0);
+    limited
+        .map(|network| (network.id, network.flood_limit))
+        .collect()
 }
 
 #[cold]
 fn drop_bad(counters: &PipelineCounters, len: u32, net_header_len: u16) {
     let short = len < u32::from(net_header_len) + 14;
-    counters.dropped(if short { Drop::TooShort } else { Drop::TooLarge }.into());
+    counters.dropped(
+        if short {
+            Drop::TooShort
+        } else {
+            Drop::TooLarge
+        }
+        .into(),
+    );
 }
 
 impl Poller for SwitchWorker {
@@ -584,17 +744,27 @@ impl Poller for SwitchWorker {
             match &mut port.attachment {
                 Attachment::Wire(wire) => busy |= wire.pending(),
                 Attachment::Rings(pairs) => {
-                    pairs.iter_mut().filter_map(|pair| pair.sender.as_mut()).for_each(|sender| busy |= sender.arm());
+                    pairs
+                        .iter_mut()
+                        .filter_map(|pair| pair.sender.as_mut())
+                        .for_each(|sender| busy |= sender.arm());
                 }
             }
         }
-        if busy { Armed::Busy } else { Armed::Until(self.next_tick) }
+        if busy {
+            Armed::Busy
+        } else {
+            Armed::Until(self.next_tick)
+        }
     }
 
     fn disarm(&mut self) {
         for port in self.lane.ports.iter_mut().flatten() {
             if let Attachment::Rings(pairs) = &mut port.attachment {
-                pairs.iter_mut().filter_map(|pair| pair.sender.as_mut()).for_each(Sender::disarm);
+                pairs
+                    .iter_mut()
+                    .filter_map(|pair| pair.sender.as_mut())
+                    .for_each(Sender::disarm);
             }
         }
     }

@@ -1,0 +1,555 @@
+//! The engine of this process as a data plane: lcores, one switch, block devices, and the sockets that guests connect to.
+//!
+//! Translation only: what an object means to the rooms below. It decides no order and keeps no object; that is reconcile's.
+
+mod capture;
+mod disks;
+mod report;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sumeru_block::{Bdev, BlkMonitor};
+use sumeru_engine::{EngineError, IdlePolicy, Lcore, LcoreConfig};
+use sumeru_switch::snapshot::{NetworkView, PortView, Underlay};
+use sumeru_switch::switch::{Switch, SwitchError};
+use sumeru_switch::vhost_net::{NetState, VhostNet};
+use sumeru_switch::wire::packet::PacketSocket;
+use sumeru_switch::wire::tap::Tap;
+use sumeru_switch::wire::xdp::XdpSocket;
+use sumeru_switch::wire::{Wire, WireError};
+use sumeru_virtio::device::VirtioDevice;
+use sumeru_virtio::vhost_user::{Endpoint, EndpointError};
+
+use self::capture::Recorder;
+use crate::dataplane::*;
+use crate::model::{
+    Controller, Flow, Network, NetworkSpec, Node, NodeSpec, Poll, Port, PortKind, PortSpec,
+    SocketMode, Volume,
+};
+
+/// A port with what keeps it alive.
+struct LivePort {
+    spec: PortSpec,
+    /// The front end's way in; before the port itself goes, this must have ended.
+    endpoint: Option<Endpoint>,
+    net: Option<Arc<NetState>>,
+    mac: [u8; 6],
+}
+
+/// A volume that is open.
+struct LiveVolume {
+    bdev: Arc<dyn Bdev>,
+    /// Counts of controllers that served it and are gone.
+    past: VolumeStats,
+}
+
+/// A controller with what keeps it alive.
+struct LiveController {
+    endpoint: Endpoint,
+    monitor: BlkMonitor,
+    volume: String,
+    cpus: Vec<u16>,
+}
+
+/// See the module's documentation.
+#[derive(Default)]
+pub struct Local {
+    lcores: Vec<Arc<Lcore>>,
+    switch: Option<Switch>,
+    node: NodeSpec,
+    networks: BTreeMap<String, NetworkSpec>,
+    ports: BTreeMap<String, LivePort>,
+    volumes: BTreeMap<String, LiveVolume>,
+    controllers: BTreeMap<String, LiveController>,
+    captures: BTreeMap<String, Recorder>,
+}
+
+impl From<SwitchError> for Refusal {
+    fn from(error: SwitchError) -> Self {
+        Self::Inner(Box::new(error))
+    }
+}
+
+impl From<EngineError> for Refusal {
+    fn from(error: EngineError) -> Self {
+        Self::Inner(Box::new(error))
+    }
+}
+
+impl From<WireError> for Refusal {
+    fn from(error: WireError) -> Self {
+        Self::Inner(Box::new(error))
+    }
+}
+
+impl From<EndpointError> for Refusal {
+    fn from(error: EndpointError) -> Self {
+        Self::Inner(Box::new(error))
+    }
+}
+
+fn unknown(kind: &'static str, name: &str) -> Refusal {
+    Refusal::Unknown {
+        kind,
+        name: name.to_owned(),
+    }
+}
+
+/// Makes a device reachable for front ends.
+fn expose(mode: SocketMode, socket: &str, device: Box<dyn VirtioDevice>) -> Done<Endpoint> {
+    Ok(match mode {
+        SocketMode::Server => Endpoint::listen(socket, device)?,
+        SocketMode::Client => Endpoint::connect(socket, device)?,
+    })
+}
+
+impl Local {
+    fn switch(&mut self) -> Done<&mut Switch> {
+        self.switch
+            .as_mut()
+            .ok_or(Refusal::Inner(Box::new(SwitchError::NoLcore)))
+    }
+
+    fn switch_ref(&self) -> Done<&Switch> {
+        self.switch
+            .as_ref()
+            .ok_or(Refusal::Inner(Box::new(SwitchError::NoLcore)))
+    }
+
+    fn view(&self, spec: &PortSpec) -> Done<PortView> {
+        let network = match &spec.network {
+            None => None,
+            Some(name) => Some(
+                self.networks
+                    .get(name)
+                    .ok_or_else(|| unknown("network", name))?
+                    .vni
+                    .get(),
+            ),
+        };
+        Ok(PortView {
+            index: spec.index(),
+            name: spec.name.as_str().into(),
+            network,
+            mtu: spec.mtu,
+            uplink: spec.uplink,
+        })
+    }
+
+    /// Tunnels start at the uplink that the node names, once it is there.
+    fn settle_underlay(&mut self) -> Done {
+        let uplink = self
+            .node
+            .uplink
+            .as_ref()
+            .and_then(|name| self.ports.get(name));
+        let underlay = uplink
+            .filter(|_| !self.node.underlay.is_empty())
+            .map(|port| Underlay {
+                port: port.spec.index(),
+                mac: port.mac,
+                addresses: self
+                    .node
+                    .underlay
+                    .iter()
+                    .map(|prefix| (prefix.address, prefix.length))
+                    .collect(),
+                vxlan_port: self.node.vxlan_port,
+            });
+        Ok(self.switch()?.set_underlay(underlay)?)
+    }
+
+    fn open_guest(
+        &mut self,
+        spec: &PortSpec,
+        mode: SocketMode,
+        socket: &str,
+        pairs: u16,
+    ) -> Done<LivePort> {
+        let view = self.view(spec)?;
+        let (index, mac) = (
+            view.index,
+            spec.mac
+                .map_or_else(|| made_up_mac(view.index), |mac| mac.0),
+        );
+        let (device, state): (VhostNet, _) = self.switch()?.add_guest(view, pairs, mac)?;
+        match expose(mode, socket, Box::new(device)) {
+            Ok(endpoint) => Ok(LivePort {
+                spec: spec.clone(),
+                endpoint: Some(endpoint),
+                net: Some(state),
+                mac,
+            }),
+            Err(refusal) => {
+                self.switch()?.remove_port(index)?;
+                Err(refusal)
+            }
+        }
+    }
+
+    fn open_wire(&mut self, spec: &PortSpec) -> Done<LivePort> {
+        let (wire, mac): (Box<dyn Wire + Send>, _) = match &spec.kind {
+            PortKind::Tap { ifname } => {
+                let tap = Tap::open(ifname, spec.mtu.into())?;
+                let mac = tap.mac();
+                (Box::new(tap), mac)
+            }
+            PortKind::AfPacket { interface } => {
+                let socket = PacketSocket::open(interface)?;
+                check_mtu(spec, socket.interface().mtu()?)?;
+                let mac = socket.mac();
+                (Box::new(socket), mac)
+            }
+            PortKind::AfXdp { interface, queues } => {
+                if *queues != 1 {
+                    return Err(Refusal::Field {
+                        field: "queues",
+                        found: queues.to_string(),
+                        expected: "1: one lcore polls an AF_XDP port".to_owned(),
+                    });
+                }
+                let socket = XdpSocket::open(interface, 0)?;
+                check_mtu(spec, socket.interface().mtu()?)?;
+                let mac = socket.mac();
+                (Box::new(socket), mac)
+            }
+            PortKind::VhostUser { .. } => return Err(unknown("wire port", &spec.name)),
+        };
+        let view = self.view(spec)?;
+        self.switch()?.add_wire(view, wire)?;
+        Ok(LivePort {
+            spec: spec.clone(),
+            endpoint: None,
+            net: None,
+            mac,
+        })
+    }
+
+    fn network_view(spec: &NetworkSpec) -> NetworkView {
+        NetworkView {
+            id: spec.vni.get(),
+            name: spec.name.as_str().into(),
+            remotes: spec.remotes.clone(),
+            ports: Vec::new(),
+            flood_limit: spec.flood_limit,
+            ageing_s: spec.ageing_s,
+            static_macs: spec
+                .static_macs
+                .iter()
+                .map(|known| (known.mac.0, known.remote))
+                .collect(),
+        }
+    }
+}
+
+/// A locally administered address for a port that none was given for; the same at every start.
+fn made_up_mac(index: u16) -> [u8; 6] {
+    let [high, low] = index.to_be_bytes();
+    [0x02, 0x73, 0x75, 0x6d, high, low]
+}
+
+/// An interface whose MTU is below the port's would lose frames silently.
+fn check_mtu(spec: &PortSpec, actual: u32) -> Done {
+    if u32::from(spec.mtu) > actual {
+        return Err(Refusal::Field {
+            field: "mtu",
+            found: spec.mtu.to_string(),
+            expected: format!(
+                "at most {actual}, the MTU of interface {}",
+                spec.kind.target()
+            ),
+        });
+    }
+    Ok(())
+}
+
+impl DataPlane for Local {
+    fn start(&mut self, node: &Node) -> Done {
+        let spec = &node.spec;
+        let spin = match spec.poll {
+            Poll::Adaptive => Some(Duration::from_micros(spec.spin_us.into())),
+            Poll::AlwaysSpin => None,
+        };
+        for cpu in &spec.lcores {
+            let lcore = Lcore::start(LcoreConfig {
+                cpu: (*cpu).into(),
+                idle: IdlePolicy { spin },
+            })?;
+            self.lcores.push(Arc::new(lcore));
+        }
+        let first = self.lcores.get(..1).unwrap_or(&[]);
+        self.switch = Some(Switch::new(first)?);
+        self.node = spec.clone();
+        Ok(())
+    }
+
+    fn update_node(&mut self, old: &Node, new: &Node) -> Done {
+        if (old.spec.poll, old.spec.spin_us) != (new.spec.poll, new.spec.spin_us) {
+            return Err(Refusal::Unsupported {
+                what: "another poll mode while the lcores run".to_owned(),
+                expected: "a restart of the daemon with the new value in its configuration"
+                    .to_owned(),
+            });
+        }
+        self.node = new.spec.clone();
+        self.settle_underlay()
+    }
+
+    fn stop(&mut self) {
+        self.captures.clear();
+        self.controllers.clear();
+        for port in self.ports.values_mut() {
+            port.endpoint = None;
+        }
+        self.ports.clear();
+        self.volumes.clear();
+        self.switch = None;
+        self.lcores.clear();
+    }
+
+    fn create_network(&mut self, network: &Network) -> Done {
+        self.switch()?
+            .set_network(Self::network_view(&network.spec))?;
+        self.networks
+            .insert(network.spec.name.clone(), network.spec.clone());
+        Ok(())
+    }
+
+    fn update_network(&mut self, _: &Network, new: &Network) -> Done {
+        self.create_network(new)
+    }
+
+    fn delete_network(&mut self, network: &Network) -> Done {
+        self.switch()?.remove_network(network.spec.vni.get())?;
+        self.networks.remove(&network.spec.name);
+        Ok(())
+    }
+
+    fn create_port(&mut self, port: &Port) -> Done {
+        let spec = &port.spec;
+        let live = match &spec.kind {
+            PortKind::VhostUser {
+                socket,
+                mode,
+                queues,
+                ..
+            } => self.open_guest(spec, *mode, socket, *queues)?,
+            _ => self.open_wire(spec)?,
+        };
+        self.ports.insert(spec.name.clone(), live);
+        self.settle_underlay()
+    }
+
+    fn update_port(&mut self, _: &Port, new: &Port) -> Done {
+        let view = self.view(&new.spec)?;
+        self.switch()?.update_port(view)?;
+        if let Some(live) = self.ports.get_mut(&new.spec.name) {
+            live.spec = new.spec.clone();
+        }
+        Ok(())
+    }
+
+    fn delete_port(&mut self, port: &Port) -> Done {
+        // Ends the session first: its queues leave the lcore before the port does.
+        self.ports
+            .remove(&port.spec.name)
+            .ok_or_else(|| unknown("port", &port.spec.name))?;
+        self.switch()?.remove_port(port.spec.index())?;
+        self.settle_underlay()
+    }
+
+    fn port_state(&self, name: &str) -> Done<PortState> {
+        let port = self.ports.get(name).ok_or_else(|| unknown("port", name))?;
+        let lcores = vec![self.switch_ref()?.port_cpu() as u16];
+        Ok(match &port.net {
+            None => PortState {
+                up: true,
+                connected: true,
+                features: 0,
+                queues: 1,
+                lcores,
+            },
+            Some(net) => {
+                let queues = (net.running().count_ones() / 2) as u16;
+                let up = queues > 0 && self.switch_ref()?.faults(port.spec.index()).is_empty();
+                PortState {
+                    up,
+                    connected: net.connected(),
+                    features: net.features(),
+                    queues,
+                    lcores,
+                }
+            }
+        })
+    }
+
+    fn validate_flow(&self, port: &Port, flow: &Flow) -> Done {
+        self.switch_ref()?
+            .compile(port.spec.index(), flow.spec.id(), &flow.spec.rule)?;
+        Ok(())
+    }
+
+    fn create_flow(&mut self, port: &Port, flow: &Flow) -> Done {
+        Ok(self
+            .switch()?
+            .insert_rule(port.spec.index(), flow.spec.id(), &flow.spec.rule)?)
+    }
+
+    fn destroy_flow(&mut self, port: &Port, flow: &Flow) -> Done {
+        Ok(self
+            .switch()?
+            .remove_rule(port.spec.index(), flow.spec.id())?)
+    }
+
+    fn query_flow(&self, port: &Port, flow: &Flow) -> Done<FlowCount> {
+        let (packets, bytes) = self
+            .switch_ref()?
+            .rule_counts(port.spec.index(), flow.spec.id())?;
+        Ok(FlowCount { packets, bytes })
+    }
+
+    fn create_volume(&mut self, volume: &Volume) -> Done {
+        self.open_volume(volume)
+    }
+
+    fn resize_volume(&mut self, _: &Volume, new: &Volume) -> Done {
+        self.resize(new)
+    }
+
+    fn delete_volume(&mut self, volume: &Volume) -> Done {
+        self.volumes
+            .remove(&volume.spec.name)
+            .map(|_| ())
+            .ok_or_else(|| unknown("volume", &volume.spec.name))
+    }
+
+    fn volume_state(&self, name: &str) -> Done<VolumeState> {
+        let volume = self
+            .volumes
+            .get(name)
+            .ok_or_else(|| unknown("volume", name))?;
+        Ok(VolumeState {
+            size: volume.bdev.info().bytes(),
+        })
+    }
+
+    fn create_controller(&mut self, controller: &Controller, volume: &Volume) -> Done {
+        self.open_controller(controller, volume)
+    }
+
+    fn delete_controller(&mut self, controller: &Controller) -> Done {
+        self.close_controller(&controller.spec.name)
+    }
+
+    fn controller_state(&self, name: &str) -> Done<ControllerState> {
+        let controller = self
+            .controllers
+            .get(name)
+            .ok_or_else(|| unknown("controller", name))?;
+        let session = controller.endpoint.session();
+        Ok(ControllerState {
+            connected: session.is_some(),
+            features: session.as_ref().map_or(0, |session| session.features),
+            queues: session.map_or(0, |session| {
+                session.queues.iter().filter(|queue| queue.running).count() as u16
+            }),
+            lcores: controller.cpus.clone(),
+        })
+    }
+
+    fn lcore_stats(&self) -> Vec<LcoreStats> {
+        self.report_lcores()
+    }
+
+    fn port_stats(&self) -> Vec<PortStats> {
+        self.report_ports()
+    }
+
+    fn stage_stats(&self) -> Vec<StageStats> {
+        self.report_stages()
+    }
+
+    fn drop_stats(&self) -> Vec<DropStats> {
+        self.report_drops()
+    }
+
+    fn volume_stats(&self) -> Vec<VolumeStats> {
+        self.report_volumes()
+    }
+
+    fn fdb(&self, network: Option<&str>) -> Vec<FdbEntry> {
+        self.report_fdb(network)
+    }
+
+    fn neighbours(&self) -> Vec<Neighbour> {
+        self.report_neighbours()
+    }
+
+    fn trace(&mut self, port: &Port, frame: &[u8]) -> Done<Trace> {
+        let traced = self
+            .switch_ref()?
+            .trace(port.spec.index(), frame.to_vec())?;
+        Ok(self.report_trace(traced))
+    }
+
+    fn capture_start(&mut self, capture: &Capture) -> Done {
+        if let Some(running) = self.captures.keys().next() {
+            return Err(Refusal::Unsupported {
+                what: format!("a second capture beside {running}"),
+                expected: "one capture at a time; stop the other first".to_owned(),
+            });
+        }
+        let names = self
+            .ports
+            .values()
+            .map(|port| (port.spec.index(), port.spec.name.clone()))
+            .collect();
+        let index = match &capture.port {
+            None => None,
+            Some(name) => Some(
+                self.ports
+                    .get(name)
+                    .ok_or_else(|| unknown("port", name))?
+                    .spec
+                    .index(),
+            ),
+        };
+        let file = std::fs::File::create_new(&capture.path).map_err(|source| Refusal::System {
+            action: "create",
+            target: capture.path.clone(),
+            source,
+        })?;
+        let (seen, lost) = self.switch()?.start_tap(index, capture.snaplen)?;
+        let recorder = Recorder::start(capture.clone(), file, seen, lost, names).map_err(
+            |source: io::Error| Refusal::System {
+                action: "write",
+                target: capture.path.clone(),
+                source,
+            },
+        );
+        match recorder {
+            Ok(recorder) => self.captures.insert(capture.name.clone(), recorder),
+            Err(refusal) => {
+                self.switch()?.stop_tap()?;
+                return Err(refusal);
+            }
+        };
+        Ok(())
+    }
+
+    fn capture_stop(&mut self, name: &str) -> Done<CaptureState> {
+        let recorder = self
+            .captures
+            .remove(name)
+            .ok_or_else(|| unknown("capture", name))?;
+        self.switch()?.stop_tap()?;
+        Ok(recorder.finish())
+    }
+
+    fn captures(&self) -> Vec<CaptureState> {
+        self.captures.values().map(Recorder::state).collect()
+    }
+}

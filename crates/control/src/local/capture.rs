@@ -1,0 +1,205 @@
+//! Captures: a thread that writes what the switch has seen to a pcapng file (draft-ietf-opsawg-pcapng), one interface per port,
+//! with direction and, for frames that were dropped, the reason as a comment.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, UNIX_EPOCH};
+
+use pcap_file::DataLink;
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
+use sumeru_engine::spsc::Consumer;
+use sumeru_switch::capture::{Direction, Seen};
+
+use crate::dataplane::{Capture, CaptureState};
+
+/// How often the writer looks for frames.
+const PERIOD: Duration = Duration::from_millis(20);
+/// Nanoseconds, as the interface blocks say.
+const NANOSECONDS: u8 = 9;
+
+/// A capture that runs.
+pub struct Recorder {
+    capture: Capture,
+    shared: Arc<Shared>,
+    lost: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    ended: AtomicBool,
+    packets: AtomicU64,
+}
+
+impl Recorder {
+    /// Starts the writer. `names` are those of the ports by index.
+    pub fn start(
+        capture: Capture,
+        file: File,
+        seen: Consumer<Seen>,
+        lost: Arc<AtomicU64>,
+        names: BTreeMap<u16, String>,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let (theirs, limit, path) = (shared.clone(), capture.max_packets, capture.path.clone());
+        let writer = Writer::new(file, names, capture.snaplen)?;
+        let run = move || {
+            if let Err(error) = record(writer, seen, &theirs, limit) {
+                tracing::error!(%path, %error, "the capture ended");
+            }
+            theirs.ended.store(true, Ordering::Release);
+        };
+        let thread = std::thread::Builder::new()
+            .name("capture".into())
+            .stack_size(256 << 10)
+            .spawn(run)?;
+        Ok(Self {
+            capture,
+            shared,
+            lost,
+            thread: Some(thread),
+        })
+    }
+
+    /// What it came to so far.
+    pub fn state(&self) -> CaptureState {
+        CaptureState {
+            capture: self.capture.clone(),
+            packets: self.shared.packets.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
+            running: !self.shared.ended.load(Ordering::Acquire),
+        }
+    }
+
+    /// Writes what is left and closes the file.
+    pub fn finish(mut self) -> CaptureState {
+        self.end();
+        self.state()
+    }
+
+    fn end(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn record(
+    mut writer: Writer,
+    mut seen: Consumer<Seen>,
+    shared: &Shared,
+    limit: Option<u64>,
+) -> io::Result<()> {
+    let mut packets = 0;
+    loop {
+        // Read before the ring is emptied: what came before the stop is still written.
+        let stop = shared.stop.load(Ordering::Acquire);
+        while let Some(frame) = seen.pop() {
+            if limit.is_some_and(|limit| packets >= limit) {
+                return writer.flush();
+            }
+            writer.write(&frame)?;
+            packets += 1;
+            shared.packets.store(packets, Ordering::Relaxed);
+        }
+        writer.flush()?;
+        if stop {
+            return Ok(());
+        }
+        std::thread::sleep(PERIOD);
+    }
+}
+
+/// The file.
+struct Writer {
+    to: PcapNgWriter<BufWriter<File>>,
+    interfaces: BTreeMap<u16, u32>,
+    names: BTreeMap<u16, String>,
+    snaplen: u32,
+}
+
+impl Writer {
+    fn new(file: File, names: BTreeMap<u16, String>, snaplen: u32) -> io::Result<Self> {
+        let to = PcapNgWriter::new(BufWriter::new(file)).map_err(io::Error::other)?;
+        Ok(Self {
+            to,
+            interfaces: BTreeMap::new(),
+            names,
+            snaplen,
+        })
+    }
+
+    /// The interface block of a port, written when its first frame comes.
+    fn interface(&mut self, port: u16) -> io::Result<u32> {
+        if let Some(id) = self.interfaces.get(&port) {
+            return Ok(*id);
+        }
+        let name = self
+            .names
+            .get(&port)
+            .cloned()
+            .unwrap_or_else(|| port.to_string());
+        let block = InterfaceDescriptionBlock {
+            linktype: DataLink::ETHERNET,
+            snaplen: self.snaplen,
+            options: vec![
+                InterfaceDescriptionOption::IfName(Cow::Owned(name)),
+                InterfaceDescriptionOption::IfTsResol(NANOSECONDS),
+            ],
+        };
+        self.to
+            .write_pcapng_block(block)
+            .map_err(io::Error::other)?;
+        let id = self.interfaces.len() as u32;
+        self.interfaces.insert(port, id);
+        Ok(id)
+    }
+
+    fn write(&mut self, seen: &Seen) -> io::Result<()> {
+        let interface_id = self.interface(seen.port)?;
+        // Bits 0 and 1 of epb_flags: 1 inbound, 2 outbound.
+        let direction = match seen.direction {
+            Direction::In => 1,
+            Direction::Out => 2,
+        };
+        let mut options = vec![EnhancedPacketOption::Flags(direction)];
+        if let Some(reason) = seen.dropped {
+            options.push(EnhancedPacketOption::Comment(Cow::Owned(format!(
+                "dropped: {}",
+                reason.as_str()
+            ))));
+        }
+        let block = EnhancedPacketBlock {
+            interface_id,
+            timestamp: seen.time.duration_since(UNIX_EPOCH).unwrap_or_default(),
+            original_len: seen.len,
+            data: Cow::Borrowed(&seen.bytes),
+            options,
+        };
+        self.to
+            .write_pcapng_block(block)
+            .map_err(io::Error::other)?;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.get_mut().flush()
+    }
+}

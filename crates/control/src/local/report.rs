@@ -1,0 +1,204 @@
+//! What the engine counts and knows, in the control plane's words.
+
+use std::fmt::Write;
+
+use sumeru_engine::Tsc;
+use sumeru_switch::fdb::Target;
+use sumeru_switch::stats::{DropReason, Stage};
+use sumeru_switch::worker::Traced;
+
+use super::{Local, disks};
+use crate::dataplane::*;
+use crate::value::MacAddr;
+
+impl Local {
+    pub(super) fn report_lcores(&self) -> Vec<LcoreStats> {
+        let ios: u64 = self
+            .report_volumes()
+            .iter()
+            .map(|v| v.reads + v.writes + v.flushes + v.discards)
+            .sum();
+        let one = |(number, lcore): (usize, &std::sync::Arc<sumeru_engine::Lcore>)| {
+            let report = lcore.report().ok()?;
+            let (rx_packets, tx_packets) = match &self.switch {
+                Some(switch) if number == 0 => switch.lcore_packets(0),
+                _ => (0, 0),
+            };
+            Some(LcoreStats {
+                cpu: lcore.cpu() as u16,
+                tid: lcore.tid(),
+                tsc_hz: Tsc::hz(),
+                tsc_elapsed: report.elapsed,
+                busy_cycles: report.busy,
+                idle_cycles: report.idle - report.asleep,
+                sleep_cycles: report.asleep,
+                loops: report.loops,
+                rx_packets,
+                tx_packets,
+                // Known per lcore only where one lcore serves all disks.
+                blk_ios: report.work.saturating_sub(rx_packets).min(ios),
+                wakeups: report.sleeps,
+            })
+        };
+        self.lcores.iter().enumerate().filter_map(one).collect()
+    }
+
+    pub(super) fn report_ports(&self) -> Vec<PortStats> {
+        let Some(switch) = &self.switch else {
+            return Vec::new();
+        };
+        let one = |(name, port): (&String, &super::LivePort)| {
+            let index = port.spec.index();
+            let mut stats = PortStats {
+                port: name.clone(),
+                index,
+                ..PortStats::default()
+            };
+            for block in switch.port_counters(index).ok()? {
+                stats.rx_packets += block.rx_packets.get();
+                stats.rx_bytes += block.rx_bytes.get();
+                stats.tx_packets += block.tx_packets.get();
+                stats.tx_bytes += block.tx_bytes.get();
+                stats.rx_drops += block.rx_drops.get();
+                stats.tx_drops += block.tx_drops.get();
+                stats.rx_errors += block.rx_errors.get();
+                stats.calls += block.calls.get();
+            }
+            Some(stats)
+        };
+        self.ports.iter().filter_map(one).collect()
+    }
+
+    pub(super) fn report_stages(&self) -> Vec<StageStats> {
+        let Some(switch) = &self.switch else {
+            return Vec::new();
+        };
+        let one = |stage: &Stage| StageStats {
+            stage: stage.as_str().to_owned(),
+            packets: switch.stage(*stage),
+        };
+        Stage::ALL.iter().map(one).collect()
+    }
+
+    pub(super) fn report_drops(&self) -> Vec<DropStats> {
+        let Some(switch) = &self.switch else {
+            return Vec::new();
+        };
+        let one = |reason: DropReason| DropStats {
+            reason: reason.as_str().to_owned(),
+            packets: switch.drops(reason),
+        };
+        DropReason::all().map(one).collect()
+    }
+
+    pub(super) fn report_volumes(&self) -> Vec<VolumeStats> {
+        let one = |(name, volume): (&String, &super::LiveVolume)| {
+            let mut stats = VolumeStats {
+                volume: name.clone(),
+                ..volume.past.clone()
+            };
+            for controller in self
+                .controllers
+                .values()
+                .filter(|controller| controller.volume == *name)
+            {
+                controller
+                    .monitor
+                    .queues()
+                    .for_each(|queue| disks::add(&mut stats, &queue));
+            }
+            stats
+        };
+        self.volumes.iter().map(one).collect()
+    }
+
+    fn port_name(&self, index: u16) -> String {
+        let found = self.ports.values().find(|port| port.spec.index() == index);
+        found.map_or_else(|| index.to_string(), |port| port.spec.name.clone())
+    }
+
+    pub(super) fn report_fdb(&self, network: Option<&str>) -> Vec<FdbEntry> {
+        let Some(entries) = self.switch.as_ref().and_then(|switch| switch.fdb().ok()) else {
+            return Vec::new();
+        };
+        let name_of = |vni: u32| {
+            self.networks
+                .values()
+                .find(|n| n.vni.get() == vni)
+                .map(|n| n.name.clone())
+        };
+        let mut list: Vec<FdbEntry> = entries
+            .into_iter()
+            .filter_map(|(vni, mac, entry, age)| {
+                let name = name_of(vni)?;
+                let target = match entry.target {
+                    Target::Port(index) => FdbTarget::Port(self.port_name(index)),
+                    Target::Remote(remote) => FdbTarget::Remote(remote),
+                };
+                let age_s = if entry.fixed { 0 } else { age.into() };
+                Some(FdbEntry {
+                    network: name,
+                    mac: MacAddr(mac),
+                    target,
+                    age_s,
+                    is_static: entry.fixed,
+                })
+            })
+            .filter(|entry| network.is_none_or(|wanted| wanted == entry.network))
+            .collect();
+        list.sort_by(|a, b| (&a.network, a.mac.0).cmp(&(&b.network, b.mac.0)));
+        list
+    }
+
+    pub(super) fn report_neighbours(&self) -> Vec<Neighbour> {
+        let Some(neighbours) = self
+            .switch
+            .as_ref()
+            .and_then(|switch| switch.neighbours().ok())
+        else {
+            return Vec::new();
+        };
+        let one =
+            |(address, neighbour, age): (_, sumeru_switch::underlay::Neighbour, u32)| Neighbour {
+                address,
+                mac: neighbour.mac.map(MacAddr),
+                state: match (neighbour.mac, neighbour.probes) {
+                    (Some(_), 0) => NeighbourState::Reachable,
+                    (Some(_), _) => NeighbourState::Stale,
+                    (None, 0..=3) => NeighbourState::Incomplete,
+                    (None, _) => NeighbourState::Failed,
+                },
+                age_s: age.into(),
+            };
+        let mut list: Vec<_> = neighbours.into_iter().map(one).collect();
+        list.sort_by_key(|neighbour| neighbour.address);
+        list
+    }
+
+    pub(super) fn report_trace(&self, traced: Traced) -> Trace {
+        let hex = |bytes: Vec<u8>| {
+            bytes
+                .iter()
+                .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+                    // Writing to a string cannot fail.
+                    let _ = write!(text, "{byte:02x}");
+                    text
+                })
+        };
+        let steps = traced.notes.into_iter().map(|note| TraceStep {
+            stage: note.stage.to_owned(),
+            decision: note.text,
+        });
+        let outputs = traced.outputs.into_iter();
+        Trace {
+            steps: steps.collect(),
+            outputs: outputs
+                .map(|(port, frame)| TraceOutput {
+                    port: self.port_name(port),
+                    frame: hex(frame),
+                })
+                .collect(),
+            drop_reason: traced.dropped.map(|reason| reason.as_str().to_owned()),
+        }
+    }
+}
