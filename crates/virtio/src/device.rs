@@ -48,8 +48,9 @@ pub struct QueueSetup {
     pub call: Option<Eventfd>,
     /// To be signalled once when the ring is found malformed and has been halted.
     pub error: Option<Eventfd>,
-    /// Whether the queue starts enabled. A disabled network queue discards what the guest sends and supplies
-    /// nothing; see [`VirtioDevice::set_queue_enabled`].
+    /// Whether the queue starts enabled; QEMU starts block queues disabled and enables them right after. A disabled
+    /// network queue discards what the guest sends and supplies nothing; a disabled block queue fetches nothing. See
+    /// [`VirtioDevice::set_queue_enabled`].
     pub enabled: bool,
     /// In-flight tracking, if the front end handed over a region.
     pub inflight: Option<InflightQueue>,
@@ -196,7 +197,7 @@ pub trait VirtioDevice: Send {
     /// [`DeviceError::NotRunning`] without side effect.
     fn stop_queue(&mut self, index: u16) -> Result<u16, DeviceError>;
 
-    /// Enables or disables a running queue.
+    /// Enables or disables a running queue. Enabling acts like a kick: look at the ring once without waiting for one.
     ///
     /// # Errors
     /// [`DeviceError::NotRunning`] without side effect.

@@ -79,6 +79,7 @@ impl AsFd for Eventfd {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -484,5 +484,6 @@ impl InflightQueue {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "inflight_tests.rs"]
 mod tests;

@@ -101,6 +101,7 @@ impl FrontEnd {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::io::Read;
     use std::os::unix::net::UnixStream;

@@ -24,6 +24,10 @@ pub struct Record {
     /// What a queue's index has become by the time it is stopped: added at every stop.
     pub progress: u16,
     pub refuse_features: bool,
+    /// Virtio features offered.
+    pub offered: u64,
+    /// Protocol features offered; by default more than there is, so that the session has to mask.
+    pub protocol: ProtocolFeatures,
     pub last_call: Option<Eventfd>,
 }
 
@@ -34,6 +38,8 @@ impl Recorder {
     pub fn new(kind: DeviceType, queues: usize) -> Self {
         let record = Record {
             queues: (0..queues).map(|_| None).collect(),
+            offered: features::ring::VERSION_1 | features::ring::EVENT_IDX | 0x3,
+            protocol: ProtocolFeatures::all(),
             ..Record::default()
         };
         Self(Arc::new(Mutex::new(record)), kind)
@@ -65,12 +71,11 @@ impl VirtioDevice for Recorder {
     }
 
     fn features(&self) -> u64 {
-        features::ring::VERSION_1 | features::ring::EVENT_IDX | 0x3
+        self.record().offered
     }
 
     fn protocol_features(&self) -> ProtocolFeatures {
-        // More than there is: the session has to mask.
-        ProtocolFeatures::all()
+        self.record().protocol
     }
 
     fn queue_count(&self) -> u16 {
