@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use peer::{Driver, Recorder, eventfd, memfd, raw};
 use sumeru_virtio::device::DeviceType;
 use sumeru_virtio::features::{self, ProtocolFeatures};
+use sumeru_virtio::inflight::{self, InflightRegion};
 use sumeru_virtio::vhost_user::Verdict;
 use sumeru_virtio::vhost_user::message::Request;
 
@@ -44,9 +45,24 @@ fn recorded_answer(trace: &str, request: Request) -> u64 {
     u64_at(&bytes(field(lines.next().unwrap(), "payload=")), 0)
 }
 
+/// An in-flight region as a dead back end left it: requests 3 and 0 of queue 0 were fetched and not completed.
+fn left_behind(description: &[u8]) -> OwnedFd {
+    let number = |at: usize| u16::from_ne_bytes([description[at], description[at + 1]]);
+    let (queues, queue_size) = (number(16), number(18));
+    let (fd, size) = inflight::create(queues, queue_size).unwrap();
+    let copy = fd.try_clone().unwrap();
+    let region = InflightRegion::map(fd, size, 0, queues, queue_size).unwrap();
+    let mut queue = region.queue(0, queue_size).unwrap();
+    queue.mark(3);
+    queue.mark(0);
+    copy
+}
+
 struct Replay {
     events: Vec<String>,
     requests: BTreeMap<u32, usize>,
+    /// Requests to be resubmitted, of the queues that ran at the end.
+    left: Vec<u16>,
 }
 
 fn replay(trace: &str, kind: DeviceType) -> Replay {
@@ -74,8 +90,9 @@ fn replay(trace: &str, kind: DeviceType) -> Replay {
                 vec![memfd(u64_at(&payload, 16) + u64_at(&payload, 32))]
             }
             1 if is(Request::AddMemReg) => vec![memfd(u64_at(&payload, 16) + u64_at(&payload, 32))],
+            // After a reconnect the front end brings a region of the back end's former life.
             1 if is(Request::SetInflightFd) => {
-                vec![inflight.take().expect("GET_INFLIGHT_FD came before")]
+                vec![inflight.take().unwrap_or_else(|| left_behind(&payload))]
             }
             1 if is(Request::SetBackendReqFd) => {
                 let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -107,8 +124,15 @@ fn replay(trace: &str, kind: DeviceType) -> Replay {
         }
         inflight = reply.fd.take().or(inflight);
     }
+    let mut left = Vec::new();
+    for setup in recorder.record().queues.iter_mut().flatten() {
+        if let Some(tracked) = &mut setup.inflight {
+            left.extend(tracked.recover(setup.last_available).heads);
+        }
+    }
     drop(driver);
     Replay {
+        left,
         events: recorder.events(),
         requests,
     }
@@ -170,4 +194,17 @@ fn dpdk_22_11_virtio_user_with_two_queue_pairs() {
     let replay = replay(include_str!("data/dpdk-22.11-net.txt"), DeviceType::Net);
     assert_eq!(starts(&replay).len(), 4);
     assert_eq!(replay.requests[&(Request::SetMemTable as u32)], 1);
+}
+
+#[test]
+fn qemu_comes_back_to_a_restarted_back_end_with_its_inflight_region() {
+    for trace in [
+        include_str!("data/qemu-7.2-blk-reconnect.txt"),
+        include_str!("data/qemu-11.1-blk-reconnect.txt"),
+    ] {
+        let replay = replay(trace, DeviceType::Block);
+        assert_eq!(starts(&replay), ["start 0 size 128 at 0 disabled"]);
+        assert!(replay.events.contains(&"enable 0 true".to_owned()));
+        assert_eq!(replay.left, [3, 0]);
+    }
 }
