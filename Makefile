@@ -92,6 +92,8 @@ loom: ## The lock-free parts in every interleaving (loom); built apart, because 
 guests:
 	$(call step,release build)
 	$(CARGO) build $(LOCKED) --release -p sumeru
+	$(call step,reference tables)
+	scripts/reference $(TARGET)/release/sumeru
 	$(call step,crates and replayed corpora and real peers and guests)
 	SUMERU_BIN=$(TARGET)/release/sumeru $(CARGO) nextest run $(LOCKED) --workspace --profile $(NEXTEST_PROFILE)
 
