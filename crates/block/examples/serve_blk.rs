@@ -19,7 +19,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bytes: u64 = bytes.parse()?;
     let disk: Arc<dyn Bdev> = match kind.split_once(':') {
         None if kind == "null" => Arc::new(NullDisk::new("disk", Uuid::new_v4(), bytes, 512)?),
-        None if kind == "memory" => Arc::new(MemoryDisk::new("disk", Uuid::new_v4(), bytes, 512)?),
+        None if kind == "memory" => {
+            let disk = MemoryDisk::new("disk", Uuid::new_v4(), bytes, 512)?;
+            disk.populate()?;
+            Arc::new(disk)
+        }
         Some(("file", path)) => {
             let options = FileOptions {
                 create: Some(bytes),

@@ -252,10 +252,10 @@ pub trait Channel {
     /// answer but stops nothing. Never blocks; base modules do not allocate.
     fn submit(&self, operation: Operation<'_>) -> IoFuture;
 
-    /// Says that a read or write of `len` bytes at `offset` will be submitted in a moment. Any values are harmless.
+    /// Says that `operation` will be submitted right after one other: the time to ask for memory. Any operation is harmless.
     #[inline]
-    fn prefetch(&self, offset: u64, len: u64) {
-        let _ = (offset, len);
+    fn prefetch(&self, operation: &Operation<'_>) {
+        let _ = operation;
     }
 }
 

@@ -1,7 +1,7 @@
 //! The memory disk: its content is in this process and dies with it.
 //!
-//! Memory is occupied when first written, in huge pages where the system gives them. Every copy goes straight between the
-//! guest's segments and the disk.
+//! Memory is occupied when first written, or before by [`MemoryDisk::populate`], in huge pages where the system gives them. Every
+//! copy goes straight between the guest's segments and the disk.
 
 use std::sync::Arc;
 
@@ -44,6 +44,18 @@ impl MemoryDisk {
             block_size,
             ram: Arc::new(ram),
             resized: ResizeEvents::default(),
+        })
+    }
+
+    /// Occupies all memory now. Without this, the first write to each huge page holds up its lcore while the system clears the page.
+    ///
+    /// # Errors
+    /// [`BdevError::System`] when there is not enough memory.
+    pub fn populate(&self) -> Result<(), BdevError> {
+        self.ram.populate().map_err(|source| BdevError::System {
+            name: self.name.clone(),
+            action: format!("occupy {} bytes of memory", self.ram.size()),
+            source,
         })
     }
 }
@@ -139,7 +151,11 @@ impl Channel for MemoryChannel {
     }
 
     #[inline]
-    fn prefetch(&self, offset: u64, _: u64) {
-        self.ram.prefetch(offset, 4);
+    fn prefetch(&self, operation: &Operation<'_>) {
+        match operation {
+            Operation::Read { offset, .. } => self.ram.prefetch(*offset),
+            Operation::Write { buffers, .. } => Ram::prefetch_source(buffers),
+            _ => {}
+        }
     }
 }

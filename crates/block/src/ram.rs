@@ -18,6 +18,70 @@ const RESERVE: usize = 1 << 40;
 /// Page size below which giving memory back is not possible.
 const PAGE: u64 = 4096;
 
+/// Bytes fetched ahead: while one chunk is copied, the next comes from memory. The CPU's own prefetcher stops at each 4 KiB page.
+const CHUNK: usize = 4096;
+const LINE: usize = 64;
+
+/// Asks for `len` bytes into the second-level cache, which can have more fetches under way than the first. Never faults.
+#[inline(always)]
+fn prefetch(at: *const u8, len: usize) {
+    for line in (0..len).step_by(LINE) {
+        let at = at.wrapping_add(line);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch never faults, whatever the address.
+        unsafe {
+            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: a prefetch never faults, whatever the address.
+        unsafe {
+            core::arch::asm!("prfm pldl2keep, [{}]", in(reg) at, options(nostack, readonly, preserves_flags));
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let _ = at;
+    }
+}
+
+/// Copies with stores that go past the caches, where address and length allow that. [`stream_end`] orders them.
+///
+/// # Safety
+/// `from` is readable and `to` writable for `len` bytes, and they do not overlap.
+#[inline(always)]
+unsafe fn stream(from: *const u8, to: *mut u8, len: usize) {
+    #[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
+    if len >= 512 && len.is_multiple_of(LINE) && (to as usize).is_multiple_of(32) {
+        use core::arch::x86_64::{__m256i, _mm256_loadu_si256, _mm256_stream_si256};
+        for at in (0..len).step_by(LINE) {
+            let (from, to) = (
+                from.wrapping_add(at).cast::<__m256i>(),
+                to.wrapping_add(at).cast::<__m256i>(),
+            );
+            // SAFETY: `len` is a multiple of a line, so both halves are inside; `to` is 32-byte aligned as checked.
+            unsafe {
+                let (low, high) = (
+                    _mm256_loadu_si256(from),
+                    _mm256_loadu_si256(from.wrapping_add(1)),
+                );
+                _mm256_stream_si256(to, low);
+                _mm256_stream_si256(to.wrapping_add(1), high);
+            }
+        }
+        return;
+    }
+    // SAFETY: the caller's contract.
+    unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
+}
+
+/// Makes streamed stores visible before anything that follows: another lcore may read as soon as the write is completed.
+#[inline(always)]
+fn stream_end() {
+    #[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
+    // SAFETY: a fence; AVX2 implies SSE, which has it.
+    unsafe {
+        core::arch::x86_64::_mm_sfence();
+    }
+}
+
 /// Memory of a size that can change while it is used.
 #[derive(Debug)]
 pub struct Ram {
@@ -113,6 +177,32 @@ impl Ram {
         Ok(())
     }
 
+    /// Occupies all memory now, so that no lcore has to stop for a page later. Takes as long as the system needs to clear it.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn populate(&self) -> io::Result<()> {
+        /// At a time, so that others get at the address space in between.
+        const STEP: u64 = 64 << 20;
+        let end = self.accessible.load(Ordering::Relaxed);
+        let mut at = 0;
+        while at < end {
+            let len = STEP.min(end - at);
+            // SAFETY: inside the accessible part of our mapping; changes no content.
+            let populated = unsafe {
+                rustix::mm::madvise(self.at(at).cast(), len as usize, Advice::LinuxPopulateWrite)
+            };
+            match populated {
+                Ok(()) => at += len,
+                Err(rustix::io::Errno::INTR) => {}
+                // Before Linux 5.14 there is no such advice, and pages come when they are first written.
+                Err(rustix::io::Errno::INVAL) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Address of `offset`.
     #[inline(always)]
     fn at(&self, offset: u64) -> *mut u8 {
@@ -129,19 +219,32 @@ impl Ram {
     /// Copies from `offset` into `to`; false when that was never inside the disk.
     #[inline]
     pub fn read(&self, offset: u64, to: &Segments<'_>) -> bool {
-        if !self.contains(offset, to.len()) {
+        let mut left = to.len();
+        if !self.contains(offset, left) {
             return false;
         }
         let mut from = self.at(offset);
-        to.each(|to, len| {
-            // SAFETY: `from` has `len` accessible bytes by the check above (which holds for good); `to` is valid by the contract of `Segments`. Guest memory and this mapping are distinct.
-            unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
-            from = from.wrapping_add(len);
+        to.each(|mut to, mut len| {
+            while len > 0 {
+                let step = len.min(CHUNK);
+                left -= step as u64;
+                if left > 0 {
+                    prefetch(from.wrapping_add(step), left.min(CHUNK as u64) as usize);
+                }
+                // SAFETY: `from` has `step` accessible bytes by the check above (which holds for good); `to` is valid by the
+                // contract of `Segments`. Guest memory and this mapping are distinct.
+                unsafe { std::ptr::copy_nonoverlapping(from, to, step) };
+                from = from.wrapping_add(step);
+                to = to.wrapping_add(step);
+                len -= step;
+            }
         });
         true
     }
 
     /// Copies `from` to `offset`; false when that was never inside the disk.
+    ///
+    /// Past the caches: what a guest writes it keeps in its own page cache, and the disk is larger than ours.
     #[inline]
     pub fn write(&self, offset: u64, from: &Segments<'_>) -> bool {
         if !self.contains(offset, from.len()) {
@@ -150,20 +253,28 @@ impl Ram {
         let mut to = self.at(offset);
         from.each(|from, len| {
             // SAFETY: as in `read`, the other way round.
-            unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
+            unsafe { stream(from, to, len) };
             to = to.wrapping_add(len);
         });
+        stream_end();
         true
     }
 
-    /// Asks the CPU to fetch the first lines at `offset`.
+    /// Asks the CPU to fetch what a read at `offset` begins with.
     #[inline(always)]
-    pub fn prefetch(&self, offset: u64, lines: usize) {
-        for line in 0..lines {
-            sumeru_virtio::slice::prefetch_read(
-                self.base.wrapping_add(offset as usize + line * 64),
-            );
-        }
+    pub fn prefetch(&self, offset: u64) {
+        prefetch(self.base.wrapping_add(offset as usize), CHUNK);
+    }
+
+    /// Asks the CPU to fetch what a write begins with.
+    #[inline(always)]
+    pub fn prefetch_source(from: &Segments<'_>) {
+        let mut left = CHUNK;
+        from.each(|from, len| {
+            let step = len.min(left);
+            prefetch(from, step);
+            left -= step;
+        });
     }
 
     /// Makes `len` bytes at `offset` read as zeroes, giving whole pages back to the system; false when that is out of range.

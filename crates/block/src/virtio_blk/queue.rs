@@ -22,8 +22,6 @@ use super::statistics::QueueStatistics;
 
 /// Requests taken at once.
 const BURST: u16 = 32;
-/// Lines of a write's data fetched ahead.
-const PREFETCH_LINES: usize = 4;
 
 /// Why a queue was halted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -286,16 +284,6 @@ impl BlkQueue {
                     })
                 }
             };
-            match request {
-                Ok(Request::Read { offset }) => {
-                    self.channel.prefetch(offset, u64::from(parts.writable_len));
-                }
-                Ok(Request::Write { offset }) => {
-                    self.channel.prefetch(offset, u64::from(parts.readable_len));
-                    self.ring.prefetch(&parts.readable, PREFETCH_LINES);
-                }
-                _ => {}
-            }
             self.staged.push(Staged {
                 head: chain.head,
                 parts,
@@ -303,64 +291,60 @@ impl BlkQueue {
             });
         }
         let mut staged = std::mem::take(&mut self.staged);
-        for one in staged.drain(..) {
-            self.submit(&one);
+        for (at, one) in staged.iter().enumerate() {
+            if let Some(next) = staged.get(at + 1)
+                && let Some((operation, _)) = self.operation(next)
+            {
+                self.channel.prefetch(&operation);
+            }
+            self.submit(one);
         }
+        staged.clear();
         self.staged = staged;
         outcome
     }
 
-    #[inline]
-    fn submit(&mut self, staged: &Staged) {
+    /// What a request asks of the disk, and whose it is; `None` when it asks nothing.
+    #[inline(always)]
+    fn operation(&self, staged: &Staged) -> Option<(Operation<'_>, Owner)> {
         let parts = &staged.parts;
-        let (operation, kind, len) = match staged.request {
-            Ok(Request::Read { offset }) => {
+        let (operation, kind, len) = match *staged.request.as_ref().ok()? {
+            Request::Read { offset } => {
                 let buffers = self.ring.segments(&parts.writable);
-                (
-                    Operation::Read { offset, buffers },
-                    Kind::Read,
-                    parts.writable_len,
-                )
+                let read = Operation::Read { offset, buffers };
+                (read, Kind::Read, parts.writable_len)
             }
-            Ok(Request::Write { offset }) => {
-                let operation = Operation::Write {
+            Request::Write { offset } => {
+                let write = Operation::Write {
                     offset,
                     buffers: self.ring.segments(&parts.readable),
                     fua: self.device.write_through.load(Ordering::Relaxed),
                 };
-                (operation, Kind::Write, parts.readable_len)
+                (write, Kind::Write, parts.readable_len)
             }
-            Ok(Request::Flush) => (Operation::Flush, Kind::Flush, 0),
-            Ok(Request::Discard { offset, len }) => {
+            Request::Flush => (Operation::Flush, Kind::Flush, 0),
+            Request::Discard { offset, len } => {
                 (Operation::Discard { offset, len }, Kind::Unmap, 0)
             }
-            Ok(Request::WriteZeroes { offset, len, unmap }) => (
-                Operation::WriteZeroes { offset, len, unmap },
-                Kind::Unmap,
-                0,
-            ),
-            Ok(Request::GetId) => {
-                let written = self.ring.write(&parts.writable, &self.device.serial);
-                self.statistics.identifies.add(1);
-                // The status follows the data only if the driver left no gap.
-                let written = if written as u32 == parts.writable_len {
-                    written as u32 + 1
-                } else {
-                    written as u32
-                };
-                return self.give_back(staged.head, parts.status, status::OK, written);
+            Request::WriteZeroes { offset, len, unmap } => {
+                let zero = Operation::WriteZeroes { offset, len, unmap };
+                (zero, Kind::Unmap, 0)
             }
-            Err(refusal) => {
-                self.statistics.refused.add(1);
-                tracing::debug!(device = self.device.name, queue = self.index, head = staged.head, %refusal, "refused");
-                return self.give_back(staged.head, parts.status, refusal.status(), 0);
-            }
+            Request::GetId => return None,
         };
         let owner = Owner {
             head: staged.head,
             status: parts.status,
             kind,
             len,
+        };
+        Some((operation, owner))
+    }
+
+    #[inline]
+    fn submit(&mut self, staged: &Staged) {
+        let Some((operation, owner)) = self.operation(staged) else {
+            return self.answer(staged);
         };
         match self.channel.submit(operation) {
             IoFuture::Ready(result) => self.finish(owner, result),
@@ -370,6 +354,27 @@ impl BlkQueue {
                 }
             }
         }
+    }
+
+    /// Answers a request that asks nothing of the disk.
+    #[cold]
+    fn answer(&mut self, staged: &Staged) {
+        let parts = &staged.parts;
+        if let Err(refusal) = staged.request {
+            self.statistics.refused.add(1);
+            tracing::debug!(device = self.device.name, queue = self.index, head = staged.head, %refusal, "refused");
+            return self.give_back(staged.head, parts.status, refusal.status(), 0);
+        }
+        let written = self.ring.write(&parts.writable, &self.device.serial) as u32;
+        self.statistics.identifies.add(1);
+        // The status follows the data only if the driver left no gap.
+        let gapless = written == parts.writable_len;
+        self.give_back(
+            staged.head,
+            parts.status,
+            status::OK,
+            written + u32::from(gapless),
+        );
     }
 
     #[inline]

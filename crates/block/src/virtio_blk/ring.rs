@@ -7,7 +7,6 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use sumeru_engine::Hold;
-use sumeru_virtio::slice::prefetch_read;
 use sumeru_virtio::{Chain, GuestSlice, RingError, SplitQueue};
 
 use crate::segments::Segments;
@@ -140,16 +139,6 @@ impl RequestRing {
         let slices = &self.list[range.start as usize..range.end as usize];
         // SAFETY: every slice in the list came from a chain of `queue`, and `hold` keeps the memory of that queue mapped.
         unsafe { Segments::new(slices, &self.hold) }
-    }
-
-    /// Fetches the first lines of a part into the cache.
-    #[inline(always)]
-    pub fn prefetch(&self, range: &Range<u32>, lines: usize) {
-        if let Some(slice) = self.list.get(range.start as usize) {
-            for line in 0..lines {
-                prefetch_read(slice.as_ptr().wrapping_add(line * 64));
-            }
-        }
     }
 
     /// Copies the first bytes of a part into `to`; returns how many there were.
