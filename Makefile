@@ -117,7 +117,13 @@ bench-switch bench-blk bench-idle:
 	$(CARGO) run $(LOCKED) --release -p sumeru-bench --bin $@ $(if $(ARGS),-- $(ARGS))
 
 ##@ Fuzz
--include fuzz/fuzz.mk
+ifneq ($(wildcard fuzz/fuzz.mk),)
+include fuzz/fuzz.mk
+else
+.PHONY: fuzz
+fuzz: ## Ten minutes of each fuzz target (TARGETS= for some, FUZZ_SECONDS= for another time); totals go to fuzz/results.md
+	fuzz/run $(TARGETS)
+endif
 
 ##@ Read
 .PHONY: docs
@@ -129,5 +135,5 @@ docs: ## The book (target/book) and the documentation of the crates (target/doc)
 
 .PHONY: help
 help: ## This list
-	@awk 'BEGIN { FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	@awk 'BEGIN { print "make TARGET, for example: make demo KEEP=1"; FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z][a-z0-9-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
