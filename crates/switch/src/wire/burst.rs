@@ -1,4 +1,4 @@
-//! recvmmsg(2) and sendmmsg(2) on prepared messages: one buffer each, and for receiving the auxiliary data of packet(7).
+//! recvmsg(2) and sendmmsg(2) on prepared messages: one buffer each, and for receiving the auxiliary data of packet(7).
 //!
 //! Everything the calls need is laid out once; a call touches only the fields that the kernel changed.
 #![allow(unsafe_code)]
@@ -80,50 +80,37 @@ impl Burst {
             .cast()
     }
 
-    /// Receives at most `max` messages, without waiting.
+    /// Receives one message into buffer `index`, without waiting.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none; otherwise what befell the first one.
-    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, max: usize) -> io::Result<usize> {
-        let max = max.min(self.count);
-        for index in 0..max {
-            // SAFETY: entries `index` of our own arrays. The kernel shortens the control length to what it wrote, and
-            // leaves stale data where it writes none, hence the zero length in the control message itself.
-            unsafe {
-                (*self.auxiliary(index)).header.cmsg_len = 0;
-                let header = &raw mut (*self.message(index)).msg_hdr;
-                (*header).msg_control = self.auxiliary(index).cast();
-                (*header).msg_controllen = size_of::<Auxiliary>() as _;
-            }
-        }
-        // SAFETY: `max` initialised messages whose buffers are mapped.
+    /// `WouldBlock` when there is none; otherwise what befell the socket or the message, which is lost.
+    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, index: usize) -> io::Result<Message> {
+        let index = index.min(self.count - 1);
+        // SAFETY: entries `index` of our own arrays; the message's buffer is mapped. The kernel shortens the control length to what
+        // it wrote, and leaves stale data where it writes none, hence the zero length in the control message itself.
         let got = unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                self.message(0),
-                max as _,
-                libc::MSG_DONTWAIT as _,
-                std::ptr::null_mut(),
-            )
+            (*self.auxiliary(index)).header.cmsg_len = 0;
+            let header = &raw mut (*self.message(index)).msg_hdr;
+            (*header).msg_control = self.auxiliary(index).cast();
+            (*header).msg_controllen = size_of::<Auxiliary>() as _;
+            libc::recvmsg(socket.as_raw_fd(), header, libc::MSG_DONTWAIT)
         };
-        usize::try_from(got).map_err(|_| io::Error::last_os_error())
+        let len = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+        Ok(self.received(index, len))
     }
 
-    /// What was received as message `index`, below what [`Self::receive`] returned.
     #[inline]
-    pub(super) fn received(&self, index: usize) -> Message {
-        let index = index.min(self.count - 1);
+    fn received(&self, index: usize, len: usize) -> Message {
         // SAFETY: entries of our own arrays, which the kernel no longer writes; integers all.
-        let (len, flags, kind, data) = unsafe {
-            let message = self.message(index);
+        let (flags, kind, data) = unsafe {
             let auxiliary = self.auxiliary(index);
             let kind = (
                 (*auxiliary).header.cmsg_len,
                 (*auxiliary).header.cmsg_level,
                 (*auxiliary).header.cmsg_type,
             );
-            let flags = (*message).msg_hdr.msg_flags;
-            ((*message).msg_len, flags, kind, (*auxiliary).data)
+            let flags = (*self.message(index)).msg_hdr.msg_flags;
+            (flags, kind, (*auxiliary).data)
         };
         let has_auxiliary = kind
             == (
@@ -131,11 +118,11 @@ impl Burst {
                 libc::SOL_PACKET,
                 libc::PACKET_AUXDATA,
             );
-        let tagged = has_auxiliary && data.tp_status & libc::TP_STATUS_VLAN_VALID != 0;
+        let status = if has_auxiliary { data.tp_status } else { 0 };
         Message {
-            len: len as usize,
+            len,
             truncated: flags & libc::MSG_TRUNC != 0,
-            tag: tagged.then(|| tag_of(&data)),
+            tag: tag_in_frame(status, data.tp_vlan_tci, data.tp_vlan_tpid),
         }
     }
 
@@ -179,15 +166,15 @@ impl Burst {
     }
 }
 
-/// The tag as it stands in a frame. A kernel that does not say which protocol it was means 802.1Q.
-fn tag_of(data: &libc::tpacket_auxdata) -> [u8; 4] {
-    let says_protocol = data.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
-    let protocol = if says_protocol {
-        data.tp_vlan_tpid
-    } else {
-        0x8100
-    };
-    let [p0, p1] = protocol.to_be_bytes();
-    let [t0, t1] = data.tp_vlan_tci.to_be_bytes();
-    [p0, p1, t0, t1]
+/// The tag as it stands in a frame, from what the kernel says beside it: status bits, control information, protocol. A kernel that
+/// does not say which protocol it was means 802.1Q.
+#[inline(always)]
+pub(super) fn tag_in_frame(status: u32, tci: u16, protocol: u16) -> Option<[u8; 4]> {
+    if status & libc::TP_STATUS_VLAN_VALID == 0 {
+        return None;
+    }
+    let says_protocol = status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
+    let [p0, p1] = if says_protocol { protocol } else { 0x8100 }.to_be_bytes();
+    let [t0, t1] = tci.to_be_bytes();
+    Some([p0, p1, t0, t1])
 }

@@ -9,6 +9,7 @@ mod burst;
 mod idle;
 pub mod interface;
 pub mod packet;
+mod packet_ring;
 mod syscall;
 pub mod tap;
 mod umem;

@@ -1,31 +1,26 @@
 //! A port on an interface of the kernel through a raw packet socket (packet(7)).
 //!
-//! `PACKET_VNET_HDR` carries checksum and segmentation offload both ways. The kernel takes VLAN tags off and hands them beside the frame; here they go
+//! Frames arrive through a ring shared with the kernel, and leave by one system call for a burst. `PACKET_VNET_HDR` carries checksum and segmentation offload both ways. The kernel takes VLAN tags off and hands them beside the frame; here they go
 //! back into it. The host's own stack sees the same frames: the interface should have no address of its own.
 //! There is no queueing discipline bypass: with it the kernel drops segments that the driver cannot cut.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sumeru_virtio::GuestSlice;
 
 use super::buffers::{Buffers, FRAME_MAX, HEADROOM};
 use super::burst::Burst;
-use super::idle::IdleSkip;
 use super::interface::{Interface, refused};
+use super::packet_ring::{ReceiveRing, Slot, frame_of};
 use super::syscall::{bind, option, set_option};
 use super::{Lost, Received, Wire, WireError};
 use crate::net_header::{Accepts, Offload, SHORT_NET_HEADER_LEN};
 
 /// Frames per burst and direction.
 const BURST: usize = 32;
-/// What the kernel may hold for us, in bytes of its own accounting: some thousand small frames, some hundred large ones.
+/// What the kernel may hold for us outside the ring, in bytes of its own accounting: some hundred large segments.
 const QUEUE_BYTES: i32 = 16 << 20;
-/// Shortest frame: an Ethernet header.
-const FRAME_MIN: usize = 14;
-const TAG_LEN: usize = 4;
-const ADDRESSES_LEN: usize = 12;
 
 /// A raw packet socket bound to an interface.
 #[derive(Debug)]
@@ -33,13 +28,15 @@ pub struct PacketSocket {
     socket: OwnedFd,
     interface: Interface,
     mac: [u8; 6],
-    received: Burst,
-    receive_buffers: Buffers,
+    ring: ReceiveRing,
+    /// Frames that are too long for the ring's slots.
+    large: Burst,
+    large_buffers: Buffers,
     sends: Burst,
     send_buffers: Buffers,
     queued: usize,
     taken: usize,
-    idle: IdleSkip,
+    overflow: u64,
     malformed: u64,
 }
 
@@ -89,11 +86,13 @@ impl PacketSocket {
             set_option(socket.as_fd(), level, option, &value)
                 .map_err(|source| refused(step, name, source))?;
         }
+        let ring = ReceiveRing::new(socket.as_fd(), interface.mtu()?)
+            .map_err(|source| refused("make a receive ring", name, source))?;
         interface.add_promiscuous(&socket)?;
         bind_all(&socket, interface.index())
             .map_err(|source| refused("bind a packet socket", name, source))?;
         let out_of_memory = |source| refused("map frame buffers", name, source);
-        let receive_buffers = Buffers::new(BURST).map_err(out_of_memory)?;
+        let large_buffers = Buffers::new(BURST).map_err(out_of_memory)?;
         let send_buffers = Buffers::new(BURST).map_err(out_of_memory)?;
         let whole = |buffers: &Buffers| {
             let messages: Vec<_> = (0..BURST)
@@ -102,16 +101,17 @@ impl PacketSocket {
             Burst::new(messages.into_iter())
         };
         Ok(Self {
-            received: whole(&receive_buffers).map_err(out_of_memory)?,
+            ring,
+            large: whole(&large_buffers).map_err(out_of_memory)?,
             sends: whole(&send_buffers).map_err(out_of_memory)?,
             socket,
             mac: interface.mac()?,
             interface,
-            receive_buffers,
+            large_buffers,
             send_buffers,
             queued: 0,
             taken: 0,
-            idle: IdleSkip::default(),
+            overflow: 0,
             malformed: 0,
         })
     }
@@ -121,31 +121,25 @@ impl PacketSocket {
         &self.interface
     }
 
-    /// Message `index` as a frame; `None` for one that is to be dropped.
-    #[inline(always)]
-    fn frame(&mut self, index: usize) -> Option<Received> {
-        let message = self.received.received(index);
-        let len = message.len.checked_sub(SHORT_NET_HEADER_LEN)?;
-        if message.truncated || !(FRAME_MIN..=FRAME_MAX).contains(&len) {
+    /// The next frame of the socket's queue, in buffer `index`; `None` for one that is to be dropped.
+    #[cold]
+    fn queued_frame(&mut self, index: usize) -> Option<Received> {
+        let mut received = self.large.receive(self.socket.as_fd(), index);
+        // A socket tells an interface's fall once in the place of a frame.
+        if received
+            .as_ref()
+            .is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock)
+        {
+            received = self.large.receive(self.socket.as_fd(), index);
+        }
+        let message = received.ok()?;
+        if message.truncated {
             return None;
         }
-        let header = self.receive_buffers.read(index, SHORT_NET_HEADER_LEN);
-        let mut offload = Offload::read(&header).ok()?;
-        let mut before = 0;
-        if let Some(tag) = message.tag {
-            // Addresses and tag, over the end of the header, which was read.
-            let mut moved = [0; ADDRESSES_LEN + TAG_LEN];
-            let addresses = self.receive_buffers.read::<ADDRESSES_LEN>(index, 0);
-            moved[..ADDRESSES_LEN].copy_from_slice(&addresses);
-            moved[ADDRESSES_LEN..].copy_from_slice(&tag);
-            self.receive_buffers.write(index, TAG_LEN, &moved);
-            offload.shift(TAG_LEN as i16);
-            before = TAG_LEN;
-        }
-        Some(Received {
-            data: self.receive_buffers.slice(index, before, len + before),
-            offload,
-        })
+        let slice = self
+            .large_buffers
+            .slice(index, SHORT_NET_HEADER_LEN, message.len);
+        frame_of(slice, message.tag)
     }
 
     /// Sends what is queued, and remembers how many were taken for the next [`Wire::flush`].
@@ -158,25 +152,24 @@ impl PacketSocket {
 impl Wire for PacketSocket {
     #[inline]
     fn receive(&mut self, max: usize, frames: &mut Vec<Received>) -> usize {
-        if self.idle.skips() {
-            return 0;
-        }
-        let got = match self.received.receive(self.socket.as_fd(), max) {
-            Ok(got) => got,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                self.idle.found_nothing();
-                return 0;
-            }
-            Err(error) => {
-                // A frame whose offload has no header form is lost with EINVAL; an interface that went down is told once.
-                self.malformed += u64::from(error.raw_os_error() == Some(libc::EINVAL));
-                return 0;
-            }
-        };
-        self.idle.look_again();
+        self.ring.give_back();
         let before = frames.len();
-        for index in 0..got {
-            match self.frame(index) {
+        let mut large = 0;
+        for _ in 0..max.min(BURST) {
+            let frame = match self.ring.take() {
+                None => break,
+                Some(Slot::Frame(message, tag)) => frame_of(message, tag),
+                Some(Slot::Queued) => {
+                    large += 1;
+                    self.queued_frame(large - 1)
+                }
+                Some(Slot::Cut) => {
+                    self.overflow += 1;
+                    continue;
+                }
+                Some(Slot::Bad) => None,
+            };
+            match frame {
                 Some(frame) => frames.push(frame),
                 None => self.malformed += 1,
             }
@@ -229,8 +222,12 @@ impl Wire for PacketSocket {
     }
 
     fn pending(&mut self) -> bool {
-        self.idle.look_again();
-        readable(self.socket.as_fd())
+        if self.ring.ready() {
+            return true;
+        }
+        // An interface that went down leaves an error, which would wake a sleeper again and again. Asking for it takes it away.
+        let _ = rustix::net::sockopt::socket_error(&self.socket);
+        self.ring.ready()
     }
 
     fn mac(&self) -> [u8; 6] {
@@ -244,8 +241,9 @@ impl Wire for PacketSocket {
             libc::SOL_PACKET,
             libc::PACKET_STATISTICS,
         );
+        let dropped = statistics.map_or(0, |statistics| u64::from(statistics.tp_drops));
         Lost {
-            overflow: statistics.map_or(0, |statistics| u64::from(statistics.tp_drops)),
+            overflow: dropped + std::mem::take(&mut self.overflow),
             malformed: std::mem::take(&mut self.malformed),
         }
     }
@@ -265,17 +263,4 @@ fn bind_all(socket: &OwnedFd, index: u32) -> std::io::Result<()> {
     bind(socket.as_fd(), &address)
 }
 
-/// Whether a descriptor has something to read. Errors do not count: reading would find nothing.
-pub(super) fn readable(fd: BorrowedFd<'_>) -> bool {
-    let mut look = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    let now = rustix::time::Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    match rustix::event::poll(&mut look, Some(&now)) {
-        Ok(count) => count > 0 && look[0].revents().contains(PollFlags::IN),
-        Err(_) => false,
-    }
-}
-
-const _: () = assert!(TAG_LEN + SHORT_NET_HEADER_LEN <= HEADROOM);
+const _: () = assert!(SHORT_NET_HEADER_LEN <= HEADROOM);

@@ -21,6 +21,8 @@ unsafe impl KernelData for c_int {}
 unsafe impl KernelData for libc::packet_mreq {}
 // SAFETY: two integers.
 unsafe impl KernelData for libc::tpacket_stats {}
+// SAFETY: four integers.
+unsafe impl KernelData for libc::tpacket_req {}
 // SAFETY: integers.
 unsafe impl KernelData for libc::sockaddr_ll {}
 // SAFETY: integers.

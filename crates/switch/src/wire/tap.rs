@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use sumeru_virtio::GuestSlice;
@@ -12,7 +13,6 @@ use sumeru_virtio::GuestSlice;
 use super::buffers::{Buffers, FRAME_MAX, HEADROOM};
 use super::idle::IdleSkip;
 use super::interface::{Interface, check_name, named_request, refused};
-use super::packet::readable;
 use super::syscall::{interface_request, request_by_int, request_by_value};
 use super::{Lost, Received, Wire, WireError};
 use crate::net_header::{Accepts, NET_HEADER_LEN, Offload, SHORT_NET_HEADER_LEN};
@@ -217,6 +217,19 @@ impl Wire for Tap {
             overflow: 0,
             malformed: std::mem::take(&mut self.malformed),
         }
+    }
+}
+
+/// Whether a descriptor has something to read. Errors do not count: reading would find nothing.
+fn readable(fd: BorrowedFd<'_>) -> bool {
+    let mut look = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    let now = rustix::time::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    match rustix::event::poll(&mut look, Some(&now)) {
+        Ok(count) => count > 0 && look[0].revents().contains(PollFlags::IN),
+        Err(_) => false,
     }
 }
 
