@@ -10,6 +10,7 @@ pub mod blk_load;
 pub mod block;
 pub mod frontend;
 pub mod histogram;
+pub mod idle;
 pub mod jsonrpc;
 pub mod machine;
 pub mod peers;

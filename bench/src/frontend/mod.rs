@@ -7,6 +7,7 @@
 
 pub mod blk;
 pub mod guest_memory;
+pub mod net;
 pub mod session;
 pub mod split;
 pub mod wire;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 /// Descriptors that one message may carry.
 pub const MAX_FDS: usize = 16;
-const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One message from the device.
 #[derive(Debug)]
@@ -37,6 +37,7 @@ pub struct Message {
 #[derive(Debug)]
 pub struct Session {
     socket: UnixStream,
+    features: u64,
     protocol_features: u64,
 }
 
@@ -79,6 +80,7 @@ impl Session {
             .map_err(|e| FrontendError::io("set write timeout", e))?;
         Ok(Self {
             socket,
+            features: 0,
             protocol_features: 0,
         })
     }
@@ -141,7 +143,7 @@ impl Session {
         self.send_raw(&bytes, fds)
     }
 
-    /// Receives one message, waiting up to five seconds.
+    /// Receives one message, waiting up to ten seconds.
     ///
     /// # Errors
     /// [`FrontendError::Io`] (also when the device closed the connection), [`FrontendError::Reply`] for an oversized payload.
@@ -253,7 +255,7 @@ impl Session {
         if needed & !offered != 0 {
             return Err(FrontendError::Features { offered, needed });
         }
-        if offered & wanted & feature::PROTOCOL_FEATURES != 0 {
+        if offered & (wanted | needed) & feature::PROTOCOL_FEATURES != 0 {
             let protocol = self.ask_u64(Request::GetProtocolFeatures)? & wanted_protocol;
             self.send(
                 Request::SetProtocolFeatures,
@@ -266,6 +268,7 @@ impl Session {
         self.tell(Request::SetOwner, &[], &[])?;
         let features = offered & (wanted | needed);
         self.tell(Request::SetFeatures, &features.to_ne_bytes(), &[])?;
+        self.features = features;
         Ok(features)
     }
 
@@ -332,12 +335,13 @@ impl Session {
         self.set_vring_enable(index, true)
     }
 
-    /// SET_VRING_ENABLE; nothing is sent unless protocol features were negotiated (rings then start enabled).
+    /// SET_VRING_ENABLE; nothing is sent unless the feature bit for protocol features was acknowledged (without it rings
+    /// start enabled).
     ///
     /// # Errors
     /// As [`Session::tell`].
     pub fn set_vring_enable(&self, index: u32, enable: bool) -> Result<(), FrontendError> {
-        if self.protocol_features == 0 {
+        if self.features & feature::PROTOCOL_FEATURES == 0 {
             return Ok(());
         }
         self.tell(
@@ -495,3 +499,7 @@ impl Session {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

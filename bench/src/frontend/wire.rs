@@ -217,3 +217,64 @@ pub fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
         .ok()
         .map(u16::from_ne_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes as QEMU 7.2 sends them on a little-endian machine.
+    #[test]
+    fn messages_have_the_bytes_of_the_protocol() {
+        let region = MemoryRegion {
+            gpa: 1,
+            size: 2,
+            userspace_addr: 3,
+            mmap_offset: 4,
+        };
+        let table = mem_table(&[region]);
+        let words: Vec<u64> = table
+            .chunks(8)
+            .map(|word| u64::from_ne_bytes(word.try_into().unwrap()))
+            .collect();
+        assert_eq!(words, [1, 1, 2, 3, 4]);
+        let addr = VringAddr {
+            index: 7,
+            flags: 1,
+            desc: 2,
+            used: 3,
+            avail: 4,
+            log: 5,
+        };
+        let bytes = vring_addr(&addr);
+        assert_eq!(bytes.len(), 40);
+        assert_eq!(
+            (
+                u32_at(&bytes, 0),
+                u64_at(&bytes, 8),
+                u64_at(&bytes, 16),
+                u64_at(&bytes, 24)
+            ),
+            (Some(7), Some(2), Some(3), Some(4))
+        );
+        let area = Inflight {
+            mmap_size: 9,
+            mmap_offset: 8,
+            num_queues: 2,
+            queue_size: 256,
+        };
+        let bytes = inflight(&area);
+        assert_eq!(
+            (bytes.len(), u16_at(&bytes, 16), u16_at(&bytes, 18)),
+            (24, Some(2), Some(256))
+        );
+        assert_eq!(
+            config(4, 1, &[9])[..],
+            [4, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 9].map(|b: u8| b)[..]
+        );
+        assert_eq!(header(1, 9, 8), [1, 0, 0, 0, 9, 0, 0, 0, 8, 0, 0, 0]);
+        assert_eq!(
+            (u64_at(&[0; 7], 0), u16_at(&[0; 2], usize::MAX)),
+            (None, None)
+        );
+    }
+}
