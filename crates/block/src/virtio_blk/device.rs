@@ -435,7 +435,8 @@ impl VirtioDevice for VirtioBlk {
         self.accepted = 0;
         self.shared.writeback.store(true, Ordering::Relaxed);
         self.apply_cache_mode();
-        *self.shared.front_end() = None;
+        // The front end's handle stays: a guest's reboot resets the device in the middle of a session, and a handle whose
+        // session has ended says so itself.
     }
 }
 
