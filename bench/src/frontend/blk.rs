@@ -98,7 +98,9 @@ impl BlkDevice {
     /// Any [`FrontendError`] of the session, the memory or the ring.
     pub fn open(path: &Path, options: &Options) -> Result<Self, FrontendError> {
         let mut session = Session::connect_within(path, PATIENCE)?;
+        // Without the flush command a device has to write through (5.2.6.2); every real driver takes it.
         let wanted = feature::PROTOCOL_FEATURES
+            | feature::BLK_FLUSH
             | if options.event_idx {
                 feature::EVENT_IDX
             } else {

@@ -61,6 +61,8 @@ pub mod feature {
     pub const VERSION_1: u64 = 1 << 32;
     /// Ring: packed layout.
     pub const RING_PACKED: u64 = 1 << 34;
+    /// virtio-blk: the flush command exists.
+    pub const BLK_FLUSH: u64 = 1 << 9;
     /// virtio-net: receive buffers may be merged, so the header is always 12 bytes.
     pub const NET_MRG_RXBUF: u64 = 1 << 15;
 }
