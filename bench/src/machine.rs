@@ -47,7 +47,11 @@ impl Machine {
         };
         Self {
             cpu,
-            cores: std::thread::available_parallelism().map_or(0, Into::into),
+            // Not the standard library's count: that is of the cores this thread may use, and it may be pinned.
+            cores: cpuinfo
+                .lines()
+                .filter(|line| line.starts_with("processor"))
+                .count(),
             tsc_hz: crate::tsc::hz() as u64,
             kernel: version(&text("/proc/sys/kernel/osrelease")),
             hugepages_2m: text("/proc/sys/vm/nr_hugepages")
