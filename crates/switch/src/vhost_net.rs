@@ -133,7 +133,7 @@ impl VirtioDevice for VhostNet {
     }
 
     fn protocol_features(&self) -> ProtocolFeatures {
-        ProtocolFeatures::TRANSPORT | ProtocolFeatures::CONFIG | ProtocolFeatures::NET_MTU
+        ProtocolFeatures::TRANSPORT | ProtocolFeatures::NET_MTU
     }
 
     fn queue_count(&self) -> u16 {
