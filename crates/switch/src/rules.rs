@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use sumeru_flow::model::{Action, Item, PortRef, VxlanDefinition};
+use sumeru_flow::model::{Action, FieldValue, Item, PortRef, VxlanDefinition};
 use sumeru_flow::{FlowError, Rule};
 use sumeru_packet::field::{FRAGMENT_ANY, VLAN_PRESENT};
 use sumeru_packet::key::ActiveWords;
@@ -140,6 +140,31 @@ pub struct Context<'a> {
     pub workers: usize,
     /// The index of a port.
     pub resolve: &'a dyn Fn(&PortRef) -> Option<PortIndex>,
+}
+
+impl std::fmt::Display for RuleAction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Count => write!(f, "count"),
+            Self::Drop => write!(f, "drop"),
+            Self::Jump(group) => write!(f, "jump to group {group}"),
+            Self::Output(port) => write!(f, "send to port {port}"),
+            Self::Mark(mark) => write!(f, "mark {mark}"),
+            Self::Set(field, value) => write!(f, "set {} to {value:#x}", field.name()),
+            Self::DecTtl => write!(f, "decrement the time to live"),
+            Self::PushVlan(tpid) => write!(f, "push a VLAN tag {tpid:#06x}"),
+            Self::PopVlan => write!(f, "pop the VLAN tag"),
+            Self::SetVlanVid(vid) => write!(f, "set the VLAN identifier to {vid}"),
+            Self::SetVlanPcp(pcp) => write!(f, "set the VLAN priority to {pcp}"),
+            Self::Decapsulate => write!(f, "take out of VXLAN"),
+            Self::Encapsulate(to) => write!(
+                f,
+                "put into VXLAN {} towards {}",
+                to.vni.to_bits(),
+                to.addresses.dst()
+            ),
+        }
+    }
 }
 
 /// Checks and compiles a rule.
@@ -349,7 +374,7 @@ impl Pattern {
 }
 
 fn mac(address: sumeru_flow::model::MacAddr) -> u128 {
-    sumeru_flow::model::FieldValue::to_bits(address)
+    address.to_bits()
 }
 
 fn compile_action(action: &Action, context: &Context) -> Result<Option<RuleAction>, RuleError> {
@@ -370,15 +395,9 @@ fn compile_action(action: &Action, context: &Context) -> Result<Option<RuleActio
             });
         }
         Action::OfPopVlan => RuleAction::PopVlan,
-        Action::OfPushVlan { ethertype } => {
-            RuleAction::PushVlan(sumeru_flow::model::FieldValue::to_bits(*ethertype) as u16)
-        }
-        Action::OfSetVlanVid { vlan_vid } => {
-            RuleAction::SetVlanVid(sumeru_flow::model::FieldValue::to_bits(*vlan_vid) as u16)
-        }
-        Action::OfSetVlanPcp { vlan_pcp } => {
-            RuleAction::SetVlanPcp(sumeru_flow::model::FieldValue::to_bits(*vlan_pcp) as u8)
-        }
+        Action::OfPushVlan { ethertype } => RuleAction::PushVlan(ethertype.to_bits() as u16),
+        Action::OfSetVlanVid { vlan_vid } => RuleAction::SetVlanVid(vlan_vid.to_bits() as u16),
+        Action::OfSetVlanPcp { vlan_pcp } => RuleAction::SetVlanPcp(vlan_pcp.to_bits() as u8),
         Action::SetMacSrc { mac_addr } => RuleAction::Set(Field::EthSrc(outer), mac(*mac_addr)),
         Action::SetMacDst { mac_addr } => RuleAction::Set(Field::EthDst(outer), mac(*mac_addr)),
         Action::SetIpv4Src { ipv4_addr } => {

@@ -1,6 +1,6 @@
 //! `trace`: the slow path and the edits run on a frame that nobody sent, with every decision written down.
 
-use sumeru_packet::{FlowKey, Layout, ParseOptions, parse};
+use sumeru_packet::{Field, FlowKey, Layer, Layout, ParseOptions, parse};
 use sumeru_virtio::GuestSlice;
 
 use crate::edit;
@@ -8,7 +8,7 @@ use crate::egress;
 use crate::frame::{Frame, PortIndex};
 use crate::program::Op;
 use crate::stats::Drop;
-use crate::translate::{Note, Tables, translate};
+use crate::translate::{Note, Tables, ip_of, mac_of, text_of, translate};
 use crate::worker::Traced;
 
 /// Traces `bytes` as if they had come in on `port`.
@@ -84,18 +84,33 @@ fn whole(frame: &Frame, list: &[GuestSlice]) -> Vec<u8> {
     bytes
 }
 
-/// The fields of a key that are set.
+/// The fields of a key that are set, as their protocols write them.
 fn describe(key: &FlowKey) -> String {
-    let set = sumeru_packet::Field::ALL
-        .into_iter()
-        .filter(|field| key.get(*field) != 0);
+    let set = Field::ALL.into_iter().filter(|field| key.get(*field) != 0);
     let text = set.map(|field| {
-        let inner = if field.layer() == Some(sumeru_packet::Layer::Inner) {
+        let inner = if field.layer() == Some(Layer::Inner) {
             "inner "
         } else {
             ""
         };
-        format!("{inner}{} {:#x}", field.name(), key.get(field))
+        format!("{inner}{} {}", field.name(), written(field, key))
     });
     text.collect::<Vec<_>>().join(", ")
+}
+
+fn written(field: Field, key: &FlowKey) -> String {
+    let value = key.get(field);
+    match field {
+        Field::EthDst(_) | Field::EthSrc(_) => text_of(mac_of(value)),
+        Field::IpSrc(layer) | Field::IpDst(layer) => {
+            ip_of(key.get(Field::EthType(layer)), value).to_string()
+        }
+        Field::EthType(_) | Field::TcpFlags(_) | Field::Layers | Field::Fragment(_) => {
+            format!("{value:#x}")
+        }
+        Field::VlanTci(_) | Field::InnerVlanTci(_) => {
+            format!("vid {} pcp {}", value & 0xfff, value >> 13)
+        }
+        _ => value.to_string(),
+    }
 }

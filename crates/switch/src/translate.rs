@@ -90,12 +90,12 @@ struct Walk<'a> {
     out: Translation,
 }
 
-fn mac_of(value: u128) -> [u8; 6] {
+pub(crate) fn mac_of(value: u128) -> [u8; 6] {
     let bytes = (value as u64).to_be_bytes();
     [bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]]
 }
 
-fn text_of(mac: [u8; 6]) -> String {
+pub(crate) fn text_of(mac: [u8; 6]) -> String {
     let [a, b, c, d, e, f] = mac;
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
@@ -191,7 +191,7 @@ impl Walk<'_> {
     /// Runs a rule's actions; answers the group to go on in, or `None` when the frame's fate is decided.
     fn apply(&mut self, rule: &CompiledRule) -> Option<u32> {
         for action in &rule.actions {
-            self.note("action", format_args!("{action:?}"));
+            self.note("action", format_args!("{action}"));
             match action {
                 RuleAction::Count => self.out.ops.extend(rule.counts.clone().map(Op::Count)),
                 RuleAction::Drop => {
@@ -544,7 +544,7 @@ fn examine(mask: &mut FlowMask, looked: &FlowMask, overwritten: &FlowMask, decap
 }
 
 /// An address as the key holds it.
-fn ip_of(eth_type: u128, value: u128) -> IpAddr {
+pub(crate) fn ip_of(eth_type: u128, value: u128) -> IpAddr {
     if eth_type == 0x0800 {
         IpAddr::V4((value as u32).into())
     } else {

@@ -12,8 +12,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use crate::slice::GuestSlice;
 
@@ -43,7 +43,9 @@ pub enum MemoryError {
     #[error("memory regions at guest addresses {0:#x} and {1:#x} overlap")]
     Overlap(u64, u64),
     /// The file is not memory.
-    #[error("memory region at guest address {guest_address:#x}: its file is on a file system of type {magic:#x}; expected memfd, tmpfs or hugetlbfs")]
+    #[error(
+        "memory region at guest address {guest_address:#x}: its file is on a file system of type {magic:#x}; expected memfd, tmpfs or hugetlbfs"
+    )]
     NotMemory {
         /// Guest address of the region.
         guest_address: u64,
@@ -51,7 +53,9 @@ pub enum MemoryError {
         magic: u64,
     },
     /// The file is shorter than announced.
-    #[error("memory region at guest address {guest_address:#x} needs {needed:#x} bytes of its file, which has {actual:#x}")]
+    #[error(
+        "memory region at guest address {guest_address:#x} needs {needed:#x} bytes of its file, which has {actual:#x}"
+    )]
     TooShort {
         /// Guest address of the region.
         guest_address: u64,
@@ -105,7 +109,8 @@ struct Region {
     spec: RegionSpec,
     /// Where `guest_address` is mapped.
     host: *mut u8,
-    mapping: Arc<Mapping>,
+    /// Keeps `host` mapped.
+    _mapping: Arc<Mapping>,
 }
 
 /// What the hot path needs of a region.
@@ -118,7 +123,11 @@ pub(crate) struct Window {
 
 impl Window {
     /// The empty window: translates nothing.
-    pub(crate) const NONE: Self = Self { start: 0, size: 0, host: std::ptr::null_mut() };
+    pub(crate) const NONE: Self = Self {
+        start: 0,
+        size: 0,
+        host: std::ptr::null_mut(),
+    };
 
     /// `len` bytes at `address`, when they lie in this window whole.
     #[inline(always)]
@@ -127,7 +136,10 @@ impl Window {
         // Both terms are checked, so that `offset + len` cannot wrap.
         if offset < self.size && u64::from(len) <= self.size - offset {
             // The offset is inside one mapping of this process, hence fits usize.
-            return Some(GuestSlice::new(self.host.wrapping_add(offset as usize), len));
+            return Some(GuestSlice::new(
+                self.host.wrapping_add(offset as usize),
+                len,
+            ));
         }
         None
     }
@@ -154,7 +166,10 @@ impl GuestMemory {
     /// See [`MemoryError`]; on error nothing stays mapped.
     pub fn map(regions: Vec<(RegionSpec, OwnedFd)>) -> Result<Arc<Self>, MemoryError> {
         let lost = Arc::new(AtomicBool::new(false));
-        let mapped: Result<Vec<_>, _> = regions.into_iter().map(|(spec, fd)| Region::map(spec, &fd, &lost)).collect();
+        let mapped: Result<Vec<_>, _> = regions
+            .into_iter()
+            .map(|(spec, fd)| Region::map(spec, &fd, &lost))
+            .collect();
         Self::assemble(mapped?, lost)
     }
 
@@ -175,9 +190,15 @@ impl GuestMemory {
     pub fn without_region(&self, spec: &RegionSpec) -> Result<Arc<Self>, MemoryError> {
         let same = |region: &&Region| {
             let have = &region.spec;
-            (have.guest_address, have.user_address, have.size) == (spec.guest_address, spec.user_address, spec.size)
+            (have.guest_address, have.user_address, have.size)
+                == (spec.guest_address, spec.user_address, spec.size)
         };
-        let regions: Vec<_> = self.regions.iter().filter(|region| !same(region)).cloned().collect();
+        let regions: Vec<_> = self
+            .regions
+            .iter()
+            .filter(|region| !same(region))
+            .cloned()
+            .collect();
         if regions.len() == self.regions.len() {
             return Err(MemoryError::Unknown(spec.guest_address));
         }
@@ -185,10 +206,15 @@ impl GuestMemory {
     }
 
     fn assemble(mut regions: Vec<Region>, lost: Arc<AtomicBool>) -> Result<Arc<Self>, MemoryError> {
-        let mut by_user: Vec<_> = regions.iter().map(|r| (r.spec.user_address, r.spec.size, r.spec.guest_address)).collect();
+        let mut by_user: Vec<_> = regions
+            .iter()
+            .map(|r| (r.spec.user_address, r.spec.size, r.spec.guest_address))
+            .collect();
         by_user.sort_unstable();
         regions.sort_unstable_by_key(|region| region.spec.guest_address);
-        let by_guest = regions.iter().map(|r| (r.spec.guest_address, r.spec.size, r.spec.guest_address));
+        let by_guest = regions
+            .iter()
+            .map(|r| (r.spec.guest_address, r.spec.size, r.spec.guest_address));
         for mut list in [by_guest.collect::<Vec<_>>(), by_user].map(Vec::into_iter) {
             let mut previous: Option<(u64, u64, u64)> = list.next();
             for next in list {
@@ -200,7 +226,10 @@ impl GuestMemory {
                 previous = Some(next);
             }
         }
-        Ok(Arc::new(Self { regions: regions.into(), lost }))
+        Ok(Arc::new(Self {
+            regions: regions.into(),
+            lost,
+        }))
     }
 
     /// The regions, by guest address.
@@ -222,18 +251,29 @@ impl GuestMemory {
 
     /// `len` bytes at an address of the front end's process (vring addresses).
     pub fn translate_user(&self, user_address: u64, len: u32) -> Option<GuestSlice> {
-        let window = |region: &Region| Window { start: region.spec.user_address, size: region.spec.size, host: region.host };
-        self.regions.iter().find_map(|region| window(region).get(user_address, len))
+        let window = |region: &Region| Window {
+            start: region.spec.user_address,
+            size: region.spec.size,
+            host: region.host,
+        };
+        self.regions
+            .iter()
+            .find_map(|region| window(region).get(user_address, len))
     }
 
     /// The region that holds `guest_address`, or the empty window.
     pub(crate) fn window(&self, guest_address: u64) -> Window {
-        let holds = |region: &&Region| guest_address.wrapping_sub(region.spec.guest_address) < region.spec.size;
-        self.regions.iter().find(holds).map_or(Window::NONE, |region| Window {
-            start: region.spec.guest_address,
-            size: region.spec.size,
-            host: region.host,
-        })
+        let holds = |region: &&Region| {
+            guest_address.wrapping_sub(region.spec.guest_address) < region.spec.size
+        };
+        self.regions
+            .iter()
+            .find(holds)
+            .map_or(Window::NONE, |region| Window {
+                start: region.spec.guest_address,
+                size: region.spec.size,
+                host: region.host,
+            })
     }
 }
 
@@ -242,30 +282,57 @@ const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 
 impl Region {
     fn map(spec: RegionSpec, fd: &OwnedFd, lost: &Arc<AtomicBool>) -> Result<Self, MemoryError> {
-        let RegionSpec { guest_address, size, user_address, mmap_offset } = spec;
+        let RegionSpec {
+            guest_address,
+            size,
+            user_address,
+            mmap_offset,
+        } = spec;
         if size == 0 {
             return Err(MemoryError::Empty(guest_address));
         }
         let overflow = || MemoryError::Overflow(spec);
-        guest_address.checked_add(size).and(user_address.checked_add(size)).ok_or_else(overflow)?;
+        guest_address
+            .checked_add(size)
+            .and(user_address.checked_add(size))
+            .ok_or_else(overflow)?;
         let end = mmap_offset.checked_add(size).ok_or_else(overflow)?;
-        let refused = |source: io::Error| MemoryError::Map { guest_address, source };
+        let refused = |source: io::Error| MemoryError::Map {
+            guest_address,
+            source,
+        };
         let kind = rustix::fs::fstatfs(fd).map_err(|e| refused(e.into()))?;
-        #[allow(clippy::unnecessary_cast, reason = "f_type differs in width and sign between architectures")]
+        #[allow(
+            clippy::unnecessary_cast,
+            reason = "f_type differs in width and sign between architectures"
+        )]
         let magic = kind.f_type as u64 & 0xffff_ffff;
         if magic != TMPFS_MAGIC && magic != HUGETLBFS_MAGIC {
-            return Err(MemoryError::NotMemory { guest_address, magic });
+            return Err(MemoryError::NotMemory {
+                guest_address,
+                magic,
+            });
         }
         let stat = rustix::fs::fstat(fd).map_err(|e| refused(e.into()))?;
         let actual = u64::try_from(stat.st_size).unwrap_or(0);
         if actual < end {
-            return Err(MemoryError::TooShort { guest_address, needed: end, actual });
+            return Err(MemoryError::TooShort {
+                guest_address,
+                needed: end,
+                actual,
+            });
         }
         // On hugetlbfs st_blksize is the huge page's size, to which offset and length must be aligned.
-        let page = u64::try_from(stat.st_blksize).unwrap_or(4096).max(4096).next_power_of_two();
+        let page = u64::try_from(stat.st_blksize)
+            .unwrap_or(4096)
+            .max(4096)
+            .next_power_of_two();
         let offset = mmap_offset & !(page - 1);
         let lead = mmap_offset - offset;
-        let len = (lead + size).checked_next_multiple_of(page).and_then(|len| usize::try_from(len).ok()).ok_or_else(overflow)?;
+        let len = (lead + size)
+            .checked_next_multiple_of(page)
+            .and_then(|len| usize::try_from(len).ok())
+            .ok_or_else(overflow)?;
         let lead = usize::try_from(lead).map_err(|_| overflow())?;
         let slot = FaultSlot::claim().ok_or(MemoryError::TooMany)?;
         let prot = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
@@ -280,16 +347,36 @@ impl Region {
             }
         };
         slot.watch(start as usize, len, lost);
-        let mapping = Arc::new(Mapping { start, len, fault_slot: slot, _lost: lost.clone() });
-        tracing::debug!(guest_address, size, fd = fd.as_raw_fd(), "mapped a memory region");
-        Ok(Self { spec, host: start.wrapping_add(lead), mapping: keep(mapping) })
+        let mapping = Arc::new(Mapping {
+            start,
+            len,
+            fault_slot: slot,
+            _lost: lost.clone(),
+        });
+        tracing::debug!(
+            guest_address,
+            size,
+            fd = fd.as_raw_fd(),
+            "mapped a memory region"
+        );
+        Ok(Self {
+            spec,
+            host: start.wrapping_add(lead),
+            _mapping: keep(mapping),
+        })
     }
 }
 
 /// Guest memory has no place in a core dump of ours.
 fn keep(mapping: Arc<Mapping>) -> Arc<Mapping> {
     // SAFETY: the range is our own mapping; the advice changes nothing but core dumps. A refusal is harmless.
-    let _ = unsafe { rustix::mm::madvise(mapping.start.cast(), mapping.len, rustix::mm::Advice::LinuxDontDump) };
+    let _ = unsafe {
+        rustix::mm::madvise(
+            mapping.start.cast(),
+            mapping.len,
+            rustix::mm::Advice::LinuxDontDump,
+        )
+    };
     mapping
 }
 
@@ -305,19 +392,28 @@ struct FaultSlot {
 }
 
 static FAULTS: [FaultSlot; FAULT_SLOTS] = [const {
-    FaultSlot { start: AtomicUsize::new(0), len: AtomicUsize::new(0), lost: AtomicPtr::new(std::ptr::null_mut()) }
+    FaultSlot {
+        start: AtomicUsize::new(0),
+        len: AtomicUsize::new(0),
+        lost: AtomicPtr::new(std::ptr::null_mut()),
+    }
 }; FAULT_SLOTS];
 
 impl FaultSlot {
     fn claim() -> Option<&'static Self> {
         static HANDLER: Once = Once::new();
         HANDLER.call_once(install_handler);
-        let free = |slot: &&Self| slot.start.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let free = |slot: &&Self| {
+            slot.start
+                .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        };
         FAULTS.iter().find(free)
     }
 
     fn watch(&self, start: usize, len: usize, lost: &Arc<AtomicBool>) {
-        self.lost.store(Arc::as_ptr(lost).cast_mut(), Ordering::Relaxed);
+        self.lost
+            .store(Arc::as_ptr(lost).cast_mut(), Ordering::Relaxed);
         self.len.store(len, Ordering::Relaxed);
         self.start.store(start, Ordering::Release);
     }
@@ -346,7 +442,8 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut
         let len = slot.len.load(Ordering::Relaxed);
         if start > 1 && address.wrapping_sub(start) < len {
             let prot = libc::PROT_READ | libc::PROT_WRITE;
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+            let flags =
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
             // SAFETY: replaces a mapping that is ours (the slot is watched until just before munmap) by zero pages of
             // the same length; raw pointers into it stay valid.
             let mapped = unsafe { libc::mmap(start as *mut libc::c_void, len, prot, flags, -1, 0) };
@@ -374,12 +471,21 @@ mod tests {
     }
 
     fn spec(guest_address: u64, size: u64) -> RegionSpec {
-        RegionSpec { guest_address, size, user_address: 0x7000_0000_0000 + guest_address, mmap_offset: 0 }
+        RegionSpec {
+            guest_address,
+            size,
+            user_address: guest_address.wrapping_add(0x7000_0000_0000),
+            mmap_offset: 0,
+        }
     }
 
     #[test]
     fn translation_stays_inside_regions() {
-        let memory = GuestMemory::map(vec![(spec(0x1000, 0x3000), memfd(0x3000)), (spec(0x10_0000, 0x1000), memfd(0x1000))]).unwrap();
+        let memory = GuestMemory::map(vec![
+            (spec(0x1000, 0x3000), memfd(0x3000)),
+            (spec(0x10_0000, 0x1000), memfd(0x1000)),
+        ])
+        .unwrap();
         assert!(memory.translate(0x1000, 0x3000).is_some());
         assert!(memory.translate(0x1000, 0x3001).is_none());
         assert!(memory.translate(0xfff, 1).is_none());
@@ -393,26 +499,61 @@ mod tests {
     #[test]
     fn bad_regions_are_refused_and_leave_nothing_mapped() {
         let map = |regions| GuestMemory::map(regions).map(|_| ()).unwrap_err();
-        assert!(matches!(map(vec![(spec(0, 0), memfd(0))]), MemoryError::Empty(0)));
-        assert!(matches!(map(vec![(spec(0, 0x2000), memfd(0x1000))]), MemoryError::TooShort { needed: 0x2000, actual: 0x1000, .. }));
-        assert!(matches!(map(vec![(spec(u64::MAX - 5, 0x1000), memfd(0x1000))]), MemoryError::Overflow(_)));
+        assert!(matches!(
+            map(vec![(spec(0, 0), memfd(0))]),
+            MemoryError::Empty(0)
+        ));
+        assert!(matches!(
+            map(vec![(spec(0, 0x2000), memfd(0x1000))]),
+            MemoryError::TooShort {
+                needed: 0x2000,
+                actual: 0x1000,
+                ..
+            }
+        ));
+        assert!(matches!(
+            map(vec![(spec(u64::MAX - 5, 0x1000), memfd(0x1000))]),
+            MemoryError::Overflow(_)
+        ));
         let mut huge = spec(0, 0x1000);
         huge.mmap_offset = u64::MAX - 0xfff;
-        assert!(matches!(map(vec![(huge, memfd(0x1000))]), MemoryError::Overflow(_)));
-        let overlapping = vec![(spec(0x1000, 0x2000), memfd(0x2000)), (spec(0x2000, 0x2000), memfd(0x2000))];
-        assert!(matches!(map(overlapping), MemoryError::Overlap(0x1000, 0x2000)));
-        let disk = rustix::fs::open("/proc/self/exe", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap();
-        assert!(matches!(map(vec![(spec(0, 0x1000), disk)]), MemoryError::NotMemory { .. }));
+        assert!(matches!(
+            map(vec![(huge, memfd(0x1000))]),
+            MemoryError::Overflow(_)
+        ));
+        let overlapping = vec![
+            (spec(0x1000, 0x2000), memfd(0x2000)),
+            (spec(0x2000, 0x2000), memfd(0x2000)),
+        ];
+        assert!(matches!(
+            map(overlapping),
+            MemoryError::Overlap(0x1000, 0x2000)
+        ));
+        let disk = rustix::fs::open(
+            "/proc/self/exe",
+            rustix::fs::OFlags::RDONLY,
+            rustix::fs::Mode::empty(),
+        )
+        .unwrap();
+        assert!(matches!(
+            map(vec![(spec(0, 0x1000), disk)]),
+            MemoryError::NotMemory { .. }
+        ));
     }
 
     #[test]
     fn regions_come_and_go() {
         let memory = GuestMemory::map(vec![(spec(0, 0x1000), memfd(0x1000))]).unwrap();
-        let more = memory.with_region(spec(0x1000, 0x1000), memfd(0x1000)).unwrap();
+        let more = memory
+            .with_region(spec(0x1000, 0x1000), memfd(0x1000))
+            .unwrap();
         assert!(more.translate(0x1800, 8).is_some() && memory.translate(0x1800, 8).is_none());
         let less = more.without_region(&spec(0, 0x1000)).unwrap();
         assert!(less.translate(0, 8).is_none() && less.translate(0x1000, 8).is_some());
-        assert!(matches!(less.without_region(&spec(0, 0x1000)), Err(MemoryError::Unknown(0))));
+        assert!(matches!(
+            less.without_region(&spec(0, 0x1000)),
+            Err(MemoryError::Unknown(0))
+        ));
     }
 
     #[test]

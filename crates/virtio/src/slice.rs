@@ -28,7 +28,10 @@ impl GuestSlice {
     /// The buffer must outlive the use of the slice, as for guest memory.
     #[inline]
     pub fn from_own(buffer: &mut [u8]) -> Self {
-        Self { ptr: buffer.as_mut_ptr(), len: u32::try_from(buffer.len()).unwrap_or(u32::MAX) }
+        Self {
+            ptr: buffer.as_mut_ptr(),
+            len: u32::try_from(buffer.len()).unwrap_or(u32::MAX),
+        }
     }
 
     /// A slice over memory at `ptr`, mapped by the caller (a packet socket's umem, a memory disk).
@@ -63,14 +66,20 @@ impl GuestSlice {
     #[must_use]
     pub fn skip(self, start: u32) -> Self {
         let start = start.min(self.len);
-        Self { ptr: self.ptr.wrapping_add(start as usize), len: self.len - start }
+        Self {
+            ptr: self.ptr.wrapping_add(start as usize),
+            len: self.len - start,
+        }
     }
 
     /// At most the first `len` bytes.
     #[inline(always)]
     #[must_use]
     pub fn take(self, len: u32) -> Self {
-        Self { ptr: self.ptr, len: self.len.min(len) }
+        Self {
+            ptr: self.ptr,
+            len: self.len.min(len),
+        }
     }
 
     /// Asks the CPU to fetch the first line; harmless on any address.
@@ -129,7 +138,11 @@ impl GuestSlice {
         // alignment, so aligned values (all ring fields) take the volatile way.
         unsafe {
             let ptr = self.ptr.wrapping_add(offset as usize).cast::<T>();
-            Some(if ptr.is_aligned() { ptr.read_volatile() } else { ptr.read_unaligned() })
+            Some(if ptr.is_aligned() {
+                ptr.read_volatile()
+            } else {
+                ptr.read_unaligned()
+            })
         }
     }
 }

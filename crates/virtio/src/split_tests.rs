@@ -23,8 +23,17 @@ impl Driver {
     fn new(size: u16) -> Self {
         let fd = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&fd, MEMORY).unwrap();
-        let spec = RegionSpec { guest_address: BASE, size: MEMORY, user_address: USER, mmap_offset: 0 };
-        Self { memory: GuestMemory::map(vec![(spec, fd)]).unwrap(), size, index: 0 }
+        let spec = RegionSpec {
+            guest_address: BASE,
+            size: MEMORY,
+            user_address: USER,
+            mmap_offset: 0,
+        };
+        Self {
+            memory: GuestMemory::map(vec![(spec, fd)]).unwrap(),
+            size,
+            index: 0,
+        }
     }
 
     fn queue(&self, event_idx: bool) -> SplitQueue {
@@ -41,14 +50,23 @@ impl Driver {
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) {
-        let slice = self.memory.translate(BASE + offset, bytes.len() as u32).unwrap();
+        let slice = self
+            .memory
+            .translate(BASE + offset, bytes.len() as u32)
+            .unwrap();
         // SAFETY: `memory` is alive.
         unsafe { slice.write(bytes) };
     }
 
     fn read_u16(&self, offset: u64) -> u16 {
         // SAFETY: `memory` is alive.
-        unsafe { self.memory.translate(BASE + offset, 2).unwrap().load(0).unwrap() }
+        unsafe {
+            self.memory
+                .translate(BASE + offset, 2)
+                .unwrap()
+                .load(0)
+                .unwrap()
+        }
     }
 
     fn descriptor(&self, table: u64, index: u16, address: u64, len: u32, flags: u16, next: u16) {
@@ -61,7 +79,10 @@ impl Driver {
     }
 
     fn offer(&mut self, head: u16) {
-        self.write(AVAIL + 4 + u64::from(self.index % self.size) * 2, &head.to_le_bytes());
+        self.write(
+            AVAIL + 4 + u64::from(self.index % self.size) * 2,
+            &head.to_le_bytes(),
+        );
         self.index = self.index.wrapping_add(1);
         self.write(AVAIL + 2, &self.index.to_le_bytes());
     }
@@ -78,14 +99,24 @@ fn chains_are_taken_in_order_and_given_back_in_any() {
     let mut driver = Driver::new(8);
     let mut queue = driver.queue(false);
     for i in 0..3 {
-        driver.descriptor(TABLE, i, BASE + BUFFERS + u64::from(i) * 256, 100 + u32::from(i), 0, 0);
+        driver.descriptor(
+            TABLE,
+            i,
+            BASE + BUFFERS + u64::from(i) * 256,
+            100 + u32::from(i),
+            0,
+            0,
+        );
         driver.offer(i);
     }
     assert_eq!(queue.available(32).unwrap(), 3);
     let mut list = Vec::new();
     for i in 0..3 {
         let chain = queue.peek(i, &mut list).unwrap();
-        assert_eq!((chain.head, chain.readable_len, chain.readable(&list).len()), (i, 100 + u32::from(i), 1));
+        assert_eq!(
+            (chain.head, chain.readable_len, chain.readable(&list).len()),
+            (i, 100 + u32::from(i), 1)
+        );
     }
     queue.take(3);
     assert_eq!(queue.available(1).unwrap(), 0);
@@ -95,7 +126,10 @@ fn chains_are_taken_in_order_and_given_back_in_any() {
     assert_eq!(driver.read_u16(USED + 2), 0, "not shown before publish");
     queue.publish();
     assert_eq!(driver.read_u16(USED + 2), 3);
-    assert_eq!([0, 8, 16].map(|at| driver.read_u16(USED + 4 + at)), [2, 0, 1]);
+    assert_eq!(
+        [0, 8, 16].map(|at| driver.read_u16(USED + 4 + at)),
+        [2, 0, 1]
+    );
 }
 
 #[test]
@@ -103,34 +137,81 @@ fn a_chain_has_readable_then_writable_parts_direct_and_indirect() {
     let mut driver = Driver::new(8);
     let mut queue = driver.queue(false);
     driver.descriptor(TABLE, 1, BASE + BUFFERS, 16, DESC_NEXT, 4);
-    driver.descriptor(TABLE, 4, BASE + BUFFERS + 64, 512, DESC_NEXT | DESC_WRITE, 2);
+    driver.descriptor(
+        TABLE,
+        4,
+        BASE + BUFFERS + 64,
+        512,
+        DESC_NEXT | DESC_WRITE,
+        2,
+    );
     driver.descriptor(TABLE, 2, BASE + BUFFERS + 1024, 1, DESC_WRITE, 0);
     driver.offer(1);
     let (chain, list) = peek(&mut queue).unwrap();
-    assert_eq!((chain.readable, chain.readable_len, chain.writable, chain.writable_len), (1, 16, 2, 513));
+    assert_eq!(
+        (
+            chain.readable,
+            chain.readable_len,
+            chain.writable,
+            chain.writable_len
+        ),
+        (1, 16, 2, 513)
+    );
     assert_eq!(chain.writable(&list)[1].len(), 1);
     queue.take(1);
     let table = BUFFERS + 0x800;
     for i in 0..20 {
-        driver.descriptor(table, i, BASE + BUFFERS, 10, if i < 19 { DESC_NEXT } else { 0 }, i + 1);
+        driver.descriptor(
+            table,
+            i,
+            BASE + BUFFERS,
+            10,
+            if i < 19 { DESC_NEXT } else { 0 },
+            i + 1,
+        );
     }
     driver.descriptor(TABLE, 3, BASE + table, 20 * 16, DESC_INDIRECT, 0);
     driver.offer(3);
     let (chain, _) = peek(&mut queue).unwrap();
-    assert_eq!((chain.readable, chain.readable_len), (20, 200), "an indirect chain may be longer than the ring");
+    assert_eq!(
+        (chain.readable, chain.readable_len),
+        (20, 200),
+        "an indirect chain may be longer than the ring"
+    );
 }
 
 #[test]
 fn every_breach_has_its_error() {
     type Setup = fn(&mut Driver);
     let cases: &[(Setup, fn(&RingError) -> bool)] = &[
-        (|d| d.offer(8), |e| matches!(e, RingError::DescriptorIndex { index: 8, size: 8 })),
-        (|d| d.descriptor(TABLE, 0, BASE, 4, DESC_NEXT, 9), |e| matches!(e, RingError::DescriptorIndex { index: 9, .. })),
-        (|d| d.descriptor(TABLE, 0, BASE, 4, DESC_NEXT, 0), |e| matches!(e, RingError::ChainTooLong(0))),
-        (|d| d.descriptor(TABLE, 0, BASE - 1, 4, 0, 0), |e| matches!(e, RingError::Address { .. })),
-        (|d| d.descriptor(TABLE, 0, BASE + MEMORY - 2, 4, 0, 0), |e| matches!(e, RingError::Address { .. })),
-        (|d| d.descriptor(TABLE, 0, u64::MAX - 2, u32::MAX, 0, 0), |e| matches!(e, RingError::Address { .. })),
-        (|d| d.descriptor(TABLE, 0, BASE, u32::MAX, 0, 0), |e| matches!(e, RingError::Address { .. })),
+        (
+            |d| d.offer(8),
+            |e| matches!(e, RingError::DescriptorIndex { index: 8, size: 8 }),
+        ),
+        (
+            |d| d.descriptor(TABLE, 0, BASE, 4, DESC_NEXT, 9),
+            |e| matches!(e, RingError::DescriptorIndex { index: 9, .. }),
+        ),
+        (
+            |d| d.descriptor(TABLE, 0, BASE, 4, DESC_NEXT, 0),
+            |e| matches!(e, RingError::ChainTooLong(0)),
+        ),
+        (
+            |d| d.descriptor(TABLE, 0, BASE - 1, 4, 0, 0),
+            |e| matches!(e, RingError::Address { .. }),
+        ),
+        (
+            |d| d.descriptor(TABLE, 0, BASE + MEMORY - 2, 4, 0, 0),
+            |e| matches!(e, RingError::Address { .. }),
+        ),
+        (
+            |d| d.descriptor(TABLE, 0, u64::MAX - 2, u32::MAX, 0, 0),
+            |e| matches!(e, RingError::Address { .. }),
+        ),
+        (
+            |d| d.descriptor(TABLE, 0, BASE, u32::MAX, 0, 0),
+            |e| matches!(e, RingError::Address { .. }),
+        ),
         (
             |d| {
                 d.descriptor(TABLE, 0, BASE, 4, DESC_NEXT | DESC_WRITE, 1);
@@ -138,11 +219,26 @@ fn every_breach_has_its_error() {
             },
             |e| matches!(e, RingError::ReadableAfterWritable(0)),
         ),
-        (|d| d.descriptor(TABLE, 0, BASE, 0, DESC_INDIRECT, 0), |e| matches!(e, RingError::Indirect(0))),
-        (|d| d.descriptor(TABLE, 0, BASE, 17, DESC_INDIRECT, 0), |e| matches!(e, RingError::Indirect(0))),
-        (|d| d.descriptor(TABLE, 0, BASE, 16, DESC_INDIRECT | DESC_NEXT, 0), |e| matches!(e, RingError::Indirect(0))),
-        (|d| d.descriptor(TABLE, 0, BASE, 16 * 2000, DESC_INDIRECT, 0), |e| matches!(e, RingError::Indirect(0))),
-        (|d| d.descriptor(TABLE, 0, BASE - 16, 16, DESC_INDIRECT, 0), |e| matches!(e, RingError::Address { .. })),
+        (
+            |d| d.descriptor(TABLE, 0, BASE, 0, DESC_INDIRECT, 0),
+            |e| matches!(e, RingError::Indirect(0)),
+        ),
+        (
+            |d| d.descriptor(TABLE, 0, BASE, 17, DESC_INDIRECT, 0),
+            |e| matches!(e, RingError::Indirect(0)),
+        ),
+        (
+            |d| d.descriptor(TABLE, 0, BASE, 16, DESC_INDIRECT | DESC_NEXT, 0),
+            |e| matches!(e, RingError::Indirect(0)),
+        ),
+        (
+            |d| d.descriptor(TABLE, 0, BASE, 16 * 2000, DESC_INDIRECT, 0),
+            |e| matches!(e, RingError::Indirect(0)),
+        ),
+        (
+            |d| d.descriptor(TABLE, 0, BASE - 16, 16, DESC_INDIRECT, 0),
+            |e| matches!(e, RingError::Address { .. }),
+        ),
         (
             |d| {
                 d.descriptor(TABLE, 0, BASE + BUFFERS, 16, DESC_INDIRECT, 0);
@@ -183,7 +279,14 @@ fn an_available_index_that_jumps_is_refused() {
     let driver = Driver::new(8);
     let mut queue = driver.queue(false);
     driver.write(AVAIL + 2, &9_u16.to_le_bytes());
-    assert_eq!(queue.available(1), Err(RingError::AvailableIndex { index: 9, ahead: 9, size: 8 }));
+    assert_eq!(
+        queue.available(1),
+        Err(RingError::AvailableIndex {
+            index: 9,
+            ahead: 9,
+            size: 8
+        })
+    );
     driver.write(AVAIL + 2, &u16::MAX.to_le_bytes());
     assert!(queue.available(1).is_err(), "and so is one that goes back");
 }
@@ -203,12 +306,22 @@ fn bad_layouts_are_refused() {
     let error = |l| SplitQueue::new(l, driver.memory.clone()).unwrap_err();
     let good = (USER + TABLE, USER + AVAIL, USER + USED);
     for size in [0, 3, 65535] {
-        assert_eq!(error(layout(size, good.0, good.1, good.2)), RingError::Size(size));
+        assert_eq!(
+            error(layout(size, good.0, good.1, good.2)),
+            RingError::Size(size)
+        );
     }
-    for (table, avail, used) in
-        [(good.0 + 8, good.1, good.2), (good.0, good.1 + 1, good.2), (good.0, good.1, good.2 + 2), (USER + MEMORY - 64, good.1, good.2), (0, good.1, good.2)]
-    {
-        assert!(matches!(error(layout(8, table, avail, used)), RingError::Area { .. }));
+    for (table, avail, used) in [
+        (good.0 + 8, good.1, good.2),
+        (good.0, good.1 + 1, good.2),
+        (good.0, good.1, good.2 + 2),
+        (USER + MEMORY - 64, good.1, good.2),
+        (0, good.1, good.2),
+    ] {
+        assert!(matches!(
+            error(layout(8, table, avail, used)),
+            RingError::Area { .. }
+        ));
     }
 }
 
@@ -221,7 +334,10 @@ fn notifications_follow_flags_and_event_index() {
     assert!(!queue.arm().unwrap());
     assert_eq!(driver.read_u16(USED), 0);
     driver.offer(0);
-    assert!(queue.arm().unwrap(), "a chain that came before arming must not be slept over");
+    assert!(
+        queue.arm().unwrap(),
+        "a chain that came before arming must not be slept over"
+    );
     queue.complete(0, 0);
     queue.publish();
     assert!(queue.wants_notification());
@@ -237,7 +353,10 @@ fn notifications_follow_flags_and_event_index() {
     driver.write(used_event, &1_u16.to_le_bytes());
     queue.complete(0, 0);
     queue.publish();
-    assert!(!queue.wants_notification(), "the driver asked for the second");
+    assert!(
+        !queue.wants_notification(),
+        "the driver asked for the second"
+    );
     queue.complete(0, 0);
     queue.publish();
     assert!(queue.wants_notification());
