@@ -55,6 +55,7 @@ pub struct Daemon {
     program: PathBuf,
     namespace: Option<String>,
     config: PathBuf,
+    store: PathBuf,
     rpc: PathBuf,
     log: PathBuf,
     lifetime: Lifetime,
@@ -62,7 +63,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `sumeru daemon --config CONFIG --rpc RPC` in `namespace` and waits until its RPC socket answers.
+    /// Starts `sumeru daemon --config CONFIG --rpc RPC` in `namespace` and waits until its RPC socket answers. Its store
+    /// is kept beside the configuration, with the extension `db`.
     pub fn start(
         label: &str,
         namespace: Option<&Namespace>,
@@ -75,6 +77,7 @@ impl Daemon {
             program: program()?,
             namespace: namespace.map(|namespace| namespace.name().to_owned()),
             config: config.to_path_buf(),
+            store: config.with_extension("db"),
             rpc: rpc.to_path_buf(),
             log: place::logs(label)?.join("daemon.log"),
             lifetime,
@@ -99,6 +102,8 @@ impl Daemon {
             .arg("daemon")
             .arg("--config")
             .arg(&self.config)
+            .arg("--store")
+            .arg(&self.store)
             .arg("--rpc")
             .arg(&self.rpc);
         let process = Process::spawn(&self.label, command, &self.log, self.lifetime)?;

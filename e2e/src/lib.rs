@@ -9,6 +9,7 @@
 //! The framework ends only processes that it started itself.
 
 pub mod cleanup;
+pub mod config;
 pub mod daemon;
 mod error;
 pub mod initramfs;
@@ -18,12 +19,14 @@ pub mod place;
 pub mod process;
 pub mod qemu;
 pub mod storage;
+pub mod workload;
 
+pub use config::Config;
 pub use daemon::Daemon;
 pub use error::{Error, Result};
 pub use initramfs::Initramfs;
 pub use netns::{Namespace, veth_pair};
 pub use peers::{Kernel, QemuVersion};
 pub use process::{Lifetime, Output, Process};
-pub use qemu::{Disk, Guest, Nic, SocketRole};
+pub use qemu::{Disk, Guest, Nic, SocketRole, boot_all};
 pub use storage::StorageDaemon;

@@ -263,7 +263,7 @@ impl Builder {
             "virtserialport,bus=ports.0,chardev=agent,name=sumeru.agent",
         ]);
         for (index, nic) in self.nics.iter().enumerate() {
-            command.args(nic.arguments(index, self.version));
+            command.args(nic.arguments(index, self.version, accelerator));
         }
         for (index, disk) in self.disks.iter().enumerate() {
             command.args(disk.arguments(index, self.version));
@@ -271,6 +271,31 @@ impl Builder {
         command.args(&self.extra);
         Ok(command)
     }
+}
+
+/// Boots guests at the same time, each in a thread of the running thread's name; the first error if any fails.
+pub fn boot_all(builders: Vec<Builder>) -> Result<Vec<Guest>> {
+    let current = std::thread::current();
+    let boots: Vec<_> = builders
+        .into_iter()
+        .map(|builder| {
+            // Logs are filed by the thread's name.
+            std::thread::Builder::new()
+                .name(current.name().unwrap_or("main").to_owned())
+                .spawn(move || builder.boot())
+                .context(|| "starting a thread".into())
+        })
+        .collect();
+    let lost = || Error::Io {
+        what: "booting a guest".into(),
+        source: std::io::Error::other("the thread panicked"),
+    };
+    // Every thread is waited for before an error is returned: no guest boots on unseen.
+    let guests: Vec<_> = boots
+        .into_iter()
+        .map(|boot| boot?.join().map_err(|_| lost())?)
+        .collect();
+    guests.into_iter().collect()
 }
 
 #[derive(Debug)]

@@ -1,0 +1,87 @@
+//! One node, two guests of one tenant: frames and blocks of stock guests go through the daemon.
+
+#![allow(clippy::unwrap_used)]
+
+use sumeru_e2e::workload::{
+    address, disk_read, disk_write, iperf, iperf_server, offloads_off, ping,
+};
+use sumeru_e2e::{
+    Config, Daemon, Disk, Guest, Lifetime, Nic, QemuVersion, boot_all, place::SocketFolder,
+};
+
+const MACS: [&str; 2] = ["52:54:00:00:00:01", "52:54:00:00:00:02"];
+
+fn two_guests(version: QemuVersion) {
+    let folder = SocketFolder::create("node").unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mut config = Config::new("n1", 0).network("blue", 100, &[], 9000);
+    let mut guests = Vec::new();
+    for (number, mac) in (1..).zip(MACS) {
+        let name = format!("g{number}");
+        let (net, blk) = (at(&format!("{name}.net")), at(&format!("{name}.blk")));
+        config = config.port(&name, &net, "blue", mac).disk(
+            &name,
+            &at(&format!("{name}.img")),
+            64,
+            &blk,
+        );
+        guests.push(
+            Guest::builder(&name)
+                .qemu(version)
+                .memory(256)
+                .nic(Nic::new(net, mac))
+                .disk(Disk::new(blk)),
+        );
+    }
+    std::fs::write(at("n1.toml"), config.text()).unwrap();
+    let mut daemon =
+        Daemon::start("n1", None, &at("n1.toml"), &at("rpc"), Lifetime::Bound).unwrap();
+    let guests = boot_all(guests).unwrap();
+    let [g1, g2] = &guests[..] else {
+        unreachable!()
+    };
+
+    address(g1, "10.0.0.1/24", 1500).unwrap();
+    address(g2, "10.0.0.2/24", 1500).unwrap();
+    assert_eq!(ping(g1, "10.0.0.2", 3, 56).unwrap(), 3);
+    assert_eq!(ping(g2, "10.0.0.1", 3, 56).unwrap(), 3);
+    // Seven fragments there, seven back.
+    assert_eq!(ping(g1, "10.0.0.2", 3, 10_000).unwrap(), 3);
+
+    for guest in &guests {
+        assert_eq!(offloads_off(guest).unwrap(), Vec::<String>::new());
+    }
+    iperf_server(g2).unwrap();
+    let stream = iperf(g1, "10.0.0.2", 3).unwrap();
+    println!(
+        "TCP at MTU 1500: {:.0} Mbit/s, {stream:?}",
+        stream.bits_per_second / 1e6
+    );
+    // An emulated guest moves hundreds of megabits when its segments stay large, a few when something is amiss.
+    assert!(stream.bits_per_second > 50e6, "{stream:?}");
+
+    for guest in &guests {
+        let written = disk_write(guest, 8).unwrap();
+        assert_eq!(disk_read(guest, 8).unwrap(), written);
+        guest.reboot().unwrap();
+        assert_eq!(disk_read(guest, 8).unwrap(), written);
+    }
+    // The rings of the second boot work too.
+    address(g1, "10.0.0.1/24", 9000).unwrap();
+    address(g2, "10.0.0.2/24", 9000).unwrap();
+    assert_eq!(ping(g1, "10.0.0.2", 3, 8972).unwrap(), 3);
+
+    for what in ["stage", "port", "volume", "lcore"] {
+        println!(
+            "{}",
+            daemon.cli(&["stats", what]).unwrap().success(what).unwrap()
+        );
+    }
+    drop(guests);
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn two_guests_qemu_7_2() {
+    two_guests(QemuVersion::V7_2);
+}
