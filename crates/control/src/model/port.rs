@@ -16,7 +16,7 @@ pub enum PortKind {
         socket: String,
         /// Who listens.
         mode: SocketMode,
-        /// Number of queue pairs, 1 to 64.
+        /// Number of queue pairs, 1 to 16.
         queues: u16,
         /// Largest number of descriptors per queue, a power of two from 2 to 32768.
         queue_size: u16,
@@ -133,7 +133,7 @@ impl Spec for PortSpec {
         optional(
             "queues",
             "integer 1..64",
-            "vhost-user: queue pairs; af-xdp: receive queues (default 1)",
+            "vhost-user: queue pairs, at most 16; af-xdp: receive queues (default 1)",
         ),
         optional(
             "queue_size",
@@ -223,7 +223,7 @@ fn read_kind(fields: &mut Fields<'_>) -> Option<PortKind> {
             fields.forbid(&["ifname", "interface"], "the port is vhost-user");
             let socket = fields.required::<SocketPath>("socket");
             let mode = fields.word("mode", &SOCKET_MODES, SocketMode::Server);
-            let queues = fields.integer("queues", 1..=64, 1);
+            let queues = fields.integer("queues", 1..=16, 1);
             let queue_size = read_queue_size(fields, 1024);
             Some(PortKind::VhostUser {
                 socket: socket?.0,
