@@ -42,6 +42,8 @@ pub struct Stream {
     pub bytes: u64,
     /// Segments that had to be sent again.
     pub retransmits: u64,
+    /// Payload bytes of a full segment, which follows from the MTU of the path's ends.
+    pub segment: u64,
 }
 
 /// Starts an iperf3 server on `guest` that stays.
@@ -80,6 +82,7 @@ pub fn stream(output: &Output) -> Option<Stream> {
         bits_per_second: end["sum_received"]["bits_per_second"].as_f64()?,
         bytes: end["sum_received"]["bytes"].as_u64()?,
         retransmits: end["sum_sent"]["retransmits"].as_u64()?,
+        segment: report["start"]["tcp_mss_default"].as_u64()?,
     })
 }
 

@@ -61,6 +61,7 @@ pub struct Builder {
     affinity: Option<String>,
     lifetime: Lifetime,
     boot_limit: Duration,
+    sockets: Option<PathBuf>,
 }
 
 impl Builder {
@@ -141,6 +142,14 @@ impl Builder {
         self
     }
 
+    /// A folder, to be created, for the sockets of a guest that is to be kept. Folders with names of the framework's
+    /// own are swept away once the process that made them has ended.
+    #[must_use]
+    pub fn sockets(mut self, folder: PathBuf) -> Self {
+        self.sockets = Some(folder);
+        self
+    }
+
     /// Starts QEMU and waits until the guest's agent is ready.
     pub fn boot(self) -> Result<Guest> {
         let accelerator = accel::choose(self.version)?;
@@ -152,7 +161,10 @@ impl Builder {
                     .program("ethtool")
             })
             .build()?;
-        let folder = SocketFolder::create(&self.name)?;
+        let folder = match &self.sockets {
+            Some(path) => SocketFolder::at(path.clone())?,
+            None => SocketFolder::create(&self.name)?,
+        };
         let sockets = Sockets {
             agent: folder.socket("agent")?,
             qmp: folder.socket("qmp")?,
@@ -340,6 +352,7 @@ impl Guest {
             affinity: None,
             lifetime: Lifetime::default(),
             boot_limit: BOOT_LIMIT,
+            sockets: None,
         }
     }
 
