@@ -187,15 +187,16 @@ impl Wire for PacketSocket {
 
     #[inline]
     fn send(&mut self, len: u32, offload: &Offload, header_len: u16) {
-        if self.queued == BURST {
+        // Without a buffer asked for, or longer than it: lost, as the next flush says.
+        let len = len as usize;
+        if self.queued == BURST || len > FRAME_MAX {
             return;
         }
         let header = offload.write(header_len);
         let header = &header[..SHORT_NET_HEADER_LEN];
         self.send_buffers
             .write(self.queued, SHORT_NET_HEADER_LEN, header);
-        let len = SHORT_NET_HEADER_LEN + (len as usize).min(FRAME_MAX);
-        self.sends.set_len(self.queued, len);
+        self.sends.set_len(self.queued, SHORT_NET_HEADER_LEN + len);
         self.queued += 1;
     }
 

@@ -171,10 +171,12 @@ impl Wire for Tap {
 
     #[inline]
     fn send(&mut self, len: u32, offload: &Offload, header_len: u16) {
-        let Some(place) = self.lens.get_mut(self.queued) else {
+        // Without a buffer asked for, or longer than it: lost, as the next flush says.
+        let len = len as usize;
+        let Some(place) = self.lens.get_mut(self.queued).filter(|_| len <= FRAME_MAX) else {
             return;
         };
-        *place = NET_HEADER_LEN + (len as usize).min(FRAME_MAX);
+        *place = NET_HEADER_LEN + len;
         self.send_buffers
             .write(self.queued, NET_HEADER_LEN, &offload.write(header_len));
         self.queued += 1;

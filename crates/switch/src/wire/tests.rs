@@ -309,6 +309,23 @@ fn a_segmentation_without_a_form_here_is_a_counted_drop() {
 }
 
 #[test]
+fn a_frame_longer_than_its_buffer_is_lost() {
+    veth_pair(1500);
+    let mut tap = Tap::open("tap0", 1500).unwrap();
+    let mut packet = PacketSocket::open("wire-a").unwrap();
+    let mut xdp = XdpSocket::open("wire-b", 0).unwrap();
+    for wire in [&mut tap as &mut dyn Wire, &mut packet, &mut xdp] {
+        for _ in 0..2000 {
+            let len = wire.send_buffer().unwrap().len();
+            wire.send(len + 1, &Offload::NONE, 0);
+            wire.send(60, &Offload::NONE, 0);
+        }
+        assert!(wire.flush() <= 2000);
+        assert_eq!(send_all(wire, &[frame(60, 1)]), 1);
+    }
+}
+
+#[test]
 fn a_refused_frame_does_not_hold_up_the_next() {
     veth_pair(1500);
     let mut a = PacketSocket::open("wire-a").unwrap();

@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use sumeru_virtio::GuestSlice;
@@ -21,6 +22,8 @@ use super::xdp_ring::{Consumer, Producer};
 use super::{Lost, Received, Wire, WireError};
 use crate::net_header::{Accepts, Offload};
 
+/// How long a queue in use is waited for.
+const QUEUE_FREED_WITHIN: Duration = Duration::from_secs(1);
 /// Frames per burst.
 const BURST: usize = 32;
 /// Shortest frame: an Ethernet header.
@@ -89,7 +92,7 @@ impl XdpSocket {
         (0..queues).map(|queue| Self::on(&program, queue)).collect()
     }
 
-    /// A socket on queue `queue` of the program's interface.
+    /// A socket on queue `queue` of the program's interface. Waits up to a second for a queue that is in use.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -384,8 +387,8 @@ impl Wire for XdpSocket {
         let Some(slot) = self.filling.take() else {
             return;
         };
-        if len == 0 {
-            // Nothing would ever complete.
+        if len == 0 || len > self.umem.slot(slot).len() {
+            // Nothing to complete, or longer than the buffer: lost, as the next flush says.
             self.umem.return_slot(slot);
             return;
         }
@@ -448,5 +451,16 @@ fn bind_queue(socket: &OwnedFd, interface: &Interface, queue: u32, large: bool) 
         sxdp_queue_id: queue,
         sxdp_shared_umem_fd: 0,
     };
-    bind(socket.as_fd(), &address)
+    // The kernel frees the queue of a closed socket (of a process killed just before) some time later.
+    let deadline = Instant::now() + QUEUE_FREED_WITHIN;
+    loop {
+        match bind(socket.as_fd(), &address) {
+            Err(error)
+                if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
 }
