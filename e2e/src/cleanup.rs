@@ -4,6 +4,7 @@
 //! when SIGINT, SIGTERM or SIGHUP arrives; after that the process ends the way the signal would have ended it.
 //! SIGKILL cannot be handled: processes are covered by [`crate::process`], names by the sweep in [`crate::place`].
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ static STACK: Mutex<Stack> = Mutex::new(Stack {
 });
 static FINISHED: Condvar = Condvar::new();
 static SIGNALS: Once = Once::new();
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// How long a signal waits for actions that other threads are in the middle of.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -89,6 +91,14 @@ pub fn run_all() {
     let _ = FINISHED.wait_timeout_while(guard, PATIENCE, |stack| stack.running > 0);
 }
 
+/// Never returns if a termination signal has arrived: the cleanup ends the process. To be called before a failure is
+/// reported, because what fails after a signal fails because of it, and an early exit would cut the cleanup short.
+pub fn yield_to_signal() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+}
+
 fn watch_signals() {
     let signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]);
     let mut signals = match signals {
@@ -102,6 +112,7 @@ fn watch_signals() {
         .name("cleanup".into())
         .spawn(move || {
             if let Some(signal) = signals.forever().next() {
+                INTERRUPTED.store(true, Ordering::SeqCst);
                 eprintln!("\nsignal {signal}: cleaning up");
                 run_all();
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
@@ -117,7 +128,7 @@ fn watch_signals() {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     #[test]
     fn an_action_runs_once_and_not_after_forget() {

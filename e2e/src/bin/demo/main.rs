@@ -13,7 +13,7 @@ use serde_json::Value;
 use sumeru_e2e::workload::{
     SHORT, address, disk_read, disk_write, iperf, iperf_server, offloads_off, ping,
 };
-use sumeru_e2e::{Daemon, Guest, Result, place};
+use sumeru_e2e::{Daemon, Guest, Result, cleanup, place};
 
 use report::Report;
 use site::{SEATS, Site};
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     let mut report = Report::new();
     let outcome = Site::start(keep, &report).and_then(|site| {
         let checked = check(&site, &mut report);
+        cleanup::yield_to_signal();
         report.print();
         if keep {
             site.keep()?;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         }
         checked
     });
+    cleanup::yield_to_signal();
     match outcome {
         Ok(()) if report.passed() => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
