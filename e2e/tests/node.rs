@@ -85,3 +85,8 @@ fn two_guests(version: QemuVersion) {
 fn two_guests_qemu_7_2() {
     two_guests(QemuVersion::V7_2);
 }
+
+#[test]
+fn two_guests_qemu_11_1() {
+    two_guests(QemuVersion::V11_1);
+}
