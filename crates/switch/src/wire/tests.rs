@@ -346,7 +346,7 @@ fn a_refused_frame_does_not_hold_up_the_next() {
 }
 
 /// Waits at most 5 s for something that the kernel does in its own time.
-fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
+pub(super) fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(5);
     while !happened() {
         assert!(Instant::now() < deadline, "{what}");
@@ -583,8 +583,7 @@ fn errors_name_the_interface() {
     tap.interface().set_mtu(9000).unwrap();
     assert_eq!(tap.interface().mtu().unwrap(), 9000);
     drop(tap);
-    assert!(matches!(
-        Interface::open("tap0"),
-        Err(WireError::NoInterface(_))
-    ));
+    eventually("the device goes", || {
+        matches!(Interface::open("tap0"), Err(WireError::NoInterface(_)))
+    });
 }

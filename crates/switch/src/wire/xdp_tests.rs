@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::bpf::{XdpMode, XdpProgram};
 use super::tests::{
-    compare, exchange, frame, new_namespace, receive_some, run, send_all, tcp_through, veth_pair,
+    compare, eventually, exchange, frame, new_namespace, receive_some, run, send_all, tcp_through,
+    veth_pair,
 };
 use super::*;
 
@@ -126,7 +127,7 @@ fn the_program_goes_with_its_last_socket() {
     let far = XdpSocket::on(first.program(), 9).unwrap_err().to_string();
     assert!(far.contains("bind an XDP socket"), "{far}");
     drop(first);
-    assert!(!has_program("wire-a"));
+    eventually("the program goes", || !has_program("wire-a"));
     XdpSocket::open("wire-a", 0).unwrap();
 }
 
