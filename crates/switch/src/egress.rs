@@ -263,14 +263,17 @@ pub unsafe fn write_whole(frame: &Frame, list: &[GuestSlice], lead: &[u8], to: G
 /// The memory behind `to` is mapped.
 #[inline(always)]
 unsafe fn write_if_changed(to: GuestSlice, bytes: &[u8]) {
-    let mut old = [0; NET_HEADER_LEN];
-    let old = &mut old[..bytes.len().min(NET_HEADER_LEN)];
     // SAFETY: as the caller says.
     unsafe {
-        to.read(old);
-        if old != bytes {
-            to.write(bytes);
+        if let (Some(new), Some(first), Some(last)) =
+            (bytes.first_chunk::<NET_HEADER_LEN>(), to.load::<u64>(0), to.load::<u32>(8))
+        {
+            let (head, tail) = new.split_at(8);
+            if first.to_ne_bytes() == head && last.to_ne_bytes() == tail {
+                return;
+            }
         }
+        to.write(bytes);
     }
 }
 
@@ -362,11 +365,10 @@ impl<'a> Outgoing<'a> {
 
     /// What an uncut frame leaves to the receiver.
     fn left(&self) -> Offload {
-        let offload = self.frame.offload;
-        if offload.partial_csum && !self.accepts.partial_csum {
-            Offload::NONE
+        if self.accepts.partial_csum {
+            self.frame.offload
         } else {
-            offload
+            Offload::NONE
         }
     }
 
@@ -465,3 +467,7 @@ unsafe fn copy(from: &mut Payload, mut len: u32, to: &mut Scatter, mut sum: Opti
         sum.add(chunk);
     }
 }
+
+#[cfg(test)]
+#[path = "egress_tests.rs"]
+mod tests;

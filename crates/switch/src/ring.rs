@@ -4,7 +4,7 @@
 //! out by it. A queue that breaks the ring's rules is stopped here and stays so until the front end sets it up again.
 #![allow(unsafe_code)]
 
-use sumeru_virtio::slice::prefetch_read;
+use sumeru_virtio::slice::{prefetch_read, prefetch_write};
 use sumeru_virtio::{Chain, GuestSlice, RingError, SplitQueue};
 
 use crate::egress::{Outgoing, write_whole};
@@ -12,6 +12,8 @@ use crate::frame::{BURST, Frame, MAX_FRAME};
 use crate::net_header::{Accepts, NET_HEADER_LEN, Offload};
 use crate::stats::Drop;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
 /// Most buffers that one received frame may span; a driver that offers smaller ones cannot receive the largest frames.
 const MAX_SPAN: usize = 64;
 
@@ -33,6 +35,7 @@ pub struct Sender {
     net_header_len: u16,
     enabled: bool,
     fault: Option<QueueFault>,
+    reported: bool,
 }
 
 impl Sender {
@@ -44,6 +47,7 @@ impl Sender {
             net_header_len,
             enabled,
             fault: None,
+            reported: false,
         }
     }
 
@@ -57,9 +61,18 @@ impl Sender {
         self.enabled = enabled;
     }
 
-    /// Why it is stopped, if it is.
-    pub fn fault(&self) -> Option<QueueFault> {
+    /// Why it is stopped, once.
+    pub fn take_fault(&mut self) -> Option<QueueFault> {
+        if self.reported {
+            return None;
+        }
+        self.reported = self.fault.is_some();
         self.fault
+    }
+
+    /// Whether it is worth a look: not once it was stopped and that was told.
+    pub fn is_served(&self) -> bool {
+        !self.reported
     }
 
     /// The length of the header in front of each frame.
@@ -98,6 +111,7 @@ impl Sender {
             frame.len = chain.readable_len;
             if let Some(first) = chain.readable(list).first() {
                 first.prefetch();
+                prefetch_read(first.as_ptr().wrapping_add(LINE));
             }
             count += 1;
         }
@@ -197,6 +211,11 @@ impl Receiver {
         self.enabled = enabled;
     }
 
+    /// Whether frames may be delivered to it.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
     /// Why it is stopped, once.
     pub fn take_fault(&mut self) -> Option<QueueFault> {
         if self.reported {
@@ -267,6 +286,11 @@ impl Receiver {
                 return Err(QueueFault::ReadableInReceive(chain.head));
             }
             self.chains.push(chain);
+        }
+        // The header's line is looked at, the next one holds the start of the frame.
+        for buffer in &self.buffers {
+            buffer.prefetch();
+            prefetch_write(buffer.as_ptr().wrapping_add(LINE));
         }
         Ok(count)
     }

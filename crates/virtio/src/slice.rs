@@ -96,7 +96,7 @@ impl GuestSlice {
     pub unsafe fn read(&self, to: &mut [u8]) -> usize {
         let len = to.len().min(self.len as usize);
         // SAFETY: in bounds of both; `to` is ours alone and cannot overlap a mapping that nobody has a reference to.
-        unsafe { std::ptr::copy_nonoverlapping(self.ptr, to.as_mut_ptr(), len) };
+        unsafe { copy(self.ptr, to.as_mut_ptr(), len) };
         len
     }
 
@@ -108,7 +108,7 @@ impl GuestSlice {
     pub unsafe fn write(&self, from: &[u8]) -> usize {
         let len = from.len().min(self.len as usize);
         // SAFETY: as for `read`.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.ptr, len) };
+        unsafe { copy(from.as_ptr(), self.ptr, len) };
         len
     }
 
@@ -147,6 +147,42 @@ impl GuestSlice {
     }
 }
 
+/// Longest copy made without a call: the headers of a frame.
+const SHORT: usize = 128;
+
+/// Copies between memory of the two sides; short runs in line, in blocks that may overlap at the end.
+///
+/// # Safety
+/// `len` bytes are readable at `from` and writable at `to`, and the two do not overlap.
+#[inline(always)]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    /// # Safety
+    /// As `copy`, with `N <= len`.
+    #[inline(always)]
+    unsafe fn blocks<const N: usize>(from: *const u8, to: *mut u8, len: usize) {
+        let block = |at: usize| {
+            // SAFETY: `at + N <= len` at both calls below.
+            unsafe { to.add(at).cast::<[u8; N]>().write_unaligned(from.add(at).cast::<[u8; N]>().read_unaligned()) };
+        };
+        let mut at = 0;
+        while at + N <= len {
+            block(at);
+            at += N;
+        }
+        if at < len {
+            block(len - N);
+        }
+    }
+    // SAFETY: the caller's word; each branch has the block size below its length.
+    unsafe {
+        match len {
+            32..=SHORT => blocks::<32>(from, to, len),
+            8..32 => blocks::<8>(from, to, len),
+            _ => std::ptr::copy_nonoverlapping(from, to, len),
+        }
+    }
+}
+
 /// Integers: every bit pattern is a value.
 pub trait Plain: Copy + private::Sealed {}
 mod private {
@@ -154,6 +190,18 @@ mod private {
 }
 macro_rules! plain { ($($t:ty),*) => { $(impl private::Sealed for $t {} impl Plain for $t {})* } }
 plain!(u8, u16, u32, u64);
+
+/// Prefetch of a line that is about to be written.
+#[inline(always)]
+pub fn prefetch_write(ptr: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults, whatever the address.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_ET0 }>(ptr.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    prefetch_read(ptr);
+}
 
 /// Prefetch for reading into all cache levels.
 #[inline(always)]
