@@ -112,6 +112,8 @@ fn virtio_user_as_client_and_as_server() {
     wait_for_frames(&daemon, &first);
     // A client that vanishes, and one that comes after it.
     first.kill();
+    // DPDK does not bind over a socket that a killed process has left.
+    std::fs::remove_file(&connecting).unwrap();
     let second = testpmd(&listening, &connecting, "testpmd2");
     wait_for_frames(&daemon, &second);
     // Whatever the daemon leaves, it leaves in order.
