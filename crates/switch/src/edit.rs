@@ -13,10 +13,9 @@ use crate::stats::{Drop, DropReason};
 /// # Errors
 /// Why the frame is to be dropped.
 pub fn apply(frame: &mut Frame, op: &Op) -> Result<(), DropReason> {
-    let partial = frame.offload.partial_csum;
     let layer = *frame.layout.outer();
-    // The checksum of a tunnel's outer header is complete, whatever is left to do inside.
-    let partial = partial && !frame.layout.has_inner();
+    // A checksum left to do further inside says nothing of this layer's, which is complete.
+    let partial = frame.offload.partial_csum && frame.offload.csum_start == layer.l4;
     let header = frame.header.header_mut();
     let done = match op {
         Op::SetEthSrc(mac) => edit::set_eth_src(header, &layer, *mac),

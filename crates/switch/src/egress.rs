@@ -265,9 +265,11 @@ pub unsafe fn write_whole(frame: &Frame, list: &[GuestSlice], lead: &[u8], to: G
 unsafe fn write_if_changed(to: GuestSlice, bytes: &[u8]) {
     // SAFETY: as the caller says.
     unsafe {
-        if let (Some(new), Some(first), Some(last)) =
-            (bytes.first_chunk::<NET_HEADER_LEN>(), to.load::<u64>(0), to.load::<u32>(8))
-        {
+        if let (Some(new), Some(first), Some(last)) = (
+            bytes.first_chunk::<NET_HEADER_LEN>(),
+            to.load::<u64>(0),
+            to.load::<u32>(8),
+        ) {
             let (head, tail) = new.split_at(8);
             if first.to_ne_bytes() == head && last.to_ne_bytes() == tail {
                 return;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use sumeru_packet::ParseOptions;
+use sumeru_packet::{Layer, ParseOptions};
 use sumeru_virtio::GuestSlice;
 
 use crate::capture::Tap;
@@ -27,6 +27,15 @@ pub struct RingPair {
     pub sender: Option<Sender>,
     /// The queue the guest receives on.
     pub receiver: Option<Receiver>,
+}
+
+impl RingPair {
+    /// The queue the guest receives on, if it is there and enabled.
+    fn open_receiver(&self) -> Option<&Receiver> {
+        self.receiver
+            .as_ref()
+            .filter(|receiver| receiver.is_enabled())
+    }
 }
 
 /// What a port is made of.
@@ -282,24 +291,30 @@ fn send_rings(
         // our own memory.
         return unsafe { receiver.send(frames, order, list, max_frame, lost) };
     }
-    let receivers = pairs.iter().filter(|pair| pair.receiver.is_some()).count();
+    let receivers = pairs.iter().filter_map(RingPair::open_receiver).count() as u64;
     if receivers == 0 {
         order.iter().for_each(|_| lost(Drop::PortDown));
         return Sent::default();
     }
+    // By the flow and not by what decided it, so that flows between two stations spread too.
+    let queue_of = |index: &u8| {
+        let frame = frames.get(usize::from(*index));
+        let entropy = frame.map_or(0, |frame| frame.key.entropy(Layer::Outer));
+        (u64::from(entropy) * receivers >> 32) as u8
+    };
+    let queues: ArrayVec<u8, BURST> = order.iter().map(queue_of).collect();
     let mut total = Sent::default();
     for (number, receiver) in pairs
         .iter_mut()
+        .filter(|pair| pair.open_receiver().is_some())
         .filter_map(|pair| pair.receiver.as_mut())
         .enumerate()
     {
-        let mine = |index: &&u8| {
-            let hash = frames
-                .get(usize::from(**index))
-                .map_or(0, |frame| frame.hash);
-            (hash >> 40) as usize % receivers == number
-        };
-        let share: ArrayVec<u8, BURST> = order.iter().filter(mine).copied().collect();
+        let of_this = order
+            .iter()
+            .zip(&queues)
+            .filter(|(_, queue)| usize::from(**queue) == number);
+        let share: ArrayVec<u8, BURST> = of_this.map(|(index, _)| *index).collect();
         if share.is_empty() {
             continue;
         }

@@ -3,7 +3,7 @@
 //! The same header travels with frames of guests, of TAP (`IFF_VNET_HDR`) and of packet sockets (`PACKET_VNET_HDR`).
 //! Nothing in it is believed: [`Offload::checked`] holds it against the parsed headers.
 
-use sumeru_packet::{L3Kind, Layout};
+use sumeru_packet::{L3Kind, LayerLayout, Layout};
 use sumeru_virtio::features::net as feature;
 
 /// Length of the header with `num_buffers`, in bytes.
@@ -134,6 +134,16 @@ impl Offload {
             return Err(BadOffload);
         }
         let layer = layout.innermost();
+        // The field's own place, or behind all that was parsed: written elsewhere, the sum would change what was matched.
+        let is_own = |layer: &LayerLayout| {
+            let offset = if layer.l4_proto == 6 { 16 } else { 6 };
+            matches!(layer.l4_proto, 6 | 17)
+                && layer.has_l4()
+                && (self.csum_start, self.csum_offset) == (layer.l4, offset)
+        };
+        if !layout.layers.iter().any(is_own) && field_end < usize::from(layer.payload) + 2 {
+            return Err(BadOffload);
+        }
         let wanted = match self.gso {
             Gso::None => return Ok(()),
             Gso::TcpV4 => L3Kind::Ipv4,
@@ -227,6 +237,9 @@ impl Accepts {
             Gso::TcpV4 => self.tcp4,
             Gso::TcpV6 => self.tcp6,
         };
-        (!offload.partial_csum || self.partial_csum) && gso && (!offload.ecn || self.ecn)
+        // Without GUEST_CSUM no flag may be set at all (5.1.6.4.1).
+        (!(offload.partial_csum | offload.verified) || self.partial_csum)
+            && gso
+            && (!offload.ecn || self.ecn)
     }
 }

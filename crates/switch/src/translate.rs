@@ -560,3 +560,7 @@ fn addresses(src: IpAddr, dst: IpAddr) -> Option<Addresses> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "translate_tests.rs"]
+mod tests;

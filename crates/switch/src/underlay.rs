@@ -85,12 +85,13 @@ impl Neighbours {
         changed
     }
 
-    /// Those that are to be asked now. Called once a second. True when one was given up, so that decisions change.
-    pub fn ask(&mut self, now: u32, mut ask: impl FnMut(IpAddr)) -> bool {
+    /// Those that are to be asked now: in every `new_second` all whose answer is due, in between only who was never asked. True
+    /// when one was given up, so that decisions change.
+    pub fn ask(&mut self, now: u32, new_second: bool, mut ask: impl FnMut(IpAddr)) -> bool {
         let mut changed = false;
         for (address, entry) in &mut self.entries {
             let stale = entry.mac.is_none() || now.saturating_sub(entry.answered) >= REACHABLE;
-            if !stale {
+            if !stale || !new_second && entry.probes > 0 {
                 continue;
             }
             if entry.probes >= MAX_PROBES && entry.mac.take().is_some() {

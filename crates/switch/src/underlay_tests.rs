@@ -120,13 +120,18 @@ fn neighbours_are_asked_and_given_up() {
     let remote = "192.0.2.2".parse().unwrap();
     neighbours.want(remote);
     let mut asked = 0;
-    assert!(!neighbours.ask(1, |_| asked += 1));
+    assert!(!neighbours.ask(1, true, |_| asked += 1));
     assert_eq!(asked, 1);
+    neighbours.want("192.0.2.3".parse().unwrap());
+    assert!(!neighbours.ask(1, false, |_| asked += 1));
+    assert_eq!(asked, 2, "within a second only the new one");
+    neighbours.entries.remove(&"192.0.2.3".parse().unwrap());
+    asked = 1;
     assert!(neighbours.answer(remote, PEER, 2));
-    assert!(!neighbours.ask(31, |_| asked += 1));
+    assert!(!neighbours.ask(31, true, |_| asked += 1));
     assert_eq!(asked, 1, "fresh");
     for second in 32..36 {
-        neighbours.ask(second, |_| asked += 1);
+        neighbours.ask(second, true, |_| asked += 1);
     }
     assert_eq!(asked, 4);
     assert_eq!(

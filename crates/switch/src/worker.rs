@@ -4,6 +4,7 @@
 //! [`translate`]) → [`Lane::execute`] → `Receiver::send` or `Wire::send` → `Sender::release`.
 #![allow(unsafe_code)]
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -292,7 +293,8 @@ impl SwitchWorker {
                 ParseOptions::PLAIN
             };
         }
-        self.lane.floods = limits(&self.snapshot);
+        self.lane.floods.clear();
+        allow_floods(&mut self.lane.floods, &self.snapshot);
         self.list_sources();
         // Neighbours that are new are asked at once.
         self.next_tick = self.started;
@@ -312,7 +314,7 @@ impl SwitchWorker {
                     let with_sender = pairs
                         .iter()
                         .enumerate()
-                        .filter(|(_, pair)| pair.sender.is_some());
+                        .filter(|(_, pair)| pair.sender.as_ref().is_some_and(Sender::is_served));
                     self.sources.extend(with_sender.map(|(pair, _)| Source {
                         port: port_index,
                         pair,
@@ -338,7 +340,7 @@ impl SwitchWorker {
                 };
                 let count = sender.receive(&mut self.lane.frames, &mut self.lane.list);
                 if count == 0 {
-                    if let Some(fault) = sender.fault() {
+                    if let Some(fault) = sender.take_fault() {
                         self.stop_source(source, fault);
                     }
                     return 0;
@@ -385,7 +387,11 @@ impl SwitchWorker {
                 unsafe { egress::load(frame, &lane.list, net_header_len, &mut net_header) };
             match Offload::read(&net_header) {
                 Ok(offload) if loaded => {
-                    frame.offload = offload;
+                    // A driver may not say that it verified anything (5.1.6.2.1), and is not believed if it does.
+                    frame.offload = Offload {
+                        verified: false,
+                        ..offload
+                    };
                     alive |= 1 << index;
                 }
                 _ => lane.counters.dropped(Drop::BadOffload.into()),
@@ -532,14 +538,22 @@ impl SwitchWorker {
         {
             self.ask(remote);
         }
+        // What was decided before an address was learned may depend on it (a frame to its own sender): it is good for this frame only.
+        let mut outdated = false;
         if let Some((network, mac, target)) = decision.learn {
             match self.fdb.learn(network, mac, target, self.now) {
-                Learned::New => self.cache.invalidate_unknown(),
-                Learned::Moved => self.cache.invalidate(),
+                Learned::New => {
+                    outdated = true;
+                    self.cache.invalidate_unknown();
+                }
+                Learned::Moved => {
+                    outdated = true;
+                    self.cache.invalidate();
+                }
                 Learned::Known | Learned::Refused => {}
             }
         }
-        if decision.validity == Validity::Once {
+        if outdated || decision.validity == Validity::Once {
             return self.lane.execute(index, &decision.ops);
         }
         let sender = decision.learn.map(|(network, mac, _)| (network, mac));
@@ -550,8 +564,6 @@ impl SwitchWorker {
             decision.ops.into(),
             sender,
         );
-        // What the signature covers may have grown, and with it the spread over queues.
-        self.lane.frames[index].hash = self.cache.hash(&key);
         let entry = self.cache.entry(entry);
         entry.hits += 1;
         self.lane.execute(index, &entry.ops)
@@ -650,7 +662,7 @@ impl SwitchWorker {
         let mut questions = Vec::new();
         if self
             .neighbours
-            .ask(seconds, |remote| questions.push(remote))
+            .ask(seconds, new_second, |remote| questions.push(remote))
         {
             self.cache.invalidate();
         }
@@ -658,7 +670,7 @@ impl SwitchWorker {
         if !new_second {
             return;
         }
-        self.lane.floods = limits(&self.snapshot);
+        allow_floods(&mut self.lane.floods, &self.snapshot);
         if seconds % SWEEP == 0 {
             let (cache, fdb) = (&mut self.cache, &mut self.fdb);
             cache.sweep(|network, mac| fdb.touch(network, mac, seconds));
@@ -699,14 +711,12 @@ pub struct Traced {
     pub dropped: Option<DropReason>,
 }
 
-fn limits(snapshot: &Snapshot) -> std::collections::HashMap<NetworkId, u32> {
-    let limited = snapshot
-        .networks
-        .values()
-        .filter(|network| network.flood_limit > 0);
-    limited
-        .map(|network| (network.id, network.flood_limit))
-        .collect()
+/// A new second: every network may flood again. Allocates only when a network is new.
+fn allow_floods(floods: &mut HashMap<NetworkId, u32>, snapshot: &Snapshot) {
+    let networks = snapshot.networks.values();
+    for network in networks.filter(|network| network.flood_limit > 0) {
+        floods.insert(network.id, network.flood_limit);
+    }
 }
 
 #[cold]

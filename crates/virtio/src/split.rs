@@ -341,6 +341,10 @@ impl SplitQueue {
         let index = u16::from_le(self.field(self.avail, 1).load(Ordering::Acquire));
         let ahead = index.wrapping_sub(self.next_avail);
         if ahead > self.size {
+            // Pages that were taken away read as zero, which is no mistake of the index.
+            if self.memory.is_lost() {
+                return Err(RingError::MemoryLost);
+            }
             return Err(RingError::AvailableIndex {
                 index,
                 ahead,
@@ -445,6 +449,10 @@ impl SplitQueue {
         list: &mut Vec<GuestSlice>,
     ) -> Result<(), RingError> {
         let head = chain.head;
+        // A table that was taken away reads as zero, which leads here; entries counted before are not looked at again otherwise.
+        if self.memory.is_lost() {
+            return Err(RingError::MemoryLost);
+        }
         let (mut table, mut entries) = (self.table, self.size);
         let mut nested = false;
         let mut left = self.size.clamp(1, MAX_CHAIN);

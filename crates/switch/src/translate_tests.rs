@@ -1,0 +1,264 @@
+//! What the cache answers is what the slow path would decide: for random frames under random rules, networks and learned addresses.
+
+use super::*;
+use proptest::prelude::*;
+use sumeru_flow::syntax::{Command, parse as parse_command};
+use sumeru_packet::build::FrameBuilder;
+use sumeru_packet::{Layout, ParseOptions, parse};
+
+use crate::cache::Cache;
+use crate::program::Validity;
+use crate::rules::{Context, compile};
+use crate::snapshot::{PortView, Underlay};
+
+/// Patterns over a small world, so that rules overlap and frames meet them.
+fn pattern() -> impl Strategy<Value = String> {
+    let n = 0_u8..4;
+    prop_oneof![
+        Just("eth".to_string()),
+        n.clone()
+            .prop_map(|n| format!("eth dst is 02:00:00:00:00:0{n}")),
+        n.clone()
+            .prop_map(|n| format!("eth src is 02:00:00:00:00:0{n}")),
+        n.clone().prop_map(|n| format!("eth / vlan vid is {n}")),
+        n.clone()
+            .prop_map(|n| format!("eth / ipv4 dst is 10.0.0.{n}")),
+        (24_u8..=32, n.clone())
+            .prop_map(|(p, n)| format!("eth / ipv4 dst spec 10.0.0.{n} dst prefix {p}")),
+        (n.clone(), n.clone())
+            .prop_map(|(s, d)| format!("eth / ipv4 src is 10.0.0.{s} / udp dst is {d}")),
+        n.clone()
+            .prop_map(|n| format!("eth / ipv4 / tcp src is {n}")),
+        n.clone().prop_map(|n| format!("eth / ipv4 ttl is {n}")),
+        n.clone()
+            .prop_map(|n| format!("eth / ipv6 dst is 2001:db8::{n}")),
+        n.clone()
+            .prop_map(|n| format!("mark id is {n} / eth / ipv4")),
+        n.clone()
+            .prop_map(|n| format!("eth / ipv4 / udp / vxlan vni is {n}")),
+        n.prop_map(|n| format!("eth / ipv4 / udp / vxlan / eth / ipv4 dst is 10.0.0.{n}")),
+    ]
+}
+
+fn edits() -> impl Strategy<Value = String> {
+    let n = 0_u8..4;
+    let one = prop_oneof![
+        Just("count".to_string()),
+        Just("dec_ttl".to_string()),
+        Just("of_pop_vlan".to_string()),
+        Just("of_push_vlan ethertype 0x8100".to_string()),
+        Just("vxlan_decap".to_string()),
+        n.clone().prop_map(|n| format!("mark id {n}")),
+        n.clone()
+            .prop_map(|n| format!("of_set_vlan_vid vlan_vid {n}")),
+        n.clone()
+            .prop_map(|n| format!("of_set_vlan_pcp vlan_pcp {n}")),
+        n.clone()
+            .prop_map(|n| format!("set_mac_dst mac_addr 02:00:00:00:00:0{n}")),
+        n.clone()
+            .prop_map(|n| format!("set_ipv4_dst ipv4_addr 10.0.0.{n}")),
+        n.clone().prop_map(|n| format!("set_tp_dst port {n}")),
+        n.prop_map(|n| format!("set_ttl ttl_value {n}")),
+    ];
+    proptest::collection::vec(one, 0..4).prop_map(|all| all.join(" / "))
+}
+
+fn rule() -> impl Strategy<Value = String> {
+    let fate = prop_oneof![
+        Just("drop".to_string()),
+        (0_u8..4).prop_map(|n| format!("represented_port ethdev_port_id {n}")),
+        (0_u8..3).prop_map(|n| format!("jump group {n}")),
+    ];
+    let place = (0_u8..3, 0_u8..3, 0_u8..4, any::<bool>());
+    (place, pattern(), edits(), fate).prop_map(|((group, priority, port, transfer), pattern, edits, fate)| {
+        let edits = if edits.is_empty() { edits } else { format!("{edits} / ") };
+        let attribute = if transfer { "transfer" } else { "ingress" };
+        format!("flow create {port} group {group} priority {priority} {attribute} pattern {pattern} / end actions {edits}{fate} / end")
+    })
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seed {
+    port: u8,
+    macs: (u8, u8),
+    vlan: Option<u8>,
+    kind: u8,
+    ips: (u8, u8),
+    ports: (u8, u8),
+    ttl: u8,
+}
+
+fn seed() -> impl Strategy<Value = Seed> {
+    let n = || 0_u8..4;
+    let vlan = prop_oneof![3 => Just(None), 1 => n().prop_map(Some)];
+    (
+        n(),
+        (n(), n()),
+        vlan,
+        0_u8..6,
+        (n(), n()),
+        (n(), n()),
+        0_u8..4,
+    )
+        .prop_map(|(port, macs, vlan, kind, ips, ports, ttl)| Seed {
+            port,
+            macs,
+            vlan,
+            kind,
+            ips,
+            ports,
+            ttl,
+        })
+}
+
+fn key_of(seed: &Seed) -> FlowKey {
+    let mut frame = [0; 300];
+    let mac = |n: u8| [if n == 3 { 3 } else { 2 }, 0, 0, 0, 0, n];
+    let wide = |n: u8| (0x2001_0db8_u128 << 96) + u128::from(n);
+    let ip = |n: u8| 0x0a00_0000 + u32::from(n);
+    let f = FrameBuilder::new(&mut frame).ethernet(mac(seed.macs.1), mac(seed.macs.0));
+    let f = match seed.vlan {
+        Some(vid) => f.vlan(vid.into()),
+        None => f,
+    };
+    let (source, destination) = (u16::from(seed.ports.0), u16::from(seed.ports.1));
+    let f = match seed.kind {
+        0 | 1 => f
+            .ipv4(ip(seed.ips.0), ip(seed.ips.1))
+            .udp(source, destination),
+        2 => f
+            .ipv4(ip(seed.ips.0), ip(seed.ips.1))
+            .tcp(source, destination),
+        3 => f
+            .ipv6(wide(seed.ips.0), wide(seed.ips.1))
+            .udp(source, destination),
+        4 => f
+            .ipv4(0xc000_0202, 0xc000_0201)
+            .udp(50_000, 4789)
+            .vxlan(source.into())
+            .ethernet(mac(seed.macs.0), mac(seed.macs.1))
+            .ipv4(ip(seed.ips.0), ip(seed.ips.1))
+            .udp(source, destination),
+        _ => f.ethertype(0x88b5, &[0; 46]),
+    };
+    let len = f.finish().unwrap();
+    if seed.vlan.is_none() && matches!(seed.kind, 0..=2) {
+        frame[22] = seed.ttl;
+    }
+    let (mut key, mut layout) = (FlowKey::with_metadata(seed.port.into(), 0), Layout::EMPTY);
+    parse(
+        &frame[..len],
+        len,
+        &mut key,
+        &mut layout,
+        ParseOptions::VXLAN,
+    )
+    .unwrap();
+    key
+}
+
+/// Four ports, the last an uplink; two networks, the first with a remote.
+fn snapshot(rules: &[String]) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    let view = |index: u16| PortView {
+        index,
+        name: format!("p{index}").into(),
+        network: [Some(1), Some(1), Some(2), None][usize::from(index)],
+        mtu: 1500,
+        uplink: index == 3,
+    };
+    snapshot.ports = (0..4).map(|index| Some(view(index))).collect();
+    for (id, remotes) in [(1, vec!["192.0.2.2".parse().unwrap()]), (2, vec![])] {
+        let network = NetworkView {
+            id,
+            name: format!("net{id}").into(),
+            remotes,
+            ports: (0..3)
+                .filter(|index| view(*index).network == Some(id))
+                .collect(),
+            flood_limit: 0,
+            ageing_s: 0,
+            static_macs: Vec::new(),
+        };
+        snapshot.networks.insert(id, network);
+    }
+    snapshot.underlay = Some(Underlay {
+        port: 3,
+        mac: [2; 6],
+        addresses: vec![("192.0.2.1".parse().unwrap(), 24)],
+        vxlan_port: 4789,
+    });
+    for (id, text) in rules.iter().enumerate() {
+        let Ok(Command::Create { port, rule }) = parse_command(text) else {
+            panic!("not a rule: {text}");
+        };
+        let resolve = |port: &sumeru_flow::PortRef| port.number().map(|n| n as PortIndex);
+        let context = Context {
+            port: port.number().unwrap() as PortIndex,
+            id: id as u32,
+            sequence: id as u64,
+            workers: 1,
+            resolve: &resolve,
+        };
+        // Some make no sense, which the compiler says.
+        if let Ok(rule) = compile(&rule, &context) {
+            snapshot.rules.insert(rule).unwrap();
+        }
+    }
+    snapshot
+}
+
+fn same(a: &Op, b: &Op) -> bool {
+    match (a, b) {
+        // Of two rules that count, each has its own cells.
+        (Op::Count(a), Op::Count(b)) => std::sync::Arc::ptr_eq(a, b),
+        _ => format!("{a:?}") == format!("{b:?}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_cached_decision_is_the_fresh_one(
+        rules in proptest::collection::vec(rule(), 0..12),
+        learned in proptest::collection::vec((1_u32..3, 0_u8..3, 0_u8..4), 0..6),
+        frames in proptest::collection::vec(seed(), 1..120),
+    ) {
+        let snapshot = snapshot(&rules);
+        let mut fdb = Fdb::default();
+        for (network, mac, at) in learned {
+            let target = if at == 3 { Target::Remote("192.0.2.2".parse().unwrap()) } else { Target::Port(at.into()) };
+            fdb.learn(network, [2, 0, 0, 0, 0, mac], target, 0);
+        }
+        let neighbours = Neighbours::default();
+        let tables = Tables { snapshot: &snapshot, fdb: &fdb, neighbours: &neighbours };
+        let mut cache = Cache::new();
+        for seed in &frames {
+            let key = key_of(seed);
+            let fresh = translate(tables, &key, None);
+            let mask = fresh.mask;
+            let hash = cache.hash(&key);
+            match cache.find(&key, hash) {
+                Some((entry, _)) => {
+                    let entry = cache.entry(entry);
+                    let equal = entry.ops.len() == fresh.ops.len() && entry.ops.iter().zip(&fresh.ops).all(|(a, b)| same(a, b));
+                    prop_assert!(equal, "{seed:?}: cached {:?}, fresh {:?}", entry.ops, fresh.ops);
+                    prop_assert!(fresh.validity != Validity::Once);
+                    let sender = fresh.learn.map(|(network, mac, _)| (network, mac));
+                    prop_assert_eq!(entry.sender, sender);
+                }
+                None if fresh.validity != Validity::Once => {
+                    let sender = fresh.learn.map(|(network, mac, _)| (network, mac));
+                    cache.insert(&key, fresh.mask, fresh.validity, fresh.ops.into(), sender);
+                }
+                None => {}
+            }
+            // A trace decides the same.
+            let mut notes = Vec::new();
+            let traced = translate(tables, &key, Some(&mut notes));
+            prop_assert_eq!(traced.mask, mask);
+            prop_assert!(!notes.is_empty());
+        }
+    }
+}
