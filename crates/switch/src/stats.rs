@@ -105,8 +105,10 @@ counted! {
         RingBroken = "ring-broken",
         /// The kernel did not take it.
         WireFull = "wire-full",
-        /// The ring to the lcore that owns the port is full.
-        HandoffFull = "handoff-full",
+        /// The kernel had no room for it before we came to receive it.
+        WireOverflow = "wire-overflow",
+        /// The kernel described it in a way that makes no sense.
+        WireMalformed = "wire-malformed",
     }
 }
 

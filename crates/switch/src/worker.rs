@@ -439,17 +439,18 @@ impl SwitchWorker {
                 &mut frame.layout,
                 options,
             );
-            // SAFETY: as in `load_ring` and `load_wire`.
-            if parsed == Err(Malformed::HeaderTooLong)
-                && unsafe { egress::load_more(frame, &lane.list, HEADER_MAX) }
-            {
-                parsed = parse(
-                    frame.header.header(),
-                    frame.len as usize,
-                    &mut frame.key,
-                    &mut frame.layout,
-                    options,
-                );
+            if parsed == Err(Malformed::HeaderTooLong) {
+                // SAFETY: as in `load_ring` and `load_wire`.
+                let longer = unsafe { egress::load_more(frame, &lane.list, HEADER_MAX) };
+                if longer {
+                    parsed = parse(
+                        frame.header.header(),
+                        frame.len as usize,
+                        &mut frame.key,
+                        &mut frame.layout,
+                        options,
+                    );
+                }
             }
             let fault = match parsed {
                 Err(malformed) => Some(DropReason::Malformed(malformed)),
@@ -671,7 +672,7 @@ impl SwitchWorker {
             return;
         }
         allow_floods(&mut self.lane.floods, &self.snapshot);
-        if seconds % SWEEP == 0 {
+        if seconds.is_multiple_of(SWEEP) {
             let (cache, fdb) = (&mut self.cache, &mut self.fdb);
             cache.sweep(|network, mac| fdb.touch(network, mac, seconds));
             if fdb.age(&self.snapshot, seconds) > 0 {
@@ -679,6 +680,24 @@ impl SwitchWorker {
             }
         }
         self.report_receivers();
+        self.count_lost();
+    }
+
+    /// Counts what the kernel lost before it came here.
+    fn count_lost(&mut self) {
+        for port in self.lane.ports.iter_mut().flatten() {
+            let Attachment::Wire(wire) = &mut port.attachment else {
+                continue;
+            };
+            let lost = wire.take_lost();
+            self.lane
+                .counters
+                .dropped_many(Drop::WireOverflow.into(), lost.overflow);
+            self.lane
+                .counters
+                .dropped_many(Drop::WireMalformed.into(), lost.malformed);
+            port.counters.rx_drops.add(lost.overflow + lost.malformed);
+        }
     }
 
     /// Tells of receive queues that were stopped since the last look.

@@ -162,7 +162,11 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     unsafe fn blocks<const N: usize>(from: *const u8, to: *mut u8, len: usize) {
         let block = |at: usize| {
             // SAFETY: `at + N <= len` at both calls below.
-            unsafe { to.add(at).cast::<[u8; N]>().write_unaligned(from.add(at).cast::<[u8; N]>().read_unaligned()) };
+            unsafe {
+                to.add(at)
+                    .cast::<[u8; N]>()
+                    .write_unaligned(from.add(at).cast::<[u8; N]>().read_unaligned())
+            };
         };
         let mut at = 0;
         while at + N <= len {

@@ -30,8 +30,12 @@ impl Local {
         let (name, uuid, block) = (spec.name.as_str(), volume.uuid, spec.block_size.bytes());
         let bdev: Arc<dyn Bdev> = match &spec.kind {
             VolumeKind::Memory { size } => {
-                Arc::new(MemoryDisk::new(name, uuid, size.bytes(), block)?)
+                let disk = MemoryDisk::new(name, uuid, size.bytes(), block)?;
+                // All of it now, on this thread: the first touch of a page would stall an lcore.
+                disk.populate()?;
+                Arc::new(disk)
             }
+
             VolumeKind::Null { size } => Arc::new(NullDisk::new(name, uuid, size.bytes(), block)?),
             VolumeKind::File {
                 path,
