@@ -183,7 +183,8 @@ fn a_chain_has_readable_then_writable_parts_direct_and_indirect() {
 #[test]
 fn every_breach_has_its_error() {
     type Setup = fn(&mut Driver);
-    let cases: &[(Setup, fn(&RingError) -> bool)] = &[
+    type Expected = fn(&RingError) -> bool;
+    let cases: &[(Setup, Expected)] = &[
         (
             |d| d.offer(8),
             |e| matches!(e, RingError::DescriptorIndex { index: 8, size: 8 }),
