@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const ROUND_TRIPS: u64 = 20_000;
 /// Most that the round trips of a pair may differ, as a ratio.
-pub const MOST_APART: f64 = 1.25;
+pub const MOST_APART: f64 = 1.35;
 
 /// The median round trip between two cores in TSC cycles; takes about ten milliseconds.
 ///

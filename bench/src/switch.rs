@@ -4,8 +4,9 @@
 //! packets received; from the switch's own counters, checked against our TSC and against testpmd's counters.
 
 use crate::peers::testpmd::Testpmd;
+use crate::process;
 use crate::thread::{self, Watch};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -108,8 +109,6 @@ pub struct Point {
     pub accounted: f64,
     /// Busy / (busy + idle).
     pub busy: f64,
-    /// Packets the switch received / packets testpmd sent, over the whole run.
-    pub counted: f64,
     /// Part of the time that the switch's thread ran.
     pub switch_running: f64,
     /// Part of the time that testpmd's thread ran.
@@ -131,72 +130,128 @@ impl Point {
                 self.accounted * 100.0
             ));
         }
-        if (self.counted - 1.0).abs() > MOST_MISCOUNTED {
-            return Some(format!(
-                "the switch counted {:.3} % of what testpmd sent",
-                self.counted * 100.0
-            ));
-        }
         None
     }
 }
 
-/// Measures one case on a running switch.
-///
-/// # Errors
-/// If testpmd or the switch fails.
-pub fn measure(
-    switch: &mut dyn Switch,
-    case: &Case,
-    conditions: &Conditions,
-    log: &Path,
-) -> Result<Point> {
-    let mut testpmd = Testpmd::start(
-        switch.sockets(),
-        conditions.generator_core,
-        &conditions.virtio_options,
-        log,
-    )
-    .with_context(|| format!("testpmd on {}", switch.name()))?;
-    testpmd.command(&format!("set fwd {}", case.mode))?;
-    testpmd.command(&format!("set txpkts {}", case.frame_bytes))?;
-    testpmd.command("clear port stats all")?;
-    let start = if case.first_bursts > 0 {
-        format!("start tx_first {}", case.first_bursts)
-    } else {
-        "start".to_owned()
-    };
-    let whole_from = switch.counters()?;
-    testpmd.command(&start)?;
-    for pid in [switch.pid(), testpmd.pid()] {
-        thread::raise_process(pid)
-            .context("raise the priority of what is measured (needs root)")?;
+/// A switch with a testpmd that forwards through it. Both are stopped except while a point is measured, since the
+/// switch and the testpmd of the other side spin on the same two cores.
+pub struct Lane<'a> {
+    switch: &'a mut dyn Switch,
+    testpmd: Testpmd,
+    from: Counters,
+}
+
+impl<'a> Lane<'a> {
+    /// Lets the stopped `switch` go on, connects testpmd, starts forwarding, and stops both.
+    ///
+    /// # Errors
+    /// If testpmd or the switch fails.
+    pub fn start(
+        switch: &'a mut dyn Switch,
+        case: &Case,
+        conditions: &Conditions,
+        log: &Path,
+    ) -> Result<Self> {
+        process::pause(switch.pid(), false)?;
+        let mut testpmd = Testpmd::start(
+            switch.sockets(),
+            conditions.generator_core,
+            &conditions.virtio_options,
+            log,
+        )
+        .with_context(|| format!("testpmd on {}", switch.name()))?;
+        for pid in [switch.pid(), testpmd.pid()] {
+            thread::raise_process(pid)
+                .context("raise the priority of what is measured (needs root)")?;
+        }
+        testpmd.command(&format!("set fwd {}", case.mode))?;
+        testpmd.command(&format!("set txpkts {}", case.frame_bytes))?;
+        testpmd.command("clear port stats all")?;
+        let from = switch.counters()?;
+        let first = case.first_bursts;
+        testpmd.command(&if first > 0 {
+            format!("start tx_first {first}")
+        } else {
+            "start".to_owned()
+        })?;
+        let lane = Self {
+            switch,
+            testpmd,
+            from,
+        };
+        lane.pause(true)?;
+        Ok(lane)
     }
-    std::thread::sleep(conditions.warm_up);
 
-    let (switch_watch, generator_watch) =
-        (Watch::start(switch.pid())?, Watch::start(testpmd.pid())?);
-    let from = switch.counters()?;
-    std::thread::sleep(conditions.duration);
-    let to = switch.counters()?;
-    let (switch_share, generator_share) = (switch_watch.busiest()?, generator_watch.busiest()?);
+    fn pause(&self, paused: bool) -> Result<()> {
+        process::pause(self.testpmd.pid(), paused)?;
+        process::pause(self.switch.pid(), paused)
+    }
 
-    testpmd.command("stop")?;
-    // What testpmd had sent last is still in the rings.
-    std::thread::sleep(Duration::from_millis(100));
-    let whole_to = switch.counters()?;
-    let sent = testpmd.totals()?.tx;
+    /// Name of the switch.
+    pub fn name(&self) -> &'static str {
+        self.switch.name()
+    }
 
-    let elapsed = (to.tsc - from.tsc) as f64;
-    let (busy, idle) = ((to.busy - from.busy) as f64, (to.idle - from.idle) as f64);
-    let packets = (to.rx_packets - from.rx_packets) as f64;
-    Ok(Point {
-        cycles_per_packet: busy / packets.max(1.0),
-        mpps: packets / (elapsed / crate::tsc::hz()) / 1e6,
-        accounted: (busy + idle) / elapsed,
-        busy: busy / (busy + idle).max(1.0),
-        counted: (whole_to.rx_packets - whole_from.rx_packets) as f64 / sent.max(1) as f64,
-        switch_running: switch_share.running,
-        generator_running: generator_share.running,
-    })
+    /// Lets both run for one point.
+    ///
+    /// # Errors
+    /// If testpmd or the switch fails.
+    pub fn measure(&mut self, conditions: &Conditions) -> Result<Point> {
+        self.pause(false)?;
+        // The iteration that was stopped ends in here too, and with it the time that it stood still.
+        std::thread::sleep(conditions.warm_up);
+        let (switch_watch, generator_watch) = (
+            Watch::start(self.switch.pid())?,
+            Watch::start(self.testpmd.pid())?,
+        );
+        let from = self.switch.counters()?;
+        std::thread::sleep(conditions.duration);
+        let to = self.switch.counters()?;
+        let (switch_share, generator_share) = (switch_watch.busiest()?, generator_watch.busiest()?);
+        self.pause(true)?;
+
+        let elapsed = (to.tsc - from.tsc) as f64;
+        let (busy, idle) = ((to.busy - from.busy) as f64, (to.idle - from.idle) as f64);
+        let packets = (to.rx_packets - from.rx_packets) as f64;
+        if packets == 0.0 {
+            bail!("{}: no packet came through", self.name());
+        }
+        Ok(Point {
+            cycles_per_packet: busy / packets,
+            mpps: packets / (elapsed / crate::tsc::hz()) / 1e6,
+            accounted: (busy + idle) / elapsed,
+            busy: busy / (busy + idle).max(1.0),
+            switch_running: switch_share.running,
+            generator_running: generator_share.running,
+        })
+    }
+
+    /// Stops forwarding and compares what the switch received since the start with what testpmd sent; returns the ratio.
+    /// The switch is left stopped.
+    ///
+    /// # Errors
+    /// If they differ by more than [`MOST_MISCOUNTED`], or testpmd or the switch fails.
+    pub fn finish(mut self) -> Result<f64> {
+        self.pause(false)?;
+        self.testpmd.command("stop")?;
+        // What testpmd had sent last is still in the rings.
+        std::thread::sleep(Duration::from_millis(100));
+        let received = self.switch.counters()?.rx_packets - self.from.rx_packets;
+        let sent = self.testpmd.totals()?.tx;
+        let ratio = received as f64 / sent.max(1) as f64;
+        if (ratio - 1.0).abs() > MOST_MISCOUNTED {
+            bail!(
+                "{}: the switch counts {received} packets received, testpmd {sent} sent",
+                self.name()
+            );
+        }
+        let pid = self.switch.pid();
+        // testpmd first: it closes its connections while the switch still listens.
+        drop(self.testpmd);
+        std::thread::sleep(Duration::from_millis(100));
+        process::pause(pid, true)?;
+        Ok(ratio)
+    }
 }

@@ -516,7 +516,7 @@ fn report(
         ),
         format!(
             "{} rounds of {} s per point, alternating. A pair counts only if the generator and Sumeru's thread ran at least 97 % of the \
-             time, others had at most 3 % of the peer's core, and the round trip of a cache line between the cores was alike (within 25 %).",
+             time, others had at most 3 % of the peer's core, and the round trip of a cache line between the cores was alike (within 35 %).",
             arguments.rounds, arguments.seconds
         ),
         format!("Data was verified in a pass of its own: {} of Sumeru, and the peer's disks likewise.", verified.join(" and ")),
