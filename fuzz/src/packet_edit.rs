@@ -1,7 +1,7 @@
 //! Fuzz target `packet_edit`: a frame that parses, through sequences of the switch's edits (addresses, ports, tags, tunnels) and then cut into
 //! segments. Fails when an edited frame no longer parses, parses otherwise than the switch believes, or breaks an IPv4 header's checksum.
 //!
-//! Input: bits (0 partial checksum, 1 to be cut, 2 IPv6), number of edits, the edits with their arguments, bytes beyond those captured (u16),
+//! Input: bits (0 partial checksum, 1 to be cut too, 2 as IPv6), number of edits, the edits with their arguments, bytes beyond those captured (u16),
 //! segment size (u16), the captured header.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -47,13 +47,14 @@ pub fn run(data: &[u8]) {
     }
     frame.header.load(header);
     let inner = *frame.layout.innermost();
+    let partial_csum = bits & 1 != 0 && inner.has_l4();
     frame.offload = Offload {
-        partial_csum: bits & 1 != 0 && inner.has_l4(),
+        partial_csum,
         csum_start: inner.l4,
         csum_offset: if inner.l4_proto == 6 { 16 } else { 6 },
-        gso: match bits >> 1 & 3 {
-            1 => net_header::Gso::TcpV4,
-            3 => net_header::Gso::TcpV6,
+        gso: match bits & 7 {
+            3 if partial_csum => net_header::Gso::TcpV4,
+            7 if partial_csum => net_header::Gso::TcpV6,
             _ => net_header::Gso::None,
         },
         gso_size: mss,
@@ -109,8 +110,9 @@ fn check_parse(frame: &Frame, op: &Op) {
     {
         return;
     }
-    // Lengths of a frame that will be cut are set on the segments.
-    if frame.offload.gso != net_header::Gso::None && frame.layout.has_inner() {
+    // Lengths in the tunnels of a frame that will be cut are set on the segments.
+    let tunnelled = frame.layout.has_inner() || frame.layout.outer().l4_proto == 17;
+    if frame.offload.gso != net_header::Gso::None && tunnelled {
         return;
     }
     let (mut key, mut layout) = (FlowKey::ZERO, Layout::EMPTY);

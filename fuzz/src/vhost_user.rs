@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use sumeru_virtio::device::{DeviceError, DeviceType, QueueSetup, VirtioDevice};
 use sumeru_virtio::eventfd::Eventfd;
 use sumeru_virtio::features::{ProtocolFeatures, ring};
@@ -141,11 +141,15 @@ impl Script<'_> {
 
     fn descriptor(&mut self) -> Option<OwnedFd> {
         match self.input.below(7) {
-            0 | 1 => {
-                let fd = memfd_create("guest", MemfdFlags::CLOEXEC).ok()?;
+            kind @ (0 | 1) => {
+                let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+                let fd = memfd_create("guest", flags).ok()?;
                 let pages = self.input.below(9) as u64;
                 ftruncate(&fd, pages * PAGE).ok()?;
-                // What an in-flight region would hold, perhaps.
+                // An in-flight region has to be sealed, and holds something, perhaps.
+                if kind == 1 {
+                    fcntl_add_seals(&fd, SealFlags::SHRINK).ok()?;
+                }
                 let at = self.input.u8();
                 let len = self.input.u8();
                 let bytes = self.input.bytes(len.into());
