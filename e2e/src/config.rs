@@ -31,15 +31,16 @@ impl Config {
         self
     }
 
-    /// The wire to other nodes: AF_PACKET on `interface` with the underlay address `address` (with prefix length).
+    /// The wire to other nodes: `kind` (`af-packet` or `af-xdp`) on `interface` with the underlay address `address` (with
+    /// prefix length).
     #[must_use]
-    pub fn uplink(mut self, interface: &str, address: &str, mtu: u32) -> Self {
+    pub fn uplink(mut self, kind: &str, interface: &str, address: &str, mtu: u32) -> Self {
         let _ = writeln!(self.node, "underlay = [\"{address}\"]\nuplink = \"uplink\"");
         self.table(
             "port",
             &[
                 ("name", &quoted("uplink")),
-                ("kind", &quoted("af-packet")),
+                ("kind", &quoted(kind)),
                 ("interface", &quoted(interface)),
                 ("uplink", &true),
                 ("mtu", &mtu),

@@ -214,7 +214,12 @@ fn start_daemon(
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let other = UNDERLAY[1 - node];
     let mut config = Config::new(&name, (node % processors) as u16)
-        .uplink(WIRE, &format!("{}/24", UNDERLAY[node]), WIRE_MTU)
+        .uplink(
+            "af-packet",
+            WIRE,
+            &format!("{}/24", UNDERLAY[node]),
+            WIRE_MTU,
+        )
         .network("blue", 100, &[other], INNER_MTU);
     if SEATS
         .iter()
