@@ -4,7 +4,7 @@ use sumeru_packet::edit::{self, EditError};
 use sumeru_packet::{L3Kind, Layer, LayerLayout};
 
 use crate::frame::Frame;
-use crate::net_header::Gso;
+use crate::net_header::{Gso, Offload};
 use crate::program::{Op, Tunnel};
 use crate::stats::{Drop, DropReason};
 
@@ -63,12 +63,12 @@ fn shrink(frame: &mut Frame, bytes: u16) {
 }
 
 fn decapsulate(frame: &mut Frame) -> Result<(), DropReason> {
-    // An outer checksum that was left to do covers what the sender left undone inside; such frames exist only between
-    // ports of one host and are not taken apart.
+    // An outer checksum that was left to do goes with the outer headers: a tunnel of the same host's kernel leaves it only
+    // where the inner one is complete (Linux, "local checksum offload"). Large frames have theirs inside (`checked`).
     let outer_partial =
         frame.offload.partial_csum && frame.offload.csum_start < frame.layout.layers[1].eth;
     if outer_partial {
-        return Err(Drop::BadOffload.into());
+        frame.offload = Offload::NONE;
     }
     let removed = frame
         .header
