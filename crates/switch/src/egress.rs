@@ -91,13 +91,11 @@ pub unsafe fn linear(frame: &Frame, list: &[GuestSlice], to: &mut [u8]) -> usize
         header.len().min(to.len()),
     );
     to[..head].copy_from_slice(&header[..head]);
+    let rest = &mut to[head..len];
     // SAFETY: mapped by the caller's word.
-    if len > head
-        && !unsafe { gather_into(frame.segments(list), frame.skip.into(), &mut to[head..len]) }
-    {
-        return head;
-    }
-    len
+    let whole =
+        rest.is_empty() || unsafe { gather_into(frame.segments(list), frame.skip.into(), rest) };
+    if whole { len } else { head }
 }
 
 /// Copies from `slices`, `skip` bytes in; false when they hold fewer.
@@ -339,6 +337,10 @@ impl<'a> Outgoing<'a> {
     }
 
     /// The next piece.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "the pieces borrow nothing, but `write` needs the whole between them"
+    )]
     pub fn next(&mut self) -> Option<Piece> {
         let index = self.next;
         self.next += 1;

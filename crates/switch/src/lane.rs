@@ -300,7 +300,7 @@ fn send_rings(
     let queue_of = |index: &u8| {
         let frame = frames.get(usize::from(*index));
         let entropy = frame.map_or(0, |frame| frame.key.entropy(Layer::Outer));
-        (u64::from(entropy) * receivers >> 32) as u8
+        ((u64::from(entropy) * receivers) >> 32) as u8
     };
     let queues: ArrayVec<u8, BURST> = order.iter().map(queue_of).collect();
     let mut total = Sent::default();

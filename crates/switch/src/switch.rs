@@ -95,6 +95,9 @@ impl WorkerHandle {
 /// Where the counters of a port are, one block per lcore.
 type PortBlocks = Vec<Arc<PortCounters>>;
 
+/// A learned address: its network, where it is, and the seconds since it was seen.
+pub type Learned = (NetworkId, [u8; 6], Entry, u32);
+
 /// A queue that was stopped, by port and queue number.
 pub type Faults = Arc<Mutex<BTreeMap<(PortIndex, usize), QueueFault>>>;
 
@@ -426,7 +429,7 @@ impl Switch {
     ///
     /// # Errors
     /// An lcore that is gone.
-    pub fn fdb(&self) -> Result<Vec<(NetworkId, [u8; 6], Entry, u32)>, SwitchError> {
+    pub fn fdb(&self) -> Result<Vec<Learned>, SwitchError> {
         let (entries, now) = self.owner().call(|worker, _| worker.fdb())?;
         let aged = |(network, mac, entry): (NetworkId, [u8; 6], Entry)| {
             (network, mac, entry, now.saturating_sub(entry.seen))

@@ -96,7 +96,7 @@ impl VhostNet {
         if index >= count {
             return Err(DeviceError::NoSuchQueue { index, count });
         }
-        Ok((usize::from(index / 2), index % 2 == 0))
+        Ok((usize::from(index / 2), index.is_multiple_of(2)))
     }
 
     fn is_running(&self, index: u16) -> bool {

@@ -55,6 +55,8 @@ pub struct SwitchWorker {
     neighbours: Neighbours,
     sources: Vec<Source>,
     received: Vec<Received>,
+    /// Room for the neighbours to be asked for, kept from second to second.
+    questions: Vec<IpAddr>,
     faults: FaultSink,
     deep: bool,
     started: Tsc,
@@ -80,6 +82,7 @@ impl SwitchWorker {
             neighbours: Neighbours::default(),
             sources: Vec::with_capacity(64),
             received: Vec::with_capacity(BURST),
+            questions: Vec::new(),
             faults,
             deep: false,
             started,
@@ -660,14 +663,16 @@ impl SwitchWorker {
         let seconds = (now.since(self.started) / self.second.max(1)) as u32;
         let new_second = seconds != self.now;
         self.now = seconds;
-        let mut questions = Vec::new();
-        if self
-            .neighbours
-            .ask(seconds, new_second, |remote| questions.push(remote))
+        let mut questions = std::mem::take(&mut self.questions);
+        // A question that cannot be put yet does not count.
+        let neighbours = &mut self.neighbours;
+        if self.snapshot.underlay.is_some()
+            && neighbours.ask(seconds, new_second, |remote| questions.push(remote))
         {
             self.cache.invalidate();
         }
-        questions.into_iter().for_each(|remote| self.ask(remote));
+        questions.drain(..).for_each(|remote| self.ask(remote));
+        self.questions = questions;
         if !new_second {
             return;
         }

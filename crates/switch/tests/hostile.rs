@@ -286,7 +286,7 @@ fn a_ring_rewritten_while_it_is_read_harms_nobody_else() {
                 avail + 4 + entry * 2,
                 &(random.next() as u16 % 260).to_le_bytes(),
             );
-            if writes % 64 == 0 {
+            if writes.is_multiple_of(64) {
                 // The used ring too, and the virtio-net headers and frames behind it.
                 let bytes: Vec<u8> = (0..64).map(|_| random.next() as u8).collect();
                 memory.write(table + 0x4000 + random.next() % 2048, &bytes);

@@ -7,7 +7,7 @@ mod driver;
 use driver::*;
 use sumeru_packet::build;
 use sumeru_switch::stats::{Drop, Stage};
-use sumeru_virtio::features::net;
+use sumeru_virtio::features::{net, ring};
 
 /// A sender at port 1 and a receiver of these features at port 2, which know each other.
 fn pair(features: u64, buffers: (usize, Vec<u32>)) -> (Node, Guest, Guest) {
@@ -419,4 +419,68 @@ fn a_guest_spreads_over_the_queues_that_are_enabled() {
     b.device.stop_queue(0).unwrap();
     assert_eq!(spread(&mut a, &mut b), [0, 0, 256, 0]);
     assert!(node.all_drops().is_empty(), "{:?}", node.all_drops());
+}
+
+#[test]
+fn every_queue_of_a_sender_is_served() {
+    let mut node = Node::with_networks(&[1]);
+    let many = Options {
+        pairs: 3,
+        features: SENDS | net::MQ,
+        ..Options::default()
+    };
+    let (mut a, mut b) = (node.guest(1, &many), node.guest(2, &Options::default()));
+    b.send(&[udp(2, 1, 1)]);
+    a.receive();
+    for pair in [2, 0, 1, 2] {
+        // `send` uses the first ring.
+        a.transmit.swap(0, pair);
+        a.send(&[udp(1, 2, 10 + pair), udp(1, 2, 20 + pair)]);
+        a.transmit.swap(0, pair);
+        assert_eq!(b.frames(), [udp(1, 2, 10 + pair), udp(1, 2, 20 + pair)]);
+    }
+    // One of them stopped: the others go on.
+    a.device.stop_queue(3).unwrap();
+    a.send(&[udp(1, 2, 7)]);
+    a.transmit.swap(0, 2);
+    a.send(&[udp(1, 2, 8)]);
+    assert_eq!(b.frames(), [udp(1, 2, 7), udp(1, 2, 8)]);
+}
+
+#[test]
+fn guests_are_notified_as_they_ask() {
+    for event_idx in [false, true] {
+        let mut node = Node::with_networks(&[1]);
+        let features = SENDS | if event_idx { ring::EVENT_IDX } else { 0 };
+        let options = Options {
+            features,
+            ..Options::default()
+        };
+        let (mut a, mut b) = (node.guest(1, &options), node.guest(2, &options));
+        b.send(&[udp(2, 1, 1)]);
+        a.receive();
+        let calls = |node: &Node| node.switch.port_counters(2).unwrap()[0].calls.get();
+        let avail_at = b.receive[0].avail_at();
+        // No notification wanted: the flag, or an event that lies behind.
+        let quiet = |b: &Guest, on: bool| {
+            if event_idx {
+                let event = b.receive[0].used.wrapping_sub(u16::from(on));
+                let at = avail_at + 4 + 2 * u64::from(SIZE);
+                b.memory.write(at, &event.to_le_bytes());
+            } else {
+                b.memory.write(avail_at, &u16::from(on).to_le_bytes());
+            }
+        };
+        let before = calls(&node);
+        quiet(&b, true);
+        a.send(&[udp(1, 2, 1), udp(1, 2, 2)]);
+        assert_eq!(calls(&node), before);
+        assert_eq!(b.frames().len(), 2);
+        quiet(&b, false);
+        // Once for a burst; the lcore has gone to sleep meanwhile and is woken by the kick.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        a.send(&[udp(1, 2, 1), udp(1, 2, 2)]);
+        assert_eq!(calls(&node), before + 1);
+        assert_eq!(b.frames().len(), 2);
+    }
 }

@@ -233,7 +233,7 @@ impl SplitQueue {
         let area = |area, address: u64, len: u32, align: u32| {
             let slice = memory
                 .translate_user(address, len)
-                .filter(|s| s.as_ptr() as usize % align as usize == 0);
+                .filter(|s| (s.as_ptr() as usize).is_multiple_of(align as usize));
             slice.map(|s| s.as_ptr()).ok_or(RingError::Area {
                 area,
                 address,

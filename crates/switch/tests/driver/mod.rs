@@ -131,7 +131,7 @@ impl Guest {
     }
 
     pub fn ring(&mut self, queue: usize) -> &mut Ring {
-        let rings = if queue % 2 == 0 {
+        let rings = if queue.is_multiple_of(2) {
             &mut self.receive
         } else {
             &mut self.transmit
@@ -150,7 +150,7 @@ impl Guest {
     pub fn restart(&mut self, queue: usize) {
         self.device.stop_queue(queue as u16).unwrap();
         self.ring(queue).clear();
-        if queue % 2 == 0 {
+        if queue.is_multiple_of(2) {
             self.post(queue / 2);
         }
         self.start(queue, 0);
