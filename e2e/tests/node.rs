@@ -61,8 +61,8 @@ fn two_guests(version: QemuVersion) {
         "TCP at MTU 1500: {:.0} Mbit/s, {stream:?}",
         stream.bits_per_second / 1e6
     );
-    // An emulated guest moves hundreds of megabits when its segments stay large, a few when something is amiss.
-    assert!(stream.bits_per_second > 10e6, "{stream:?}");
+    // Emulated guests move hundreds of megabits on an idle machine; a busy one is no failure, a stream that stalls is.
+    assert!(stream.bits_per_second > 2e6, "{stream:?}");
 
     for guest in &guests {
         let written = disk_write(guest, 8).unwrap();

@@ -141,7 +141,7 @@ fn beside_the_kernel(kind: &str, addresses: [&str; 2], inner_mtu: u32) {
             "{kind}, {local}, {direction:?}: {:.0} Mbit/s",
             stream.bits_per_second / 1e6
         );
-        assert!(stream.bits_per_second > 10e6, "{direction:?}: {stream:?}");
+        assert!(stream.bits_per_second > 2e6, "{direction:?}: {stream:?}");
     }
     server.kill();
     for what in ["stage", "port"] {
