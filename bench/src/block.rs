@@ -157,7 +157,7 @@ pub struct Point {
     pub generator_running: f64,
     /// Part of the time that the target's busiest thread ran.
     pub target_running: f64,
-    /// Part of the target's core that others had.
+    /// Part of the target's core that others had; not known for files, where the kernel works there on the target's behalf.
     pub foreign: f64,
     /// Whether the target busy-polls.
     pub polls: bool,
@@ -221,7 +221,11 @@ pub fn measure(
             .find(|share| share.tid == tid)
             .map_or(0.0, |share| share.running),
         target_running: target.first().map_or(0.0, |share| share.running),
-        foreign: (core - of(&target)).max(0.0),
+        foreign: if case.disk == Disk::File {
+            0.0
+        } else {
+            (core - of(&target)).max(0.0)
+        },
         measured,
         polls,
     })
@@ -297,7 +301,7 @@ impl CoreTime {
             .lines()
             .find(|line| line.split_whitespace().next() == Some(&label))
             .with_context(|| format!("no {label}"))?;
-        // user nice system idle iowait irq softirq steal
+        // user nice system idle iowait irq softirq steal; interrupts are counted as idle: they are mostly the target's.
         let fields: Vec<f64> = line
             .split_whitespace()
             .skip(1)
@@ -305,7 +309,7 @@ impl CoreTime {
             .map(|field| field.parse().unwrap_or(0.0))
             .collect();
         let total: f64 = fields.iter().sum();
-        let idle: f64 = fields.get(3..5).map_or(0.0, |idle| idle.iter().sum());
+        let idle: f64 = fields.get(3..7).map_or(0.0, |idle| idle.iter().sum());
         Ok(Self {
             busy: total - idle,
             total,

@@ -186,7 +186,7 @@ fn main() -> Result<()> {
     let ours = if arguments.peer_only {
         None
     } else {
-        Some(start_ours(&arguments, &files)?)
+        Some(Ours::start(&arguments, &files)?)
     };
 
     thread::pin_self(arguments.generator_core).context("pin the generator")?;
@@ -195,7 +195,6 @@ fn main() -> Result<()> {
     let mut verified = Vec::new();
     for disk in [Disk::Memory, Disk::File] {
         for (_, peer) in peers.of(disk) {
-            thread::raise_process(peer.pid())?;
             let blocks = verify(peer.socket(), &driver, 7)
                 .with_context(|| format!("verify the peer's {} disk", disk.name()))?;
             println!(
@@ -205,22 +204,21 @@ fn main() -> Result<()> {
             );
         }
         if let Some(ours) = &ours {
-            process::pause(ours.pid(), false)?;
-            let socket = socket_of(ours, disk);
+            let socket = ours.socket(disk);
+            ours.wake(disk)?;
             fill(&socket, &driver)?;
             let blocks = verify(&socket, &driver, 8)
                 .with_context(|| format!("verify Sumeru's {} disk", disk.name()))?;
+            ours.rest(disk)?;
             println!(
                 "verified {} blocks of Sumeru's {} disk",
                 blocks,
                 disk.name()
             );
             verified.push(format!("{blocks} blocks of its {} disk", disk.name()));
-            process::pause(ours.pid(), true)?;
         }
         interrupt.check()?;
     }
-    thread::raise_process(peers.null.pid())?;
 
     let mut all: Vec<Series> = Vec::new();
     for case in &chosen {
@@ -304,31 +302,70 @@ fn start_peers(arguments: &Arguments, files: &Files, scratch: &Scratch) -> Resul
     })
 }
 
-fn start_ours(arguments: &Arguments, files: &Files) -> Result<Daemon> {
-    let folder = Scratch::new("blk")?;
-    let mut configuration = Configuration::new(arguments.core, Poll::AlwaysSpin);
-    for disk in Disk::ALL {
-        let volume = match disk {
-            Disk::Null => Volume::Null { size: NULL_BYTES },
-            Disk::Memory => Volume::Memory {
-                size: arguments.disk_mib << 20,
-            },
-            Disk::File => Volume::File {
-                path: files.ours.clone(),
-            },
-        };
-        let socket = folder.file(&format!("{}.sock", disk.name()));
-        configuration.disk(disk.name(), &volume, &socket);
-    }
-    let daemon = Daemon::start(&configuration, folder, Some(arguments.core))?;
-    thread::raise_process(daemon.pid()).context("raise the priority of the daemon (needs root)")?;
-    // It spins, on the core that the peer is measured on.
-    process::pause(daemon.pid(), true)?;
-    Ok(daemon)
+/// Our daemons. The one with null and memory disks spins, on the core that the peer is measured on, so it is stopped
+/// while it is not measured. The one with the file sleeps when idle: the kernel completes direct writes in threads
+/// of its own on that core, and must get at it.
+struct Ours {
+    spinning: Daemon,
+    sleeping: Daemon,
 }
 
-fn socket_of(daemon: &Daemon, disk: Disk) -> PathBuf {
-    daemon.file(&format!("{}.sock", disk.name()))
+impl Ours {
+    fn start(arguments: &Arguments, files: &Files) -> Result<Self> {
+        let bytes = arguments.disk_mib << 20;
+        let disks = |poll: Poll, name: &str, disks: &[(Disk, Volume)]| -> Result<Daemon> {
+            let folder = Scratch::new(name)?;
+            let mut configuration = Configuration::new(arguments.core, poll);
+            for (disk, volume) in disks {
+                configuration.disk(
+                    disk.name(),
+                    volume,
+                    &folder.file(&format!("{}.sock", disk.name())),
+                );
+            }
+            Daemon::start(&configuration, folder, Some(arguments.core))
+        };
+        let in_memory = [
+            (Disk::Null, Volume::Null { size: NULL_BYTES }),
+            (Disk::Memory, Volume::Memory { size: bytes }),
+        ];
+        let spinning = disks(Poll::AlwaysSpin, "blk-spinning", &in_memory)?;
+        thread::raise_process(spinning.pid())
+            .context("raise the priority of the daemon (needs root)")?;
+        process::pause(spinning.pid(), true)?;
+        let sleeping = disks(
+            Poll::Adaptive,
+            "blk-sleeping",
+            &[(
+                Disk::File,
+                Volume::File {
+                    path: files.ours.clone(),
+                },
+            )],
+        )?;
+        thread::raise_process(sleeping.pid())?;
+        Ok(Self { spinning, sleeping })
+    }
+
+    fn of(&self, disk: Disk) -> &Daemon {
+        if disk == Disk::File {
+            &self.sleeping
+        } else {
+            &self.spinning
+        }
+    }
+
+    fn socket(&self, disk: Disk) -> PathBuf {
+        self.of(disk).file(&format!("{}.sock", disk.name()))
+    }
+
+    fn wake(&self, disk: Disk) -> Result<()> {
+        process::pause(self.of(disk).pid(), false)
+    }
+
+    fn rest(&self, disk: Disk) -> Result<()> {
+        process::pause(self.of(disk).pid(), true)
+    }
 }
 
 fn load(case: &Case, seconds: f64, seed: u64) -> Load {
@@ -380,7 +417,7 @@ fn measure_pair(
     case: &Case,
     series: &Series,
     peers: &Peers,
-    ours: Option<&Daemon>,
+    ours: Option<&Ours>,
     arguments: &Arguments,
     load: &Load,
     driver: &Driver,
@@ -408,17 +445,18 @@ fn measure_pair(
         .fault()
         .map(|fault| format!("qemu-storage-daemon: {fault}"));
     if let Some(ours) = ours {
-        process::pause(ours.pid(), false)?;
+        ours.wake(case.disk)?;
+        let polls = case.disk != Disk::File;
         let point = measure(
-            &socket_of(ours, case.disk),
-            ours.pid(),
-            true,
+            &ours.socket(case.disk),
+            ours.of(case.disk).pid(),
+            polls,
             core,
             case,
             load,
             driver,
         );
-        process::pause(ours.pid(), true)?;
+        ours.rest(case.disk)?;
         points.push(point?);
         trips.push(probe::round_trip(arguments.generator_core, core)?);
         fault = fault.or(points[OURS].fault().map(|fault| format!("sumeru: {fault}")));
@@ -515,8 +553,8 @@ fn report(
             arguments.disk_mib
         ),
         format!(
-            "{} rounds of {} s per point, alternating. A pair counts only if the generator and Sumeru's thread ran at least 97 % of the \
-             time, others had at most 3 % of the peer's core, and the round trip of a cache line between the cores was alike (within 35 %).",
+            "{} rounds of {} s per point, alternating. A pair counts only if the generator and Sumeru's spinning thread ran at least 97 % of \
+             the time, others had at most 3 % of the peer's core (null and memory; on files the kernel's own I/O threads are the others), and the round trip of a cache line between the cores was alike (within 35 %).",
             arguments.rounds, arguments.seconds
         ),
         format!("Data was verified in a pass of its own: {} of Sumeru, and the peer's disks likewise.", verified.join(" and ")),

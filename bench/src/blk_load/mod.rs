@@ -170,6 +170,12 @@ pub fn run(device: &mut BlkDevice, load: &Load) -> Result<Measured, FrontendErro
         };
         block * sectors_per_block
     };
+    // Zeroes could be told apart from data on the way.
+    let mut bytes = vec![0u8; load.block_bytes as usize];
+    for slot in 0..load.depth {
+        verify::fill(&mut bytes, load.seed, slot.into(), 0);
+        device.write_data(slot, &bytes);
+    }
     device.queue().set_interrupts(false);
 
     let hz = tsc::hz();
