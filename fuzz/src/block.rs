@@ -1,7 +1,7 @@
 //! Fuzz target `block`: a hostile driver's requests into one virtqueue of a memory disk. Fails when a request is lost, when memory that is
 //! not the driver's to be written changes, or when a request that was served did not do what it says.
 //!
-//! Input: bits (0 event index, 1 write-through), then operations; see [`Driver::step`].
+//! Input: bits (0 event index, 1 write-through), then operations; see `Driver::step`.
 
 use std::cell::RefCell;
 use std::sync::Arc;

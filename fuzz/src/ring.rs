@@ -2,7 +2,7 @@
 //! receive buffers, rules, tunnels. Fails when the switch writes where it may not, when it keeps a guest's buffers, or when what leaves is not
 //! what a trace of the same frame says.
 //!
-//! Input: bits (0 event index, 1 mergeable buffers, 2 checksum offload, 3 TSO, 4 rules, 5 small MTU), then operations; see [`Lcore::step`].
+//! Input: bits (0 event index, 1 mergeable buffers, 2 checksum offload, 3 TSO, 4 rules, 5 small MTU), then operations; see `Lcore::step`.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};

@@ -2,7 +2,7 @@
 //! with a device behind it that watches whether its contract is kept. Fails when the session calls the device out of order, says
 //! something else than the device did, or leaves it running.
 //!
-//! Input: bits (0 network device, 1 the device refuses features, 2 it refuses every other queue), then messages: id, flags, descriptors, payload; see [`Script::message`].
+//! Input: bits (0 network device, 1 the device refuses features, 2 it refuses every other queue), then messages: id, flags, descriptors, payload; see `Script::message`.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

@@ -2,7 +2,7 @@
 //! outside memory, when lengths do not add up, or when the device writes anything but the used ring.
 //!
 //! Input: size (power of two), bits (0 event index, 1 indirect), first available entry (u16), then operations of one byte each with
-//! their arguments; see [`Driver::step`].
+//! their arguments; see `Driver::step`.
 
 use std::cell::RefCell;
 
