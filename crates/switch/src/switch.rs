@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
@@ -497,11 +497,6 @@ impl Switch {
             .call(|worker, _| worker.set_tap(None).is_some())?;
         self.tapped = false;
         Ok(())
-    }
-
-    /// Frames that a capture lost so far.
-    pub fn tap_lost(lost: &AtomicU64) -> u64 {
-        lost.load(Ordering::Relaxed)
     }
 }
 

@@ -147,7 +147,7 @@ impl Walk<'_> {
             return;
         }
         if port.uplink {
-            return self.uplink(in_port);
+            return self.uplink();
         }
         match port.network {
             Some(network) => self.bridge(network, Target::Port(in_port)),
@@ -300,7 +300,7 @@ impl Walk<'_> {
     }
 
     /// On the uplink and taken by no rule: tunnels to this node, and what the underlay itself needs.
-    fn uplink(&mut self, in_port: PortIndex) {
+    fn uplink(&mut self) {
         let Some(underlay) = &self.tables.snapshot.underlay else {
             return self.drop(Drop::NoUnderlay);
         };
@@ -337,7 +337,6 @@ impl Walk<'_> {
         if !network.remotes.contains(&source) {
             return self.drop(Drop::UnknownRemote);
         }
-        let _ = in_port;
         self.note(
             "tunnel",
             format_args!("VXLAN {vni} from {source}: network {}", network.name),
