@@ -213,6 +213,8 @@ pub struct LcoreStats {
     pub sleep_cycles: u64,
     /// Turns of the loop.
     pub loops: u64,
+    /// Turns that moved at least one packet or request: packets and requests over this are the mean batch.
+    pub busy_loops: u64,
     /// Packets received.
     pub rx_packets: u64,
     /// Packets sent.

@@ -172,6 +172,8 @@ pub struct LcoreReport {
     pub asleep: u64,
     /// Iterations.
     pub loops: u64,
+    /// Iterations in which something moved; `work` over this is the mean batch.
+    pub busy_loops: u64,
     /// Packets and I/Os moved, as the pollers report them.
     pub work: u64,
     /// Times the lcore went to sleep.
@@ -448,6 +450,7 @@ impl Worker {
             let report = &mut self.local.report;
             report.loops += 1;
             if moved > 0 {
+                report.busy_loops += 1;
                 report.work += moved as u64;
                 report.busy += now.since(top);
                 last_work = now;

@@ -52,10 +52,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .map(|reason| format!("{} {}", reason.as_str(), switch.drops(reason)))
             .collect();
         println!(
-            "{:.3} Mpps, {:.1} busy cycles per packet, {:.1} % busy, exact {} slow {} drops {drops:?}",
+            "{:.3} Mpps, {:.1} busy cycles per packet, {:.1} % busy, {:.1} packets per batch, exact {} slow {} drops {drops:?}",
             packets as f64 / 1e6,
             busy as f64 / packets.max(1) as f64,
             100.0 * busy as f64 / (now.elapsed - before.elapsed) as f64,
+            packets as f64 / (now.busy_loops - before.busy_loops).max(1) as f64,
             switch.stage(Stage::ExactHit),
             switch.stage(Stage::SlowPath),
         );

@@ -9,7 +9,9 @@ use sumeru_packet::segment::{Gso as Kind, SegmentError, SegmentPlan};
 use sumeru_virtio::GuestSlice;
 
 use crate::frame::{CAPTURE, Frame};
-use crate::net_header::{Accepts, Gso, NET_HEADER_LEN, Offload, SHORT_NET_HEADER_LEN};
+use crate::net_header::{
+    Accepts, Gso, NET_HEADER_LEN, NetHeader, Offload, SHORT_NET_HEADER_LEN,
+};
 
 /// Bytes copied at a time when they are summed too; small enough to stay in the first-level cache.
 const CHUNK: usize = 2048;
@@ -164,11 +166,6 @@ impl<'a> Payload<'a> {
     }
 }
 
-fn empty() -> GuestSlice {
-    // SAFETY: no byte is ever accessed.
-    unsafe { GuestSlice::from_raw(std::ptr::null_mut(), 0) }
-}
-
 /// A receiver's buffers as one run of bytes, written from the start or any later place.
 struct Scatter<'a> {
     current: GuestSlice,
@@ -189,7 +186,7 @@ impl<'a> Scatter<'a> {
             at -= first.len();
         }
         Self {
-            current: empty(),
+            current: GuestSlice::EMPTY,
             rest: &[],
         }
     }
@@ -230,18 +227,30 @@ impl<'a> Scatter<'a> {
     }
 }
 
-/// Writes a frame whose offloads the receiver takes over, behind `lead` (a virtio-net header or nothing), into one buffer that is long enough.
+/// Writes a frame whose offloads the receiver takes over, behind its virtio-net header of `lead_len` bytes (10 or 12), into one buffer that is long
+/// enough.
 ///
 /// # Safety
 /// The memory behind `to` and the frame's segments is mapped.
 #[inline(always)]
-pub unsafe fn write_whole(frame: &Frame, list: &[GuestSlice], lead: &[u8], to: GuestSlice) {
+pub unsafe fn write_whole(
+    frame: &Frame,
+    list: &[GuestSlice],
+    lead: NetHeader,
+    lead_len: u32,
+    to: GuestSlice,
+) {
     let header = frame.header.header();
     // SAFETY: as the caller says; all writes are cut to the buffer's length.
     unsafe {
         // Receivers see the same virtio-net header nearly always: a line that holds it already stays clean.
-        write_if_changed(to, lead);
-        let mut at = to.skip(lead.len() as u32);
+        to.update(0, lead.first.to_le());
+        if lead_len as usize == NET_HEADER_LEN {
+            to.update(8, lead.last.to_le());
+        } else {
+            to.update(8, (lead.last as u16).to_le());
+        }
+        let mut at = to.skip(lead_len);
         at.write(header);
         if frame.len as usize > header.len() {
             at = at.skip(header.len() as u32);
@@ -254,26 +263,6 @@ pub unsafe fn write_whole(frame: &Frame, list: &[GuestSlice], lead: &[u8], to: G
                 left -= run.len();
             }
         }
-    }
-}
-
-/// # Safety
-/// The memory behind `to` is mapped.
-#[inline(always)]
-unsafe fn write_if_changed(to: GuestSlice, bytes: &[u8]) {
-    // SAFETY: as the caller says.
-    unsafe {
-        if let (Some(new), Some(first), Some(last)) = (
-            bytes.first_chunk::<NET_HEADER_LEN>(),
-            to.load::<u64>(0),
-            to.load::<u32>(8),
-        ) {
-            let (head, tail) = new.split_at(8);
-            if first.to_ne_bytes() == head && last.to_ne_bytes() == tail {
-                return;
-            }
-        }
-        to.write(bytes);
     }
 }
 

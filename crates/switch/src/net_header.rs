@@ -18,6 +18,29 @@ const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_ECN: u8 = 0x80;
 
+/// `num_buffers` in [`NetHeader::last`]: right for all receivers but those whose frame spans several buffers.
+const ONE_BUFFER: u32 = 1 << 16;
+
+/// A header in the two words that it is compared and stored in. (Made of bytes and read back as words, it would wait for every store before it to
+/// leave the store buffer: those into guest memory too.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetHeader {
+    /// `flags` to `csum_start`, the first byte lowest.
+    pub first: u64,
+    /// `csum_offset` and `num_buffers`.
+    pub last: u32,
+}
+
+impl NetHeader {
+    /// As it lies in memory.
+    pub fn to_bytes(self) -> [u8; NET_HEADER_LEN] {
+        let mut bytes = [0; NET_HEADER_LEN];
+        bytes[..8].copy_from_slice(&self.first.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.last.to_le_bytes());
+        bytes
+    }
+}
+
 /// How a large frame is to be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Gso {
@@ -64,6 +87,13 @@ impl Offload {
         ecn: false,
         gso_size: 0,
     };
+
+    /// Whether nothing is left to do, nor said of the checksum.
+    #[inline(always)]
+    pub fn is_none(&self) -> bool {
+        // A large frame has a partial checksum.
+        !(self.partial_csum | self.verified)
+    }
 
     /// Reads a header. Only its own form is checked here; see [`Self::checked`].
     ///
@@ -178,28 +208,33 @@ impl Offload {
 
     /// The header for a receiver that takes this offload as it is. `header_len`: bytes up to the end of L4 (a hint, 5.1.6.2).
     #[inline(always)]
-    pub fn write(&self, header_len: u16) -> [u8; NET_HEADER_LEN] {
-        let mut bytes = [0; NET_HEADER_LEN];
-        // num_buffers, right for all receivers but those whose frame spans several buffers.
-        bytes[10] = 1;
+    pub fn header(&self, header_len: u16) -> NetHeader {
         if !self.partial_csum {
-            bytes[0] = if self.verified { F_DATA_VALID } else { 0 };
-            return bytes;
-        }
-        bytes[0] = F_NEEDS_CSUM;
-        bytes[6..8].copy_from_slice(&self.csum_start.to_le_bytes());
-        bytes[8..10].copy_from_slice(&self.csum_offset.to_le_bytes());
-        if self.gso != Gso::None {
-            let kind = if self.gso == Gso::TcpV4 {
-                GSO_TCPV4
-            } else {
-                GSO_TCPV6
+            return NetHeader {
+                first: if self.verified { F_DATA_VALID } else { 0 }.into(),
+                last: ONE_BUFFER,
             };
-            bytes[1] = kind | if self.ecn { GSO_ECN } else { 0 };
-            bytes[2..4].copy_from_slice(&header_len.to_le_bytes());
-            bytes[4..6].copy_from_slice(&self.gso_size.to_le_bytes());
         }
-        bytes
+        let segmentation = match self.gso {
+            Gso::None => 0,
+            Gso::TcpV4 => self.segmentation(GSO_TCPV4, header_len),
+            Gso::TcpV6 => self.segmentation(GSO_TCPV6, header_len),
+        };
+        NetHeader {
+            first: u64::from(F_NEEDS_CSUM) | segmentation | u64::from(self.csum_start) << 48,
+            last: u32::from(self.csum_offset) | ONE_BUFFER,
+        }
+    }
+
+    /// `gso_type`, `hdr_len` and `gso_size` in their places.
+    fn segmentation(&self, kind: u8, header_len: u16) -> u64 {
+        let kind = kind | if self.ecn { GSO_ECN } else { 0 };
+        u64::from(kind) << 8 | u64::from(header_len) << 16 | u64::from(self.gso_size) << 32
+    }
+
+    /// The bytes of [`Self::header`].
+    pub fn write(&self, header_len: u16) -> [u8; NET_HEADER_LEN] {
+        self.header(header_len).to_bytes()
     }
 }
 

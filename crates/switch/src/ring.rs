@@ -5,11 +5,11 @@
 #![allow(unsafe_code)]
 
 use sumeru_virtio::slice::{prefetch_read, prefetch_write};
-use sumeru_virtio::{Chain, GuestSlice, RingError, SplitQueue};
+use sumeru_virtio::{Chain, GuestSlice, RingError, Single, SplitQueue};
 
 use crate::egress::{Outgoing, write_whole};
 use crate::frame::{BURST, Frame, MAX_FRAME};
-use crate::net_header::{Accepts, NET_HEADER_LEN, Offload};
+use crate::net_header::{Accepts, Gso, NET_HEADER_LEN, Offload};
 use crate::stats::Drop;
 
 /// Bytes of a cache line.
@@ -96,22 +96,25 @@ impl Sender {
         };
         self.queue.prefetch_descriptors(available as u16);
         list.clear();
+        list.resize(BURST, GuestSlice::EMPTY);
         let mut count = 0;
         for frame in &mut frames[..available] {
-            let chain = match self.queue.peek(count as u16, list) {
-                Ok(chain) => chain,
-                Err(fault) => {
-                    self.fault = Some(fault.into());
-                    break;
+            match self.queue.single(count as u16) {
+                Some(single) if !single.writable => {
+                    // Its place in the list is its place in the burst; those of longer chains are behind.
+                    list[count] = single.buffer;
+                    frame.head = single.head;
+                    frame.first_segment = count as u32;
+                    frame.segments = 1;
+                    frame.len = single.buffer.len();
+                    fetch(single.buffer);
                 }
-            };
-            frame.head = chain.head;
-            frame.first_segment = chain.first;
-            frame.segments = chain.readable;
-            frame.len = chain.readable_len;
-            if let Some(first) = chain.readable(list).first() {
-                first.prefetch();
-                prefetch_read(first.as_ptr().wrapping_add(LINE));
+                _ => {
+                    if let Err(fault) = self.receive_chain(count as u16, frame, list) {
+                        self.fault = Some(fault.into());
+                        break;
+                    }
+                }
             }
             count += 1;
         }
@@ -121,6 +124,25 @@ impl Sender {
             return 0;
         }
         count
+    }
+
+    /// Any chain `ahead` entries past the next one becomes `frame`.
+    #[inline(never)]
+    fn receive_chain(
+        &mut self,
+        ahead: u16,
+        frame: &mut Frame,
+        list: &mut Vec<GuestSlice>,
+    ) -> Result<(), RingError> {
+        let chain = self.queue.peek(ahead, list)?;
+        frame.head = chain.head;
+        frame.first_segment = chain.first;
+        frame.segments = chain.readable;
+        frame.len = chain.readable_len;
+        if let Some(first) = chain.readable(list).first() {
+            fetch(*first);
+        }
+        Ok(())
     }
 
     /// Gives the chains of frames back; true when the guest was notified.
@@ -171,9 +193,18 @@ pub struct Receiver {
     enabled: bool,
     fault: Option<QueueFault>,
     reported: bool,
-    /// Buffers of the chains being filled.
+    /// Where the frames of a burst go, as long as each fits one buffer.
+    places: Box<[Place; BURST]>,
+    /// Buffers of the chains being filled, for any other frame.
     buffers: Vec<GuestSlice>,
     chains: Vec<Chain>,
+}
+
+/// A buffer that waits for a frame.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    head: u16,
+    buffer: GuestSlice,
 }
 
 impl Receiver {
@@ -196,6 +227,12 @@ impl Receiver {
             enabled,
             fault: None,
             reported: false,
+            places: Box::new(
+                [Place {
+                    head: 0,
+                    buffer: GuestSlice::EMPTY,
+                }; BURST],
+            ),
             buffers,
             chains: Vec::with_capacity(MAX_SPAN),
         }
@@ -248,17 +285,8 @@ impl Receiver {
             order.iter().for_each(|_| lost(reason));
             return sent;
         }
-        let mut done = 0;
-        match self.prepare(order.len()) {
-            Err(fault) => self.fault = Some(fault),
-            Ok(count) => {
-                // SAFETY: the caller's word; our own buffers lie in the queue's memory, which it holds.
-                done = unsafe {
-                    self.send_simple(frames, &order[..count], list, max_frame, &mut sent)
-                };
-                self.queue.take(done as u16);
-            }
-        }
+        // SAFETY: the caller's word; our own buffers lie in the queue's memory, which it holds.
+        let done = unsafe { self.send_simple(frames, order, list, max_frame, &mut sent) };
         for index in &order[done..] {
             let Some(frame) = frames.get(usize::from(*index)) else {
                 continue;
@@ -273,26 +301,29 @@ impl Receiver {
         sent
     }
 
-    /// Peeks at up to `wanted` chains, so that their buffers can be fetched ahead; returns how many.
+    /// Finds places for up to `wanted` frames and fetches them ahead; stops at the first chain that is not of one buffer. Returns how many.
     #[inline(always)]
-    fn prepare(&mut self, wanted: usize) -> Result<usize, QueueFault> {
-        let count = usize::from(self.queue.available(wanted as u16)?).min(wanted);
+    fn prepare(&mut self, wanted: usize) -> usize {
+        // A fault is found again, and told, by whoever needs the chain.
+        let available = self.queue.available(wanted as u16).unwrap_or(0);
+        let count = usize::from(available).min(wanted).min(BURST);
         self.queue.prefetch_descriptors(count as u16);
-        self.buffers.clear();
-        self.chains.clear();
-        for ahead in 0..count {
-            let chain = self.queue.peek(ahead as u16, &mut self.buffers)?;
-            if chain.readable != 0 {
-                return Err(QueueFault::ReadableInReceive(chain.head));
+        for (ahead, place) in self.places[..count].iter_mut().enumerate() {
+            match self.queue.single(ahead as u16) {
+                Some(Single {
+                    head,
+                    writable: true,
+                    buffer,
+                }) => {
+                    *place = Place { head, buffer };
+                    // The header's line is looked at, the next one holds the start of the frame.
+                    buffer.prefetch();
+                    prefetch_write(buffer.as_ptr().wrapping_add(LINE));
+                }
+                _ => return ahead,
             }
-            self.chains.push(chain);
         }
-        // The header's line is looked at, the next one holds the start of the frame.
-        for buffer in &self.buffers {
-            buffer.prefetch();
-            prefetch_write(buffer.as_ptr().wrapping_add(LINE));
-        }
-        Ok(count)
+        count
     }
 
     /// Sends frames that need nothing done and fit one buffer each; stops at the first other one. Returns how many.
@@ -308,35 +339,42 @@ impl Receiver {
         max_frame: u32,
         sent: &mut Sent,
     ) -> usize {
+        let count = self.prepare(order.len());
         let lead_len = u32::from(self.net_header_len);
         let mut done = 0;
-        for (index, chain) in order.iter().zip(&self.chains) {
+        let mut bytes = 0;
+        for (index, place) in order.iter().zip(&self.places[..count]) {
             let Some(frame) = frames.get(usize::from(*index)) else {
                 break;
             };
-            let Some(buffer) = self.buffers.get(chain.first as usize).copied() else {
-                break;
-            };
             let needed = lead_len + frame.len;
-            let simple = chain.writable > 0
-                && frame.offload.gso == crate::net_header::Gso::None
-                && self.accepts.takes(&frame.offload)
+            let simple = (frame.offload.is_none()
+                || frame.offload.gso == Gso::None && self.accepts.takes(&frame.offload))
                 && frame.len <= max_frame
-                && buffer.len() >= needed;
+                && place.buffer.len() >= needed;
             if !simple {
                 break;
             }
             if frame.len > 256 {
-                prefetch_read(buffer.as_ptr().wrapping_add(512));
+                prefetch_read(place.buffer.as_ptr().wrapping_add(512));
             }
-            let lead = frame.offload.write(0);
             // SAFETY: the caller's word for the frame; the buffer lies in the queue's memory.
-            unsafe { write_whole(frame, list, &lead[..lead_len as usize], buffer) };
-            self.queue.complete(chain.head, needed);
-            sent.packets += 1;
-            sent.bytes += u64::from(frame.len);
+            unsafe {
+                write_whole(
+                    frame,
+                    list,
+                    frame.offload.header(0),
+                    lead_len,
+                    place.buffer,
+                );
+            }
+            self.queue.complete(place.head, needed);
+            bytes += u64::from(frame.len);
             done += 1;
         }
+        sent.packets += done as u64;
+        sent.bytes += bytes;
+        self.queue.take(done as u16);
         done
     }
 
@@ -418,11 +456,18 @@ impl Receiver {
     }
 }
 
+/// Asks for a frame's first lines: its virtio-net header and its headers.
+#[inline(always)]
+fn fetch(first: GuestSlice) {
+    first.prefetch();
+    prefetch_read(first.as_ptr().wrapping_add(LINE));
+}
+
 /// Refuses what is longer than the receiver's MTU allows; a frame that will be cut is judged by its segments.
 pub fn check_mtu(frame: &Frame, max_frame: u32) -> Result<(), Drop> {
     let Offload { gso, gso_size, .. } = frame.offload;
     let len = match gso {
-        crate::net_header::Gso::None => frame.len,
+        Gso::None => frame.len,
         _ => frame
             .len
             .min(u32::from(frame.layout.innermost().payload) + u32::from(gso_size)),

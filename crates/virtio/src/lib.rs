@@ -19,4 +19,4 @@ pub mod vhost_user;
 
 pub use memory::{GuestMemory, MemoryError, RegionSpec};
 pub use slice::GuestSlice;
-pub use split::{Chain, RingError, SplitLayout, SplitQueue};
+pub use split::{Chain, RingError, Single, SplitLayout, SplitQueue};

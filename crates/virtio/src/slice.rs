@@ -18,6 +18,12 @@ pub struct GuestSlice {
 unsafe impl Send for GuestSlice {}
 
 impl GuestSlice {
+    /// No bytes.
+    pub const EMPTY: Self = Self {
+        ptr: std::ptr::null_mut(),
+        len: 0,
+    };
+
     #[inline(always)]
     pub(crate) fn new(ptr: *mut u8, len: u32) -> Self {
         Self { ptr, len }
@@ -124,6 +130,23 @@ impl GuestSlice {
         len
     }
 
+    /// Stores one value at `offset` unless it is there already: a line that says so stays clean in the other side's cache. No effect when it does not fit.
+    ///
+    /// # Safety
+    /// The memory behind this slice is still mapped.
+    #[inline(always)]
+    pub unsafe fn update<T: Plain + PartialEq>(&self, offset: u32, value: T) {
+        // SAFETY: the caller's word; `load` has checked the bounds.
+        unsafe {
+            if self.load::<T>(offset).is_some_and(|old| old != value) {
+                self.ptr
+                    .wrapping_add(offset as usize)
+                    .cast::<T>()
+                    .write_unaligned(value);
+            }
+        }
+    }
+
     /// Reads one value at `offset`, once. `None` when it does not fit.
     ///
     /// # Safety
@@ -198,13 +221,20 @@ plain!(u8, u16, u32, u64);
 /// Prefetch of a line that is about to be written.
 #[inline(always)]
 pub fn prefetch_write(ptr: *const u8) {
+    // Every x86-64 CPU executes PREFETCHW (the oldest do nothing at it). The intrinsic becomes a prefetch for reading unless the compiler may assume
+    // PRFCHW, and leaves the wait for the other core's copy of the line to the store.
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch never faults, whatever the address.
     unsafe {
-        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_ET0 }>(ptr.cast());
+        core::arch::asm!("prefetchw [{}]", in(reg) ptr, options(nostack, preserves_flags, readonly));
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    prefetch_read(ptr);
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a prefetch never faults, whatever the address.
+    unsafe {
+        core::arch::asm!("prfm pstl1keep, [{}]", in(reg) ptr, options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = ptr;
 }
 
 /// Prefetch for reading into all cache levels.

@@ -33,6 +33,7 @@ impl Local {
                 idle_cycles: report.idle - report.asleep,
                 sleep_cycles: report.asleep,
                 loops: report.loops,
+                busy_loops: report.busy_loops,
                 rx_packets,
                 tx_packets,
                 // Known per lcore only where one lcore serves all disks.
