@@ -56,6 +56,8 @@ pub struct LocalPort {
     pub max_frame: u32,
     /// How deep its frames are parsed.
     pub parse: ParseOptions,
+    /// Where frames that came in by it went last.
+    usual: PortIndex,
     /// Frames of the burst in hand that leave by it.
     pending: ArrayVec<u8, BURST>,
 }
@@ -68,6 +70,7 @@ impl LocalPort {
             counters,
             max_frame: 0,
             parse: ParseOptions::PLAIN,
+            usual: 0,
             pending: ArrayVec::new(),
         }
     }
@@ -196,9 +199,36 @@ impl Lane {
         Outcome::Forwarded
     }
 
-    /// Sends off everything that waits.
+    /// Fetches ahead what `count` frames from `from` will need if they leave where the ones before them did.
     #[inline(always)]
-    pub fn flush(&mut self) {
+    pub fn expect(&mut self, from: PortIndex, count: usize) {
+        let Some(Some(from)) = self.ports.get(usize::from(from)) else {
+            return;
+        };
+        let usual = usize::from(from.usual);
+        if let Some(Some(LocalPort {
+            attachment: Attachment::Rings(pairs),
+            ..
+        })) = self.ports.get_mut(usual)
+            && let [
+                RingPair {
+                    receiver: Some(receiver),
+                    ..
+                },
+            ] = &mut pairs[..]
+        {
+            receiver.prepare(count);
+        }
+    }
+
+    /// Sends off everything that waits, which came from `from`.
+    #[inline(always)]
+    pub fn flush(&mut self, from: PortIndex) {
+        if let (Some(last), Some(Some(from))) =
+            (self.dirty.last(), self.ports.get_mut(usize::from(from)))
+        {
+            from.usual = *last;
+        }
         while let Some(port) = self.dirty.pop() {
             self.flush_port(port);
         }
@@ -253,10 +283,15 @@ fn send(
         counters.dropped(reason.into());
         port_counters.tx_drops.add(1);
     };
-    let sent = match &mut port.attachment {
-        Attachment::Rings(pairs) => send_rings(pairs, frames, order, list, port.max_frame, lost),
-        Attachment::Wire(wire) => send_wire(&mut **wire, frames, order, list, port.max_frame, lost),
-    };
+    let mut sent = Sent::default();
+    match &mut port.attachment {
+        Attachment::Rings(pairs) => {
+            send_rings(pairs, frames, order, list, port.max_frame, &mut sent, lost);
+        }
+        Attachment::Wire(wire) => {
+            sent = send_wire(&mut **wire, frames, order, list, port.max_frame, lost);
+        }
+    }
     port_counters.tx_packets.add(sent.packets);
     port_counters.tx_bytes.add(sent.bytes);
     if sent.notified {
@@ -278,8 +313,9 @@ fn send_rings(
     order: &[u8],
     list: &[GuestSlice],
     max_frame: u32,
+    sent: &mut Sent,
     mut lost: impl FnMut(Drop),
-) -> Sent {
+) {
     if let [
         RingPair {
             receiver: Some(receiver),
@@ -289,12 +325,13 @@ fn send_rings(
     {
         // SAFETY: `list` holds segments of the burst in hand, whose queue (or wire port) is on this lcore and alive, or of
         // our own memory.
-        return unsafe { receiver.send(frames, order, list, max_frame, lost) };
+        unsafe { receiver.send(frames, order, list, max_frame, sent, lost) };
+        return;
     }
     let receivers = pairs.iter().filter_map(RingPair::open_receiver).count() as u64;
     if receivers == 0 {
         order.iter().for_each(|_| lost(Drop::PortDown));
-        return Sent::default();
+        return;
     }
     // By the flow and not by what decided it, so that flows between two stations spread too.
     let queue_of = |index: &u8| {
@@ -303,7 +340,6 @@ fn send_rings(
         ((u64::from(entropy) * receivers) >> 32) as u8
     };
     let queues: ArrayVec<u8, BURST> = order.iter().map(queue_of).collect();
-    let mut total = Sent::default();
     for (number, receiver) in pairs
         .iter_mut()
         .filter(|pair| pair.open_receiver().is_some())
@@ -319,14 +355,8 @@ fn send_rings(
             continue;
         }
         // SAFETY: as above.
-        let sent = unsafe { receiver.send(frames, &share, list, max_frame, &mut lost) };
-        total.packets += sent.packets;
-        total.bytes += sent.bytes;
-        total.segmented += sent.segmented;
-        total.checksums += sent.checksums;
-        total.notified |= sent.notified;
+        unsafe { receiver.send(frames, &share, list, max_frame, sent, &mut lost) };
     }
-    total
 }
 
 fn send_wire(

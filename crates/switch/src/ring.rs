@@ -195,6 +195,8 @@ pub struct Receiver {
     reported: bool,
     /// Where the frames of a burst go, as long as each fits one buffer.
     places: Box<[Place; BURST]>,
+    /// How many of them are good: the next chains of the ring.
+    prepared: usize,
     /// Buffers of the chains being filled, for any other frame.
     buffers: Vec<GuestSlice>,
     chains: Vec<Chain>,
@@ -227,6 +229,7 @@ impl Receiver {
             enabled,
             fault: None,
             reported: false,
+            prepared: 0,
             places: Box::new(
                 [Place {
                     head: 0,
@@ -273,9 +276,9 @@ impl Receiver {
         order: &[u8],
         list: &[GuestSlice],
         max_frame: u32,
+        sent: &mut Sent,
         mut lost: impl FnMut(Drop),
-    ) -> Sent {
-        let mut sent = Sent::default();
+    ) {
         if self.fault.is_some() || !self.enabled {
             let reason = if self.enabled {
                 Drop::RingBroken
@@ -283,47 +286,52 @@ impl Receiver {
                 Drop::PortDown
             };
             order.iter().for_each(|_| lost(reason));
-            return sent;
+            return;
         }
         // SAFETY: the caller's word; our own buffers lie in the queue's memory, which it holds.
-        let done = unsafe { self.send_simple(frames, order, list, max_frame, &mut sent) };
+        let done = unsafe { self.send_simple(frames, order, list, max_frame, sent) };
         for index in &order[done..] {
             let Some(frame) = frames.get(usize::from(*index)) else {
                 continue;
             };
             // SAFETY: as above.
-            if let Err(reason) = unsafe { self.send_any(frame, list, max_frame, &mut sent) } {
+            if let Err(reason) = unsafe { self.send_any(frame, list, max_frame, sent) } {
                 lost(reason);
             }
         }
         self.queue.publish();
-        sent.notified = self.queue.notify();
-        sent
+        sent.notified |= self.queue.notify();
     }
 
-    /// Finds places for up to `wanted` frames and fetches them ahead; stops at the first chain that is not of one buffer. Returns how many.
+    /// Finds places for up to `wanted` frames and fetches them ahead; stops at the first chain that is not of one buffer. Returns how many there are.
+    ///
+    /// Called as soon as frames for this queue are likely: what it asks the other core for comes while they are parsed and decided.
     #[inline(always)]
-    fn prepare(&mut self, wanted: usize) -> usize {
+    pub fn prepare(&mut self, wanted: usize) -> usize {
+        if self.prepared >= wanted || self.fault.is_some() {
+            return self.prepared.min(wanted);
+        }
         // A fault is found again, and told, by whoever needs the chain.
         let available = self.queue.available(wanted as u16).unwrap_or(0);
         let count = usize::from(available).min(wanted).min(BURST);
         self.queue.prefetch_descriptors(count as u16);
-        for (ahead, place) in self.places[..count].iter_mut().enumerate() {
-            match self.queue.single(ahead as u16) {
+        while self.prepared < count {
+            match self.queue.single(self.prepared as u16) {
                 Some(Single {
                     head,
                     writable: true,
                     buffer,
                 }) => {
-                    *place = Place { head, buffer };
+                    self.places[self.prepared] = Place { head, buffer };
+                    self.prepared += 1;
                     // The header's line is looked at, the next one holds the start of the frame.
                     buffer.prefetch();
                     prefetch_write(buffer.as_ptr().wrapping_add(LINE));
                 }
-                _ => return ahead,
+                _ => break,
             }
         }
-        count
+        self.prepared
     }
 
     /// Sends frames that need nothing done and fit one buffer each; stops at the first other one. Returns how many.
@@ -375,6 +383,7 @@ impl Receiver {
         sent.packets += done as u64;
         sent.bytes += bytes;
         self.queue.take(done as u16);
+        self.prepared = 0;
         done
     }
 

@@ -349,6 +349,7 @@ impl SwitchWorker {
                     return 0;
                 }
                 let net_header_len = sender.net_header_len();
+                self.lane.expect(source.port, count);
                 (count, self.load_ring(source.port, count, net_header_len))
             }
             Attachment::Wire(wire) => {
@@ -363,7 +364,7 @@ impl SwitchWorker {
         alive = self.parse(count, alive, options);
         self.count_received(source.port, count, alive);
         self.decide_all(alive);
-        self.lane.flush();
+        self.lane.flush(source.port);
         self.release(source, count);
         count
     }
