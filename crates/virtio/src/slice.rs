@@ -173,38 +173,39 @@ impl GuestSlice {
 /// Longest copy made without a call: the headers of a frame.
 const SHORT: usize = 128;
 
-/// Copies between memory of the two sides; short runs in line, in blocks that may overlap at the end.
+/// Copies between memory of the two sides; short runs in line, in blocks from both ends that may overlap in the middle.
 ///
 /// # Safety
 /// `len` bytes are readable at `from` and writable at `to`, and the two do not overlap.
 #[inline(always)]
 unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    /// Copies `N` bytes at each of `places`.
+    ///
     /// # Safety
-    /// As `copy`, with `N <= len`.
+    /// As `copy`, with every place at most `len - N`.
     #[inline(always)]
-    unsafe fn blocks<const N: usize>(from: *const u8, to: *mut u8, len: usize) {
-        let block = |at: usize| {
-            // SAFETY: `at + N <= len` at both calls below.
+    unsafe fn blocks<const N: usize, const M: usize>(
+        from: *const u8,
+        to: *mut u8,
+        places: [usize; M],
+    ) {
+        for at in places {
+            // SAFETY: the caller's word.
             unsafe {
                 to.add(at)
                     .cast::<[u8; N]>()
-                    .write_unaligned(from.add(at).cast::<[u8; N]>().read_unaligned())
-            };
-        };
-        let mut at = 0;
-        while at + N <= len {
-            block(at);
-            at += N;
-        }
-        if at < len {
-            block(len - N);
+                    .write_unaligned(from.add(at).cast::<[u8; N]>().read_unaligned());
+            }
         }
     }
-    // SAFETY: the caller's word; each branch has the block size below its length.
+    // SAFETY: the caller's word; in each branch the blocks lie inside the length.
     unsafe {
         match len {
-            32..=SHORT => blocks::<32>(from, to, len),
-            8..32 => blocks::<8>(from, to, len),
+            64 => blocks::<32, 2>(from, to, [0, 32]),
+            65..=SHORT => blocks::<32, 4>(from, to, [0, 32, len - 64, len - 32]),
+            32..64 => blocks::<32, 2>(from, to, [0, len - 32]),
+            16..32 => blocks::<16, 2>(from, to, [0, len - 16]),
+            8..16 => blocks::<8, 2>(from, to, [0, len - 8]),
             _ => std::ptr::copy_nonoverlapping(from, to, len),
         }
     }
