@@ -506,14 +506,11 @@ impl SwitchWorker {
     #[inline(always)]
     fn decide_all(&mut self, mut alive: u32) {
         let mut exact = 0;
+        let watched = self.lane.tap.is_some();
         while alive != 0 {
             let index = alive.trailing_zeros() as usize;
             alive &= alive - 1;
-            let seen = self
-                .lane
-                .tap
-                .as_ref()
-                .and_then(|tap| tap.received(&self.lane.frames[index], &self.lane.list));
+            let seen = if watched { self.see(index) } else { None };
             let frame = &self.lane.frames[index];
             let outcome = match self.cache.find(&frame.key, frame.hash) {
                 Some((entry, level)) => {
@@ -530,6 +527,13 @@ impl SwitchWorker {
             self.conclude(index, outcome, seen);
         }
         self.lane.counters.passed(Stage::ExactHit, exact);
+    }
+
+    /// What a capture keeps of a frame that came in.
+    #[cold]
+    fn see(&self, index: usize) -> Option<Seen> {
+        let tap = self.lane.tap.as_ref()?;
+        tap.received(&self.lane.frames[index], &self.lane.list)
     }
 
     /// The slow path for one frame: decide, learn, keep the decision, carry it out.

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use crate::eventfd::Eventfd;
 use crate::memory::{GuestMemory, Window};
@@ -226,6 +226,8 @@ pub struct SplitQueue {
     /// `flags, idx` then `ring[size]` of (id u32, len u32), then `avail_event`.
     used: *mut u16,
     size: u16,
+    /// `size - 1`.
+    mask: u16,
     event_idx: bool,
     indirect: bool,
     /// Next available entry to take.
@@ -282,6 +284,7 @@ impl SplitQueue {
             avail,
             used,
             size,
+            mask: size - 1,
             event_idx: layout.event_idx,
             indirect: layout.indirect,
             next_avail: layout.last_available,
@@ -349,11 +352,6 @@ impl SplitQueue {
         self.field(self.used, 1)
     }
 
-    #[inline(always)]
-    fn mask(&self) -> u16 {
-        self.size - 1
-    }
-
     /// Chains that the driver has made available and nobody has taken.
     ///
     /// Reads the shared index only when fewer than `wanted` are known.
@@ -389,7 +387,7 @@ impl SplitQueue {
     /// The head of the chain `ahead` entries past the next one; `ahead` must be below what [`Self::available`] answered.
     #[inline(always)]
     fn head(&self, ahead: u16) -> Result<u16, RingError> {
-        let entry = self.next_avail.wrapping_add(ahead) & self.mask();
+        let entry = self.next_avail.wrapping_add(ahead) & self.mask;
         let head = u16::from_le(
             self.field(self.avail, 2 + usize::from(entry))
                 .load(Ordering::Relaxed),
@@ -605,18 +603,17 @@ impl SplitQueue {
     /// Gives a chain back with `written` bytes in its writable part. Seen by the driver at the next [`Self::publish`].
     #[inline(always)]
     pub fn complete(&mut self, head: u16, written: u32) {
-        let entry = usize::from(self.next_used & self.mask());
+        let entry = usize::from(self.next_used & self.mask);
         let element = self
             .used
-            .wrapping_add(2)
-            .cast::<u32>()
-            .wrapping_add(entry * 2);
-        // Two words, since the ring promises an alignment of 4 only. One that already says so need not make its line dirty.
-        for (word, value) in [(element, u32::from(head)), (element.wrapping_add(1), written)] {
-            // SAFETY: inside the used ring, 4-byte aligned by the area's alignment, mapped for the queue's life.
-            let word = unsafe { AtomicU32::from_ptr(word) };
-            if word.load(Ordering::Relaxed) != value.to_le() {
-                word.store(value.to_le(), Ordering::Relaxed);
+            .wrapping_add(2 + entry * 4)
+            .cast::<[[u8; 4]; 2]>();
+        let value = [u32::from(head).to_le_bytes(), written.to_le_bytes()];
+        // A line that already says so need not become dirty. The ring promises an alignment of 4 only, and the driver looks after `publish`.
+        // SAFETY: inside the used ring, mapped for the queue's life.
+        unsafe {
+            if element.read_unaligned() != value {
+                element.write_unaligned(value);
             }
         }
         self.next_used = self.next_used.wrapping_add(1);
