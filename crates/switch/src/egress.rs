@@ -9,9 +9,7 @@ use sumeru_packet::segment::{Gso as Kind, SegmentError, SegmentPlan};
 use sumeru_virtio::GuestSlice;
 
 use crate::frame::{CAPTURE, Frame};
-use crate::net_header::{
-    Accepts, Gso, NET_HEADER_LEN, NetHeader, Offload, SHORT_NET_HEADER_LEN,
-};
+use crate::net_header::{Accepts, Gso, NET_HEADER_LEN, NetHeader, Offload, SHORT_NET_HEADER_LEN};
 
 /// Bytes copied at a time when they are summed too; small enough to stay in the first-level cache.
 const CHUNK: usize = 2048;

@@ -177,11 +177,12 @@ proptest! {
         let mut outgoing = Outgoing::new(&frame, &list, Accepts::default()).unwrap();
         prop_assert!(!outgoing.is_segmented());
         prop_assert_eq!(write(&mut outgoing, &room), vec![(bytes.clone(), Offload::NONE)]);
+        let lead = NetHeader { first: u64::from_ne_bytes([9; 8]), last: u32::from_ne_bytes([9; 4]) };
         let mut one = vec![0xee; bytes.len() + LEAD.len() + 7];
         let mut back = vec![0; bytes.len()];
         // SAFETY: all slices lie over the test's own vectors.
         unsafe {
-            write_whole(&frame, &list, &LEAD, GuestSlice::from_own(&mut one));
+            write_whole(&frame, &list, lead, LEAD.len() as u32, GuestSlice::from_own(&mut one));
             prop_assert_eq!(linear(&frame, &list, &mut back), bytes.len());
         }
         prop_assert_eq!(&one[LEAD.len()..LEAD.len() + bytes.len()], &bytes[..]);

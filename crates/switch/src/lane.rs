@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use arrayvec::ArrayVec;
 use sumeru_packet::{Layer, ParseOptions};
@@ -92,6 +93,8 @@ pub struct Lane {
     pub floods: HashMap<NetworkId, u32>,
     worker: usize,
     dirty: Vec<PortIndex>,
+    /// Ports whose guests may want a notification of what was sent to them or given back.
+    unsettled: Vec<PortIndex>,
 }
 
 /// What running a program came to.
@@ -121,6 +124,7 @@ impl Lane {
             floods: HashMap::new(),
             worker,
             dirty: Vec::with_capacity(64),
+            unsettled: Vec::with_capacity(64),
         }
     }
 
@@ -142,10 +146,14 @@ impl Lane {
     /// Runs a program on frame `index` of the burst.
     #[inline(always)]
     pub fn execute(&mut self, index: usize, ops: &[Op]) -> Outcome {
-        if let [Op::Output(port)] = ops {
-            return self.enqueue(index, *port);
+        match ops {
+            [Op::Output(port)] => self.enqueue(index, *port),
+            [Op::Count(counts), Op::Output(port)] => {
+                counts.count(self.worker, self.frames[index].len);
+                self.enqueue(index, *port)
+            }
+            _ => self.execute_any(index, ops),
         }
-        self.execute_any(index, ops)
     }
 
     fn execute_any(&mut self, index: usize, ops: &[Op]) -> Outcome {
@@ -199,25 +207,50 @@ impl Lane {
         Outcome::Forwarded
     }
 
-    /// Fetches ahead what `count` frames from `from` will need if they leave where the ones before them did.
+    /// The queue that frames from `from` will leave by if they go where the ones before them went.
     #[inline(always)]
-    pub fn expect(&mut self, from: PortIndex, count: usize) {
-        let Some(Some(from)) = self.ports.get(usize::from(from)) else {
+    pub fn usual(&mut self, from: PortIndex) -> Option<&mut Receiver> {
+        let usual = usize::from(self.ports.get(usize::from(from))?.as_ref()?.usual);
+        match &mut self.ports.get_mut(usual)?.as_mut()?.attachment {
+            Attachment::Rings(pairs) => match &mut pairs[..] {
+                [pair] => pair.receiver.as_mut(),
+                _ => None,
+            },
+            Attachment::Wire(_) => None,
+        }
+    }
+
+    /// Remembers that a guest may want a notification.
+    #[inline(always)]
+    pub fn unsettled(&mut self, port: PortIndex) {
+        if self.unsettled.len() == self.unsettled.capacity() {
+            self.settle();
+        }
+        self.unsettled.push(port);
+    }
+
+    /// Notifies the guests that want it. Once for all that an iteration did: the fence waits for every store before it to reach the other cores.
+    #[inline(always)]
+    pub fn settle(&mut self) {
+        if self.unsettled.is_empty() {
             return;
-        };
-        let usual = usize::from(from.usual);
-        if let Some(Some(LocalPort {
-            attachment: Attachment::Rings(pairs),
-            ..
-        })) = self.ports.get_mut(usual)
-            && let [
-                RingPair {
-                    receiver: Some(receiver),
-                    ..
-                },
-            ] = &mut pairs[..]
-        {
-            receiver.prepare(count);
+        }
+        fence(Ordering::SeqCst);
+        while let Some(index) = self.unsettled.pop() {
+            let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else {
+                continue;
+            };
+            let Attachment::Rings(pairs) = &mut port.attachment else {
+                continue;
+            };
+            for pair in pairs {
+                let sender = pair.sender.as_mut().is_some_and(Sender::settle);
+                let receiver = pair.receiver.as_mut().is_some_and(Receiver::settle);
+                let notified = u64::from(sender) + u64::from(receiver);
+                if notified != 0 {
+                    port.counters.calls.add(notified);
+                }
+            }
         }
     }
 
@@ -246,6 +279,7 @@ impl Lane {
                 .for_each(|i| tap.sent(index, &self.frames[usize::from(*i)], &self.list));
         }
         send(port, &*self.frames, &pending, &self.list, &self.counters);
+        self.unsettled(index);
     }
 
     /// Sends a frame of our own making by a port.
@@ -266,6 +300,7 @@ impl Lane {
             &list,
             &self.counters,
         );
+        self.unsettled(index);
     }
 }
 
@@ -294,9 +329,6 @@ fn send(
     }
     port_counters.tx_packets.add(sent.packets);
     port_counters.tx_bytes.add(sent.bytes);
-    if sent.notified {
-        port_counters.calls.add(1);
-    }
     counters.passed(Stage::Transmit, sent.packets);
     if sent.segmented != 0 {
         counters.passed(Stage::Segment, sent.segmented);

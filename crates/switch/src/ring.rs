@@ -80,25 +80,36 @@ impl Sender {
         self.net_header_len
     }
 
-    /// Takes up to a burst of chains; each becomes a frame with its segments in `list`. Returns how many.
+    /// How many chains wait, at most a burst; their descriptors are fetched ahead.
     #[inline(always)]
-    pub fn receive(&mut self, frames: &mut [Frame; BURST], list: &mut Vec<GuestSlice>) -> usize {
+    pub fn available(&mut self) -> usize {
         if self.fault.is_some() {
             return 0;
         }
         let available = match self.queue.available(BURST as u16) {
             Ok(0) => return 0,
-            Ok(available) => (available as usize).min(BURST),
+            Ok(available) => available.min(BURST as u16),
             Err(fault) => {
                 self.fault = Some(fault.into());
                 return 0;
             }
         };
-        self.queue.prefetch_descriptors(available as u16);
+        self.queue.prefetch_descriptors(available);
+        available.into()
+    }
+
+    /// Takes the next `available` chains; each becomes a frame with its segments in `list`. Returns how many.
+    #[inline(always)]
+    pub fn receive(
+        &mut self,
+        available: usize,
+        frames: &mut [Frame; BURST],
+        list: &mut Vec<GuestSlice>,
+    ) -> usize {
         list.clear();
         list.resize(BURST, GuestSlice::EMPTY);
         let mut count = 0;
-        for frame in &mut frames[..available] {
+        for frame in frames.iter_mut().take(available) {
             match self.queue.single(count as u16) {
                 Some(single) if !single.writable => {
                     // Its place in the list is its place in the burst; those of longer chains are behind.
@@ -121,6 +132,7 @@ impl Sender {
         self.queue.take(count as u16);
         if !self.enabled {
             self.release(&frames[..count]);
+            self.queue.notify();
             return 0;
         }
         count
@@ -145,14 +157,19 @@ impl Sender {
         Ok(())
     }
 
-    /// Gives the chains of frames back; true when the guest was notified.
+    /// Gives the chains of frames back; see [`Self::settle`].
     #[inline(always)]
-    pub fn release(&mut self, frames: &[Frame]) -> bool {
+    pub fn release(&mut self, frames: &[Frame]) {
         for frame in frames {
             self.queue.complete(frame.head, 0);
         }
         self.queue.publish();
-        self.queue.notify()
+    }
+
+    /// Notifies the guest of what was given back, if it wants that; true when it was. A `fence(SeqCst)` comes before this.
+    #[inline(always)]
+    pub fn settle(&mut self) -> bool {
+        self.queue.wants_notification_after_fence() && self.queue.signal()
     }
 
     /// Before sleeping: true when there is work already.
@@ -179,8 +196,6 @@ pub struct Sent {
     pub segmented: u64,
     /// Checksums completed here.
     pub checksums: u64,
-    /// Whether the guest was notified.
-    pub notified: bool,
 }
 
 /// The queue that the guest receives on.
@@ -265,7 +280,8 @@ impl Receiver {
         self.fault
     }
 
-    /// Sends the frames `order` of `frames`, none longer than `max_frame` bytes on the wire. `lost` is told of each that could not be delivered.
+    /// Sends the frames `order` of `frames`, none longer than `max_frame` bytes on the wire, and adds them to `sent`. `lost` is told of each that could
+    /// not be delivered. The guest is notified by [`Self::settle`].
     ///
     /// # Safety
     /// The memory behind `list` is mapped.
@@ -300,7 +316,18 @@ impl Receiver {
             }
         }
         self.queue.publish();
-        sent.notified |= self.queue.notify();
+    }
+
+    /// As [`Sender::settle`], of what was sent.
+    #[inline(always)]
+    pub fn settle(&mut self) -> bool {
+        self.queue.wants_notification_after_fence() && self.queue.signal()
+    }
+
+    /// Asks for the descriptors that `wanted` frames will need.
+    #[inline(always)]
+    pub fn fetch_descriptors(&self, wanted: usize) {
+        self.queue.prefetch_descriptors(wanted.min(BURST) as u16);
     }
 
     /// Finds places for up to `wanted` frames and fetches them ahead; stops at the first chain that is not of one buffer. Returns how many there are.
@@ -314,7 +341,6 @@ impl Receiver {
         // A fault is found again, and told, by whoever needs the chain.
         let available = self.queue.available(wanted as u16).unwrap_or(0);
         let count = usize::from(available).min(wanted).min(BURST);
-        self.queue.prefetch_descriptors(count as u16);
         while self.prepared < count {
             match self.queue.single(self.prepared as u16) {
                 Some(Single {
@@ -368,13 +394,7 @@ impl Receiver {
             }
             // SAFETY: the caller's word for the frame; the buffer lies in the queue's memory.
             unsafe {
-                write_whole(
-                    frame,
-                    list,
-                    frame.offload.header(0),
-                    lead_len,
-                    place.buffer,
-                );
+                write_whole(frame, list, frame.offload.header(0), lead_len, place.buffer);
             }
             self.queue.complete(place.head, needed);
             bytes += u64::from(frame.len);

@@ -334,24 +334,12 @@ impl SwitchWorker {
         };
         let options = port.parse;
         let (count, mut alive) = match &mut port.attachment {
-            Attachment::Rings(pairs) => {
-                let Some(sender) = pairs
-                    .get_mut(source.pair)
-                    .and_then(|pair| pair.sender.as_mut())
-                else {
-                    return 0;
-                };
-                let count = sender.receive(&mut self.lane.frames, &mut self.lane.list);
-                if count == 0 {
-                    if let Some(fault) = sender.take_fault() {
-                        self.stop_source(source, fault);
-                    }
-                    return 0;
+            Attachment::Rings(_) => match self.receive_ring(source) {
+                (0, _) => return 0,
+                (count, net_header_len) => {
+                    (count, self.load_ring(source.port, count, net_header_len))
                 }
-                let net_header_len = sender.net_header_len();
-                self.lane.expect(source.port, count);
-                (count, self.load_ring(source.port, count, net_header_len))
-            }
+            },
             Attachment::Wire(wire) => {
                 self.received.clear();
                 let count = wire.receive(BURST, &mut self.received);
@@ -367,6 +355,35 @@ impl SwitchWorker {
         self.lane.flush(source.port);
         self.release(source, count);
         count
+    }
+
+    /// Takes a burst from a guest's queue; answers how many, and the length of the header in front of each.
+    #[inline(always)]
+    fn receive_ring(&mut self, source: Source) -> (usize, u16) {
+        let Some(sender) = sender_of(&mut self.lane.ports, source) else {
+            return (0, 0);
+        };
+        let available = sender.available();
+        if available == 0 {
+            if let Some(fault) = sender.take_fault() {
+                self.stop_source(source, fault);
+            }
+            return (0, 0);
+        }
+        // What the receiver's side will need travels while the sender's is read.
+        if let Some(usual) = self.lane.usual(source.port) {
+            usual.fetch_descriptors(available);
+        }
+        let Some(sender) = sender_of(&mut self.lane.ports, source) else {
+            return (0, 0);
+        };
+        let (frames, list) = (&mut self.lane.frames, &mut self.lane.list);
+        let count = sender.receive(available, frames, list);
+        let net_header_len = sender.net_header_len();
+        if let Some(usual) = self.lane.usual(source.port) {
+            usual.prepare(count);
+        }
+        (count, net_header_len)
     }
 
     /// Copies the headers of a ring's frames into their scratch; answers which frames go on.
@@ -638,16 +655,9 @@ impl SwitchWorker {
     /// Gives the burst's buffers back.
     #[inline(always)]
     fn release(&mut self, source: Source, count: usize) {
-        let Some(Some(port)) = self.lane.ports.get_mut(usize::from(source.port)) else {
-            return;
-        };
-        if let Attachment::Rings(pairs) = &mut port.attachment
-            && let Some(sender) = pairs
-                .get_mut(source.pair)
-                .and_then(|pair| pair.sender.as_mut())
-            && sender.release(&self.lane.frames[..count])
-        {
-            port.counters.calls.add(1);
+        if let Some(sender) = sender_of(&mut self.lane.ports, source) {
+            sender.release(&self.lane.frames[..count]);
+            self.lane.unsettled(source.port);
         }
     }
 
@@ -740,6 +750,16 @@ pub struct Traced {
     pub dropped: Option<DropReason>,
 }
 
+/// The queue that a source stands for, if it is there.
+#[inline(always)]
+fn sender_of(ports: &mut [Option<LocalPort>], source: Source) -> Option<&mut Sender> {
+    let port = ports.get_mut(usize::from(source.port))?.as_mut()?;
+    match &mut port.attachment {
+        Attachment::Rings(pairs) => pairs.get_mut(source.pair)?.sender.as_mut(),
+        Attachment::Wire(_) => None,
+    }
+}
+
 /// A new second: every network may flood again. Allocates only when a network is new.
 fn allow_floods(floods: &mut HashMap<NetworkId, u32>, snapshot: &Snapshot) {
     let networks = snapshot.networks.values();
@@ -774,6 +794,7 @@ impl Poller for SwitchWorker {
             moved += self.poll_source(*source);
             next += 1;
         }
+        self.lane.settle();
         moved
     }
 

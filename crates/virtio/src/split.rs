@@ -405,7 +405,7 @@ impl SplitQueue {
     #[inline(always)]
     pub fn prefetch_descriptors(&self, count: u16) {
         // Drivers hand descriptors out in order, so that four of them share a line.
-        for ahead in (0..count).step_by(4) {
+        for ahead in (0..count).step_by(4).chain(count.checked_sub(1)) {
             if let Ok(head) = self.head(ahead) {
                 prefetch_read(
                     self.table
@@ -604,10 +604,7 @@ impl SplitQueue {
     #[inline(always)]
     pub fn complete(&mut self, head: u16, written: u32) {
         let entry = usize::from(self.next_used & self.mask);
-        let element = self
-            .used
-            .wrapping_add(2 + entry * 4)
-            .cast::<[[u8; 4]; 2]>();
+        let element = self.used.wrapping_add(2 + entry * 4).cast::<[[u8; 4]; 2]>();
         let value = [u32::from(head).to_le_bytes(), written.to_le_bytes()];
         // A line that already says so need not become dirty. The ring promises an alignment of 4 only, and the driver looks after `publish`.
         // SAFETY: inside the used ring, mapped for the queue's life.
@@ -632,12 +629,21 @@ impl SplitQueue {
     /// Whether the driver wants a notification for what was published since the last call of this (2.7.7, 2.7.10).
     #[inline]
     pub fn wants_notification(&mut self) -> bool {
-        let (old, new) = (self.decided_used, self.published_used);
-        if old == new {
+        if self.decided_used == self.published_used {
             return false;
         }
         // The used index must be visible before the driver's wish is read, or both sides could wait.
         fence(Ordering::SeqCst);
+        self.wants_notification_after_fence()
+    }
+
+    /// [`Self::wants_notification`] for a caller that has published several queues and put one `fence(SeqCst)` behind them all.
+    #[inline]
+    pub fn wants_notification_after_fence(&mut self) -> bool {
+        let (old, new) = (self.decided_used, self.published_used);
+        if old == new {
+            return false;
+        }
         self.decided_used = new;
         if self.event_idx {
             let event = u16::from_le(
