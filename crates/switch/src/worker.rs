@@ -4,35 +4,32 @@
 //! [`translate`]) → [`Lane::execute`] → `Receiver::send` or `Wire::send` → `Sender::release`.
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
+mod ports;
+mod upkeep;
+
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sumeru_engine::publish::Subscriber;
-use sumeru_engine::{Armed, Cx, Poller, Tsc, Watch};
-use sumeru_packet::field::INNER_BASE;
-use sumeru_packet::{Field, HEADER_MAX, Layer, Malformed, ParseOptions, parse};
-use sumeru_virtio::eventfd::Eventfd;
+use sumeru_engine::{Armed, Cx, Poller, Tsc};
+use sumeru_packet::{HEADER_MAX, Malformed, ParseOptions, parse};
 
 use crate::cache::{Cache, Level};
 use crate::capture::{Seen, Tap};
 use crate::egress;
 use crate::fdb::{Entry, Fdb, Learned};
 use crate::frame::{BURST, MAX_FRAME, PortIndex};
-use crate::lane::{Attachment, Lane, LocalPort, Outcome, RingPair};
+use crate::lane::{Attachment, Lane, LocalPort, Outcome};
 use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
 use crate::program::Validity;
-use crate::ring::{QueueFault, Receiver, Sender};
+use crate::ring::{QueueFault, Sender};
 use crate::snapshot::{NetworkId, Snapshot};
 use crate::stats::{Drop, DropReason, PipelineCounters, PortCounters, Stage};
 use crate::translate::{Note, Tables, translate};
 use crate::underlay::{self, Neighbour, Neighbours};
-use crate::wire::{Received, Wire};
+use crate::wire::Received;
 
-/// Seconds between looks at what has become old.
-const SWEEP: u32 = 10;
 /// Most bytes of a frame for the engine itself (ARP, neighbour discovery, echo).
 const OWN_FRAME: usize = 2048;
 
@@ -100,134 +97,6 @@ impl SwitchWorker {
         }
     }
 
-    /// Puts a port of a guest here, without queues yet.
-    pub fn add_guest(&mut self, index: PortIndex, pairs: usize, counters: Arc<PortCounters>) {
-        let pairs = (0..pairs).map(|_| RingPair::default()).collect();
-        self.add(index, LocalPort::new(Attachment::Rings(pairs), counters));
-    }
-
-    /// Puts a wire port here.
-    ///
-    /// # Errors
-    /// When its descriptor cannot be waited for.
-    pub fn add_wire(
-        &mut self,
-        index: PortIndex,
-        wire: Box<dyn Wire>,
-        counters: Arc<PortCounters>,
-        watch: &Watch,
-    ) -> std::io::Result<()> {
-        watch.add(wire.fd())?;
-        self.add(index, LocalPort::new(Attachment::Wire(wire), counters));
-        Ok(())
-    }
-
-    fn add(&mut self, index: PortIndex, port: LocalPort) {
-        let at = usize::from(index);
-        if self.lane.ports.len() <= at {
-            self.lane.ports.resize_with(at + 1, || None);
-        }
-        self.lane.ports[at] = Some(port);
-        self.reconfigure();
-    }
-
-    /// Takes a port off; its rings and sockets are dropped here.
-    pub fn remove(&mut self, index: PortIndex, watch: &Watch) {
-        if let Some(port) = self
-            .lane
-            .ports
-            .get_mut(usize::from(index))
-            .and_then(Option::take)
-            && let Attachment::Wire(wire) = &port.attachment
-        {
-            watch.remove(wire.fd());
-        }
-        self.reconfigure();
-    }
-
-    fn pair(&mut self, port: PortIndex, pair: usize) -> Option<&mut RingPair> {
-        match &mut self.lane.port(port)?.attachment {
-            Attachment::Rings(pairs) => pairs.get_mut(pair),
-            Attachment::Wire(_) => None,
-        }
-    }
-
-    /// Sets (or with `None` takes back) the queue that a guest transmits on. Answers the old one.
-    pub fn set_sender(
-        &mut self,
-        port: PortIndex,
-        pair: usize,
-        sender: Option<Sender>,
-        watch: &Watch,
-    ) -> Option<Sender> {
-        let slot = &mut self.pair(port, pair)?.sender;
-        let mut old = std::mem::replace(slot, sender);
-        if let Some(kick) = old.as_mut().and_then(|old| old.queue().kick().cloned()) {
-            watch.remove(kick.as_fd());
-        }
-        if let Some(kick) = slot.as_mut().and_then(|new| new.queue().kick().cloned())
-            && let Err(error) = watch.add(kick.as_fd())
-        {
-            tracing::warn!(port, pair, %error, "cannot wait for the guest's notifications; its queue is served while the lcore is awake");
-        }
-        self.list_sources();
-        old
-    }
-
-    /// Sets (or takes back) the queue that a guest receives on. Answers the old one.
-    pub fn set_receiver(
-        &mut self,
-        port: PortIndex,
-        pair: usize,
-        receiver: Option<Receiver>,
-    ) -> Option<Receiver> {
-        let slot = &mut self.pair(port, pair)?.receiver;
-        std::mem::replace(slot, receiver)
-    }
-
-    /// Enables or disables one of a guest's queues; false when it is not here.
-    pub fn set_enabled(
-        &mut self,
-        port: PortIndex,
-        pair: usize,
-        receive: bool,
-        enabled: bool,
-    ) -> bool {
-        let Some(pair) = self.pair(port, pair) else {
-            return false;
-        };
-        match (receive, &mut pair.sender, &mut pair.receiver) {
-            (false, Some(sender), _) => sender.set_enabled(enabled),
-            (true, _, Some(receiver)) => receiver.set_enabled(enabled),
-            _ => return false,
-        }
-        true
-    }
-
-    /// Replaces the eventfd by which a queue's driver is notified; false when it is not here.
-    pub fn set_call(
-        &mut self,
-        port: PortIndex,
-        pair: usize,
-        receive: bool,
-        call: Option<Eventfd>,
-    ) -> bool {
-        let Some(pair) = self.pair(port, pair) else {
-            return false;
-        };
-        match (receive, &mut pair.sender, &mut pair.receiver) {
-            (false, Some(sender), _) => sender.queue().set_call(call),
-            (true, _, Some(receiver)) => receiver.queue().set_call(call),
-            _ => return false,
-        }
-        true
-    }
-
-    /// Starts or ends watching; answers the old tap.
-    pub fn set_tap(&mut self, tap: Option<Tap>) -> Option<Tap> {
-        std::mem::replace(&mut self.lane.tap, tap)
-    }
-
     /// The learned addresses, and the lcore's clock in seconds.
     pub fn fdb(&self) -> (Vec<(NetworkId, [u8; 6], Entry)>, u32) {
         (
@@ -265,65 +134,6 @@ impl SwitchWorker {
             snapshot: &self.snapshot,
             fdb: &self.fdb,
             neighbours: &self.neighbours,
-        }
-    }
-
-    /// Takes over a new configuration.
-    fn reconfigure(&mut self) {
-        self.cache.invalidate();
-        self.fdb.reconcile(&self.snapshot, self.now);
-        self.neighbours.reconcile(&self.snapshot);
-        let union = self.snapshot.rules.union();
-        self.deep = union.get(Field::Vxlan(Layer::Outer)) != 0
-            || (INNER_BASE..HEADER_MAX.min(24)).any(|i| union.word(i) != 0);
-        let vxlan_port = self
-            .snapshot
-            .underlay
-            .as_ref()
-            .map_or(4789, |underlay| underlay.vxlan_port);
-        for (index, port) in self.lane.ports.iter_mut().enumerate() {
-            let Some(port) = port else { continue };
-            let view = self.snapshot.port(index as PortIndex);
-            // Ethernet header and one VLAN tag besides the MTU.
-            port.max_frame = view.map_or(1500, |view| u32::from(view.mtu)) + 18;
-            let looks_inside = self.deep || view.is_some_and(|view| view.uplink);
-            port.parse = if looks_inside {
-                ParseOptions {
-                    vxlan_port,
-                    inner: true,
-                }
-            } else {
-                ParseOptions::PLAIN
-            };
-        }
-        self.lane.floods.clear();
-        allow_floods(&mut self.lane.floods, &self.snapshot);
-        self.list_sources();
-        // Neighbours that are new are asked at once.
-        self.next_tick = self.started;
-    }
-
-    fn list_sources(&mut self) {
-        self.sources.clear();
-        for (index, port) in self.lane.ports.iter().enumerate() {
-            let Some(port) = port else { continue };
-            let port_index = index as PortIndex;
-            match &port.attachment {
-                Attachment::Wire(_) => self.sources.push(Source {
-                    port: port_index,
-                    pair: 0,
-                }),
-                Attachment::Rings(pairs) => {
-                    let with_sender = pairs
-                        .iter()
-                        .enumerate()
-                        .filter(|(_, pair)| pair.sender.as_ref().is_some_and(Sender::is_served));
-                    self.sources.extend(with_sender.map(|(pair, _)| Source {
-                        port: port_index,
-                        pair,
-                    }));
-                }
-            }
         }
     }
 
@@ -670,73 +480,6 @@ impl SwitchWorker {
             port.counters.rx_errors.add(1);
         }
     }
-
-    /// Once a second.
-    #[cold]
-    fn tick(&mut self, now: Tsc) {
-        self.next_tick = Tsc(now.0 + self.second);
-        let seconds = (now.since(self.started) / self.second.max(1)) as u32;
-        let new_second = seconds != self.now;
-        self.now = seconds;
-        let mut questions = std::mem::take(&mut self.questions);
-        // A question that cannot be put yet does not count.
-        let neighbours = &mut self.neighbours;
-        if self.snapshot.underlay.is_some()
-            && neighbours.ask(seconds, new_second, |remote| questions.push(remote))
-        {
-            self.cache.invalidate();
-        }
-        questions.drain(..).for_each(|remote| self.ask(remote));
-        self.questions = questions;
-        if !new_second {
-            return;
-        }
-        allow_floods(&mut self.lane.floods, &self.snapshot);
-        if seconds.is_multiple_of(SWEEP) {
-            let (cache, fdb) = (&mut self.cache, &mut self.fdb);
-            cache.sweep(|network, mac| fdb.touch(network, mac, seconds));
-            if fdb.age(&self.snapshot, seconds) > 0 {
-                cache.invalidate();
-            }
-        }
-        self.report_receivers();
-        self.count_lost();
-    }
-
-    /// Counts what the kernel lost before it came here.
-    fn count_lost(&mut self) {
-        for port in self.lane.ports.iter_mut().flatten() {
-            let Attachment::Wire(wire) = &mut port.attachment else {
-                continue;
-            };
-            let lost = wire.take_lost();
-            self.lane
-                .counters
-                .dropped_many(Drop::WireOverflow.into(), lost.overflow);
-            self.lane
-                .counters
-                .dropped_many(Drop::WireMalformed.into(), lost.malformed);
-            port.counters.rx_drops.add(lost.overflow + lost.malformed);
-        }
-    }
-
-    /// Tells of receive queues that were stopped since the last look.
-    fn report_receivers(&mut self) {
-        for (index, port) in self.lane.ports.iter_mut().enumerate() {
-            let Some(LocalPort {
-                attachment: Attachment::Rings(pairs),
-                ..
-            }) = port
-            else {
-                continue;
-            };
-            for (number, pair) in pairs.iter_mut().enumerate() {
-                if let Some(fault) = pair.receiver.as_mut().and_then(Receiver::take_fault) {
-                    (self.faults)(index as PortIndex, number * 2, fault);
-                }
-            }
-        }
-    }
 }
 
 /// What a trace says: decisions, frames that would leave by port, the reason if none would.
@@ -757,14 +500,6 @@ fn sender_of(ports: &mut [Option<LocalPort>], source: Source) -> Option<&mut Sen
     match &mut port.attachment {
         Attachment::Rings(pairs) => pairs.get_mut(source.pair)?.sender.as_mut(),
         Attachment::Wire(_) => None,
-    }
-}
-
-/// A new second: every network may flood again. Allocates only when a network is new.
-fn allow_floods(floods: &mut HashMap<NetworkId, u32>, snapshot: &Snapshot) {
-    let networks = snapshot.networks.values();
-    for network in networks.filter(|network| network.flood_limit > 0) {
-        floods.insert(network.id, network.flood_limit);
     }
 }
 
@@ -789,10 +524,11 @@ impl Poller for SwitchWorker {
             self.tick(cx.now);
         }
         let mut moved = 0;
-        let mut next = 0;
-        while let Some(source) = self.sources.get(next) {
-            moved += self.poll_source(*source);
-            next += 1;
+        // From the end: a source that is taken off the list moves only those that were served already.
+        for next in (0..self.sources.len()).rev() {
+            if let Some(source) = self.sources.get(next) {
+                moved += self.poll_source(*source);
+            }
         }
         self.lane.settle();
         moved

@@ -1,0 +1,208 @@
+//! What control does to the ports of an lcore: they come and go, their queues are set up, the configuration changes. Never called between the
+//! packets of a burst.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use sumeru_engine::Watch;
+use sumeru_packet::field::INNER_BASE;
+use sumeru_packet::{Field, HEADER_MAX, Layer, ParseOptions};
+use sumeru_virtio::eventfd::Eventfd;
+
+use super::upkeep::allow_floods;
+use super::{Source, SwitchWorker};
+use crate::capture::Tap;
+use crate::frame::PortIndex;
+use crate::lane::{Attachment, LocalPort, RingPair};
+use crate::ring::{Receiver, Sender};
+use crate::stats::PortCounters;
+use crate::wire::Wire;
+
+impl SwitchWorker {
+    /// Puts a port of a guest here, without queues yet.
+    pub fn add_guest(&mut self, index: PortIndex, pairs: usize, counters: Arc<PortCounters>) {
+        let pairs = (0..pairs).map(|_| RingPair::default()).collect();
+        self.add(index, LocalPort::new(Attachment::Rings(pairs), counters));
+    }
+
+    /// Puts a wire port here.
+    ///
+    /// # Errors
+    /// When its descriptor cannot be waited for.
+    pub fn add_wire(
+        &mut self,
+        index: PortIndex,
+        wire: Box<dyn Wire>,
+        counters: Arc<PortCounters>,
+        watch: &Watch,
+    ) -> std::io::Result<()> {
+        watch.add(wire.fd())?;
+        self.add(index, LocalPort::new(Attachment::Wire(wire), counters));
+        Ok(())
+    }
+
+    fn add(&mut self, index: PortIndex, port: LocalPort) {
+        let at = usize::from(index);
+        if self.lane.ports.len() <= at {
+            self.lane.ports.resize_with(at + 1, || None);
+        }
+        self.lane.ports[at] = Some(port);
+        self.reconfigure();
+    }
+
+    /// Takes a port off; its rings and sockets are dropped here.
+    pub fn remove(&mut self, index: PortIndex, watch: &Watch) {
+        if let Some(port) = self
+            .lane
+            .ports
+            .get_mut(usize::from(index))
+            .and_then(Option::take)
+            && let Attachment::Wire(wire) = &port.attachment
+        {
+            watch.remove(wire.fd());
+        }
+        self.reconfigure();
+    }
+
+    fn pair(&mut self, port: PortIndex, pair: usize) -> Option<&mut RingPair> {
+        match &mut self.lane.port(port)?.attachment {
+            Attachment::Rings(pairs) => pairs.get_mut(pair),
+            Attachment::Wire(_) => None,
+        }
+    }
+
+    /// Sets (or with `None` takes back) the queue that a guest transmits on. Answers the old one.
+    pub fn set_sender(
+        &mut self,
+        port: PortIndex,
+        pair: usize,
+        sender: Option<Sender>,
+        watch: &Watch,
+    ) -> Option<Sender> {
+        let slot = &mut self.pair(port, pair)?.sender;
+        let mut old = std::mem::replace(slot, sender);
+        if let Some(kick) = old.as_mut().and_then(|old| old.queue().kick().cloned()) {
+            watch.remove(kick.as_fd());
+        }
+        if let Some(kick) = slot.as_mut().and_then(|new| new.queue().kick().cloned())
+            && let Err(error) = watch.add(kick.as_fd())
+        {
+            tracing::warn!(port, pair, %error, "cannot wait for the guest's notifications; its queue is served while the lcore is awake");
+        }
+        self.list_sources();
+        old
+    }
+
+    /// Sets (or takes back) the queue that a guest receives on. Answers the old one.
+    pub fn set_receiver(
+        &mut self,
+        port: PortIndex,
+        pair: usize,
+        receiver: Option<Receiver>,
+    ) -> Option<Receiver> {
+        let slot = &mut self.pair(port, pair)?.receiver;
+        std::mem::replace(slot, receiver)
+    }
+
+    /// Enables or disables one of a guest's queues; false when it is not here.
+    pub fn set_enabled(
+        &mut self,
+        port: PortIndex,
+        pair: usize,
+        receive: bool,
+        enabled: bool,
+    ) -> bool {
+        let Some(pair) = self.pair(port, pair) else {
+            return false;
+        };
+        match (receive, &mut pair.sender, &mut pair.receiver) {
+            (false, Some(sender), _) => sender.set_enabled(enabled),
+            (true, _, Some(receiver)) => receiver.set_enabled(enabled),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Replaces the eventfd by which a queue's driver is notified; false when it is not here.
+    pub fn set_call(
+        &mut self,
+        port: PortIndex,
+        pair: usize,
+        receive: bool,
+        call: Option<Eventfd>,
+    ) -> bool {
+        let Some(pair) = self.pair(port, pair) else {
+            return false;
+        };
+        match (receive, &mut pair.sender, &mut pair.receiver) {
+            (false, Some(sender), _) => sender.queue().set_call(call),
+            (true, _, Some(receiver)) => receiver.queue().set_call(call),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Starts or ends watching; answers the old tap.
+    pub fn set_tap(&mut self, tap: Option<Tap>) -> Option<Tap> {
+        std::mem::replace(&mut self.lane.tap, tap)
+    }
+
+    /// Takes over a new configuration.
+    pub(super) fn reconfigure(&mut self) {
+        self.cache.invalidate();
+        self.fdb.reconcile(&self.snapshot, self.now);
+        self.neighbours.reconcile(&self.snapshot);
+        let union = self.snapshot.rules.union();
+        self.deep = union.get(Field::Vxlan(Layer::Outer)) != 0
+            || (INNER_BASE..HEADER_MAX.min(24)).any(|i| union.word(i) != 0);
+        let vxlan_port = self
+            .snapshot
+            .underlay
+            .as_ref()
+            .map_or(4789, |underlay| underlay.vxlan_port);
+        for (index, port) in self.lane.ports.iter_mut().enumerate() {
+            let Some(port) = port else { continue };
+            let view = self.snapshot.port(index as PortIndex);
+            // Ethernet header and one VLAN tag besides the MTU.
+            port.max_frame = view.map_or(1500, |view| u32::from(view.mtu)) + 18;
+            let looks_inside = self.deep || view.is_some_and(|view| view.uplink);
+            port.parse = if looks_inside {
+                ParseOptions {
+                    vxlan_port,
+                    inner: true,
+                }
+            } else {
+                ParseOptions::PLAIN
+            };
+        }
+        self.lane.floods.clear();
+        allow_floods(&mut self.lane.floods, &self.snapshot);
+        self.list_sources();
+        // Neighbours that are new are asked at once.
+        self.next_tick = self.started;
+    }
+
+    fn list_sources(&mut self) {
+        self.sources.clear();
+        for (index, port) in self.lane.ports.iter().enumerate() {
+            let Some(port) = port else { continue };
+            let port_index = index as PortIndex;
+            match &port.attachment {
+                Attachment::Wire(_) => self.sources.push(Source {
+                    port: port_index,
+                    pair: 0,
+                }),
+                Attachment::Rings(pairs) => {
+                    let with_sender = pairs
+                        .iter()
+                        .enumerate()
+                        .filter(|(_, pair)| pair.sender.as_ref().is_some_and(Sender::is_served));
+                    self.sources.extend(with_sender.map(|(pair, _)| Source {
+                        port: port_index,
+                        pair,
+                    }));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What an lcore's switch does once a second: neighbours are asked again, what is old is forgotten, faults and losses are told.
+
+use std::collections::HashMap;
+
+use sumeru_engine::Tsc;
+
+use super::SwitchWorker;
+use crate::frame::PortIndex;
+use crate::lane::{Attachment, LocalPort};
+use crate::ring::Receiver;
+use crate::snapshot::{NetworkId, Snapshot};
+use crate::stats::Drop;
+
+/// Seconds between looks at what has become old.
+const SWEEP: u32 = 10;
+
+impl SwitchWorker {
+    /// Once a second.
+    #[cold]
+    pub(super) fn tick(&mut self, now: Tsc) {
+        self.next_tick = Tsc(now.0 + self.second);
+        let seconds = (now.since(self.started) / self.second.max(1)) as u32;
+        let new_second = seconds != self.now;
+        self.now = seconds;
+        let mut questions = std::mem::take(&mut self.questions);
+        // A question that cannot be put yet does not count.
+        let neighbours = &mut self.neighbours;
+        if self.snapshot.underlay.is_some()
+            && neighbours.ask(seconds, new_second, |remote| questions.push(remote))
+        {
+            self.cache.invalidate();
+        }
+        questions.drain(..).for_each(|remote| self.ask(remote));
+        self.questions = questions;
+        if !new_second {
+            return;
+        }
+        allow_floods(&mut self.lane.floods, &self.snapshot);
+        if seconds.is_multiple_of(SWEEP) {
+            let (cache, fdb) = (&mut self.cache, &mut self.fdb);
+            cache.sweep(|network, mac| fdb.touch(network, mac, seconds));
+            if fdb.age(&self.snapshot, seconds) > 0 {
+                cache.invalidate();
+            }
+        }
+        self.report_receivers();
+        self.count_lost();
+    }
+
+    /// Counts what the kernel lost before it came here.
+    fn count_lost(&mut self) {
+        for port in self.lane.ports.iter_mut().flatten() {
+            let Attachment::Wire(wire) = &mut port.attachment else {
+                continue;
+            };
+            let lost = wire.take_lost();
+            self.lane
+                .counters
+                .dropped_many(Drop::WireOverflow.into(), lost.overflow);
+            self.lane
+                .counters
+                .dropped_many(Drop::WireMalformed.into(), lost.malformed);
+            port.counters.rx_drops.add(lost.overflow + lost.malformed);
+        }
+    }
+
+    /// Tells of receive queues that were stopped since the last look.
+    fn report_receivers(&mut self) {
+        for (index, port) in self.lane.ports.iter_mut().enumerate() {
+            let Some(LocalPort {
+                attachment: Attachment::Rings(pairs),
+                ..
+            }) = port
+            else {
+                continue;
+            };
+            for (number, pair) in pairs.iter_mut().enumerate() {
+                if let Some(fault) = pair.receiver.as_mut().and_then(Receiver::take_fault) {
+                    (self.faults)(index as PortIndex, number * 2, fault);
+                }
+            }
+        }
+    }
+}
+
+/// A new second: every network may flood again. Allocates only when a network is new.
+pub(super) fn allow_floods(floods: &mut HashMap<NetworkId, u32>, snapshot: &Snapshot) {
+    let networks = snapshot.networks.values();
+    for network in networks.filter(|network| network.flood_limit > 0) {
+        floods.insert(network.id, network.flood_limit);
+    }
+}
