@@ -16,7 +16,7 @@ use sumeru_engine::{Armed, Cx, Poller, Tsc};
 use sumeru_packet::{HEADER_MAX, Malformed, ParseOptions, parse};
 
 use crate::cache::{Cache, Level};
-use crate::capture::{Seen, Tap};
+use crate::capture::Seen;
 use crate::egress;
 use crate::fdb::{Entry, Fdb, Learned};
 use crate::frame::{BURST, MAX_FRAME, PortIndex};
@@ -25,7 +25,7 @@ use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
 use crate::program::Validity;
 use crate::ring::{QueueFault, Sender};
 use crate::snapshot::{NetworkId, Snapshot};
-use crate::stats::{Drop, DropReason, PipelineCounters, PortCounters, Stage};
+use crate::stats::{Drop, DropReason, PipelineCounters, Stage};
 use crate::translate::{Note, Tables, translate};
 use crate::underlay::{self, Neighbour, Neighbours};
 use crate::wire::Received;
