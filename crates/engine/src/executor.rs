@@ -385,7 +385,8 @@ impl Drop for Runtime {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::lcore::{IdlePolicy, Lcore, LcoreConfig};
+    use crate::idle::IdlePolicy;
+    use crate::lcore::{Lcore, LcoreConfig};
     use std::time::Duration;
 
     /// Ready at the second poll; wakes itself.

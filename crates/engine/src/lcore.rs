@@ -17,6 +17,7 @@ use std::time::Duration;
 use rustix::event::epoll;
 use rustix::thread::CpuSet;
 
+use crate::idle::{IdlePolicy, Spin};
 use crate::tsc::Tsc;
 
 /// What can go wrong between control and an lcore.
@@ -128,23 +129,6 @@ impl Watch {
         }; 16];
         // An interrupted or failed wait is a wake-up: the loop polls everything anyway.
         let _ = epoll::wait(&*self.0, &mut events, timeout.as_ref());
-    }
-}
-
-/// What an lcore does when it finds no work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdlePolicy {
-    /// The longest time to spin before sleeping. `None`: never sleep.
-    ///
-    /// The lcore spins less than this when its recent sleeps were long (spinning would not have helped).
-    pub spin: Option<Duration>,
-}
-
-impl Default for IdlePolicy {
-    fn default() -> Self {
-        Self {
-            spin: Some(Duration::from_micros(50)),
-        }
     }
 }
 
@@ -396,10 +380,7 @@ struct Worker {
     local: Local,
     inbox: mpsc::Receiver<Call>,
     bell: Arc<Bell>,
-    /// Longest spin in ticks; `u64::MAX`: never sleep.
-    spin_limit: u64,
-    /// Spin before the next sleep: adapts between a sixteenth of the limit and the limit.
-    spin: u64,
+    spin: Spin,
 }
 
 impl Worker {
@@ -409,7 +390,6 @@ impl Worker {
         inbox: mpsc::Receiver<Call>,
         bell: Arc<Bell>,
     ) -> Self {
-        let spin_limit = config.idle.spin.map_or(u64::MAX, Tsc::ticks);
         let local = Local {
             pollers: Vec::with_capacity(64),
             next_id: 1,
@@ -425,8 +405,7 @@ impl Worker {
             local,
             inbox,
             bell,
-            spin_limit,
-            spin: spin_limit,
+            spin: Spin::new(config.idle),
         }
     }
 
@@ -453,6 +432,7 @@ impl Worker {
                 report.busy_loops += 1;
                 report.work += moved as u64;
                 report.busy += now.since(top);
+                self.spin.found(top.since(last_work));
                 last_work = now;
             } else {
                 report.idle += now.since(top);
@@ -460,7 +440,7 @@ impl Worker {
             top = now;
             if moved == 0 {
                 std::hint::spin_loop();
-                if self.spin_limit != u64::MAX && now.since(last_work) >= self.spin {
+                if self.spin.is_over(now.since(last_work)) {
                     top = self.sleep(now);
                     last_work = top;
                 }
@@ -524,12 +504,7 @@ impl Worker {
         self.local.report.idle += slept;
         if may_sleep {
             self.local.report.asleep += slept;
-            // A sleep shorter than a full spin would have been better spun through; a much longer one makes spinning a waste.
-            self.spin = if slept < self.spin_limit {
-                self.spin_limit
-            } else {
-                (self.spin / 2).max(self.spin_limit / 16)
-            };
+            self.spin.slept();
         }
         end
     }

@@ -11,6 +11,7 @@
 
 pub mod counter;
 pub mod executor;
+pub mod idle;
 pub mod io_buffer;
 pub mod lcore;
 pub mod publish;
@@ -20,10 +21,10 @@ pub mod uring;
 
 pub use counter::Counter;
 pub use executor::{Alarm, Executor, LcoreContext};
+pub use idle::IdlePolicy;
 pub use io_buffer::{Buffers, Hold, IoBuffer};
 pub use lcore::{
-    Armed, Cx, EngineError, IdlePolicy, Lcore, LcoreConfig, LcoreReport, Local, Poller, PollerId,
-    Watch,
+    Armed, Cx, EngineError, Lcore, LcoreConfig, LcoreReport, Local, Poller, PollerId, Watch,
 };
 pub use tsc::Tsc;
 pub use uring::{OpFuture, Reactor};
