@@ -97,6 +97,15 @@ fn ten_kills_lose_nothing() {
     }
     assert!(fewest > 0, "a daemon was killed before it had worked");
 
+    // Both sides kept the requests in flight (INFLIGHT_SHMFD): some daemon found what its predecessor had begun.
+    let log = std::fs::read_to_string(daemon.log()).unwrap();
+    let taken_over = log
+        .lines()
+        .filter(|line| line.contains("requests in flight are submitted again"))
+        .count();
+    println!("requests in flight were taken over {taken_over} times");
+    assert!(taken_over > 0, "no request in flight was ever taken over");
+
     // The guests are those that were booted, and the daemon of now serves them.
     std::thread::sleep(Duration::from_secs(4));
     let (frames, blocks) = moved(&daemon);

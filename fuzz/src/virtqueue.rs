@@ -124,7 +124,7 @@ impl Driver<'_> {
                     self.known = known;
                 }
             }
-            _ => self.queue.prefetch_descriptors(self.queue.size()),
+            _ => self.queue.prefetch_descriptors(self.queue.size(), 1),
         }
     }
 

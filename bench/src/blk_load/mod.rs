@@ -220,6 +220,7 @@ pub fn run(device: &mut BlkDevice, load: &Load) -> Result<Measured, FrontendErro
             } else {
                 started[slot] = now;
                 device.submit(completion.slot, operation, next_sector(), load.block_bytes)?;
+                device.show();
             }
         }
         if progressed {

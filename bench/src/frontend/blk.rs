@@ -87,6 +87,8 @@ pub struct BlkDevice {
     slots: u16,
     features: u64,
     capacity_sectors: u64,
+    /// Requests that came back whose control blocks were asked for.
+    fetched: u16,
     // Last: the rings above point into it.
     memory: GuestMemory,
 }
@@ -151,6 +153,7 @@ impl BlkDevice {
             slots: options.slots,
             features,
             capacity_sectors,
+            fetched: 0,
             memory,
         })
     }
@@ -244,6 +247,15 @@ impl BlkDevice {
         Ok(())
     }
 
+    /// Makes queued requests visible, if all that the device was last seen to return has been dealt with: it need not wait for what it returns
+    /// meanwhile. [`Self::publish`] is still to come.
+    #[inline]
+    pub fn show(&mut self) {
+        if self.fetched == 0 {
+            self.queue.publish();
+        }
+    }
+
     /// Makes queued requests visible and notifies the device if it asks for that.
     ///
     /// # Errors
@@ -259,9 +271,19 @@ impl BlkDevice {
     /// [`FrontendError::BadUsed`].
     #[inline]
     pub fn complete(&mut self) -> Result<Option<Completion>, FrontendError> {
+        if self.fetched == 0 {
+            // The device has just written them: all at once, not one after the other.
+            self.fetched = self.queue.returned();
+            for ahead in 0..self.fetched {
+                if let Some(slot) = self.queue.token_ahead(ahead) {
+                    self.control.prefetch(slot as usize * CONTROL_LEN as usize);
+                }
+            }
+        }
         let Some(used) = self.queue.poll_used()? else {
             return Ok(None);
         };
+        self.fetched -= 1;
         let slot = used.token as u16;
         let status = self.control.load_u8(
             usize::from(slot) * CONTROL_LEN as usize + STATUS_AT,

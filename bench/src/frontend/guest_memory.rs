@@ -223,6 +223,19 @@ impl Window {
         self.len == 0
     }
 
+    /// Asks for the cache line at `offset`, to be read and written.
+    #[inline(always)]
+    pub fn prefetch(&self, offset: usize) {
+        let ptr = self.at(offset, 1, 1);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch never faults, whatever the address.
+        unsafe {
+            std::arch::asm!("prefetchw [{}]", in(reg) ptr, options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = ptr;
+    }
+
     /// Copies `bytes` in at `offset`.
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         let ptr = self.at(offset, bytes.len(), 1);

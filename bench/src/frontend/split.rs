@@ -312,17 +312,32 @@ impl SplitQueue {
         Ok(())
     }
 
+    /// How many chains the device has returned that [`Self::poll_used`] has not; the shared index is read only when none is known.
+    #[inline]
+    pub fn returned(&mut self) -> u16 {
+        if self.used_next == self.used_seen {
+            self.used_seen = self.used.load_u16(2, Acquire);
+        }
+        self.used_seen.wrapping_sub(self.used_next)
+    }
+
+    /// The token of the chain that [`Self::poll_used`] will answer after `ahead` others; `ahead` must be below what [`Self::returned`] said.
+    /// `None` for an element that it will refuse.
+    #[inline]
+    pub fn token_ahead(&self, ahead: u16) -> Option<u64> {
+        let place = self.used_next.wrapping_add(ahead) & (self.size - 1);
+        let id = self.used.load_u32(4 + 8 * usize::from(place), Relaxed);
+        self.tokens.get(id as usize).copied()
+    }
+
     /// The next chain that the device has returned, if any.
     ///
     /// # Errors
     /// [`FrontendError::BadUsed`] if the element names no outstanding chain; the ring is then of no further use.
     #[inline]
     pub fn poll_used(&mut self) -> Result<Option<Used>, FrontendError> {
-        if self.used_next == self.used_seen {
-            self.used_seen = self.used.load_u16(2, Acquire);
-            if self.used_next == self.used_seen {
-                return Ok(None);
-            }
+        if self.returned() == 0 {
+            return Ok(None);
         }
         let slot = 4 + 8 * usize::from(self.used_next & (self.size - 1));
         let id = self.used.load_u32(slot, Relaxed);

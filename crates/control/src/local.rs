@@ -6,7 +6,7 @@ mod capture;
 mod disks;
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +64,8 @@ pub struct Local {
     ports: BTreeMap<String, LivePort>,
     volumes: BTreeMap<String, LiveVolume>,
     controllers: BTreeMap<String, LiveController>,
+    /// Requests by CPU that controllers of before completed.
+    past_ios: HashMap<u16, u64>,
     captures: BTreeMap<String, Recorder>,
 }
 

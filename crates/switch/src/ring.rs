@@ -94,7 +94,7 @@ impl Sender {
                 return 0;
             }
         };
-        self.queue.prefetch_descriptors(available);
+        self.queue.prefetch_descriptors(available, 4);
         available.into()
     }
 
@@ -327,7 +327,7 @@ impl Receiver {
     /// Asks for the descriptors that `wanted` frames will need.
     #[inline(always)]
     pub fn fetch_descriptors(&self, wanted: usize) {
-        self.queue.prefetch_descriptors(wanted.min(BURST) as u16);
+        self.queue.prefetch_descriptors(wanted.min(BURST) as u16, 4);
     }
 
     /// Finds places for up to `wanted` frames and fetches them ahead; stops at the first chain that is not of one buffer. Returns how many there are.

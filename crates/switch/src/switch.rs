@@ -219,7 +219,15 @@ impl Switch {
         self.change(|snapshot| put_port(snapshot, view))?;
         let state = Arc::new(NetState::default());
         Ok((
-            VhostNet::new(index, pairs, mac, mtu, self.owner().clone(), state.clone()),
+            VhostNet::new(
+                index,
+                pairs,
+                mac,
+                mtu,
+                self.owner().clone(),
+                state.clone(),
+                self.faults.clone(),
+            ),
             state,
         ))
     }

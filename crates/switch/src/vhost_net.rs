@@ -14,7 +14,7 @@ use sumeru_virtio::{SplitLayout, SplitQueue};
 use crate::frame::PortIndex;
 use crate::net_header::{Accepts, NET_HEADER_LEN, SHORT_NET_HEADER_LEN};
 use crate::ring::{Receiver, Sender};
-use crate::switch::WorkerHandle;
+use crate::switch::{Faults, WorkerHandle};
 
 /// What the device offers, but for multi-queue.
 const FEATURES: u64 = ring::VERSION_1
@@ -68,6 +68,7 @@ pub struct VhostNet {
     mtu: u16,
     worker: WorkerHandle,
     state: Arc<NetState>,
+    faults: Faults,
 }
 
 impl VhostNet {
@@ -79,6 +80,7 @@ impl VhostNet {
         mtu: u16,
         worker: WorkerHandle,
         state: Arc<NetState>,
+        faults: Faults,
     ) -> Self {
         Self {
             port,
@@ -87,6 +89,7 @@ impl VhostNet {
             mtu,
             worker,
             state,
+            faults,
         }
     }
 
@@ -206,6 +209,10 @@ impl VirtioDevice for VhostNet {
             SHORT_NET_HEADER_LEN
         } as u16;
         let (port, enabled, features) = (self.port, setup.enabled, setup.features);
+        // What stopped the queue of before is not this one's.
+        if let Ok(mut faults) = self.faults.lock() {
+            faults.remove(&(port, usize::from(index)));
+        }
         let started = if receive {
             let receiver = Receiver::new(
                 queue,

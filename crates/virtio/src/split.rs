@@ -401,11 +401,11 @@ impl SplitQueue {
         Ok(head)
     }
 
-    /// Asks for the descriptors of the next `count` chains.
+    /// Asks for the first descriptor of every `step`th of the next `count` chains, and of the last: of 4 where chains are of one descriptor, as drivers
+    /// hand them out in order and four share a line.
     #[inline(always)]
-    pub fn prefetch_descriptors(&self, count: u16) {
-        // Drivers hand descriptors out in order, so that four of them share a line.
-        for ahead in (0..count).step_by(4).chain(count.checked_sub(1)) {
+    pub fn prefetch_descriptors(&self, count: u16, step: usize) {
+        for ahead in (0..count).step_by(step).chain(count.checked_sub(1)) {
             if let Ok(head) = self.head(ahead) {
                 prefetch_read(
                     self.table

@@ -22,6 +22,12 @@ use super::statistics::QueueStatistics;
 
 /// Requests taken at once.
 const BURST: u16 = 32;
+/// Requests after which the driver is shown what is done, within a burst.
+const SHOW: u32 = 8;
+/// Requests after which others have their turn.
+const BUDGET: u32 = 128;
+/// Bytes of a request that count as one more.
+const WEIGHT_BYTES: u32 = 8192;
 
 /// Why a queue was halted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,6 +131,8 @@ pub struct BlkQueue {
     stopping: Option<SyncSender<u16>>,
     /// Completions not yet published.
     unpublished: usize,
+    /// Requests that may still be taken in this turn.
+    budget: u32,
 }
 
 impl BlkQueue {
@@ -152,6 +160,7 @@ impl BlkQueue {
             halted: None,
             stopping: None,
             unpublished: 0,
+            budget: 0,
         };
         queue.ring.queue().disarm();
         queue
@@ -210,7 +219,7 @@ impl BlkQueue {
         }
         self.ring.clear();
         self.chains.clear();
-        self.ring.queue_ref().prefetch_descriptors(count);
+        self.ring.queue_ref().prefetch_descriptors(count, 1);
         let mut outcome = Ok(());
         for ahead in 0..count {
             match self.ring.peek(ahead) {
@@ -291,6 +300,7 @@ impl BlkQueue {
             });
         }
         let mut staged = std::mem::take(&mut self.staged);
+        let mut unshown = 0;
         for (at, one) in staged.iter().enumerate() {
             if let Some(next) = staged.get(at + 1)
                 && let Some((operation, _)) = self.operation(next)
@@ -298,7 +308,16 @@ impl BlkQueue {
                 self.channel.prefetch(&operation);
             }
             self.submit(one);
+            // The driver works on what is done while we go on.
+            let weight = 1 + (one.parts.readable_len + one.parts.writable_len) / WEIGHT_BYTES;
+            self.budget = self.budget.saturating_sub(weight);
+            unshown += weight;
+            if unshown >= SHOW {
+                unshown = 0;
+                self.show();
+            }
         }
+        self.show();
         staged.clear();
         self.staged = staged;
         outcome
@@ -424,9 +443,9 @@ impl BlkQueue {
         self.unpublished += 1;
     }
 
-    /// Shows what was completed to the driver, and notifies it if it wants that.
+    /// Shows what was completed to the driver.
     #[inline]
-    fn publish(&mut self) {
+    fn show(&mut self) {
         if self.unpublished == 0 {
             return;
         }
@@ -436,7 +455,13 @@ impl BlkQueue {
         if let Some(inflight) = &mut self.inflight {
             inflight.commit(self.completed.drain(..), queue.used_index_published());
         }
-        if queue.wants_notification()
+    }
+
+    /// The same, and notifies the driver of all it was shown if it wants that.
+    #[inline]
+    fn publish(&mut self) {
+        self.show();
+        if self.ring.queue().wants_notification()
             && let Some(call) = &self.call
         {
             call.signal();
@@ -485,8 +510,11 @@ impl Poller for BlkQueue {
     #[inline]
     fn poll(&mut self, _: &Cx) -> usize {
         let mut moved = self.reap();
-        if self.takes() {
+        self.budget = BUDGET;
+        // What the driver adds meanwhile is taken along, within bounds: others wait.
+        while self.takes() && self.budget > 0 {
             match self.serve() {
+                Ok(0) => break,
                 Ok(taken) => moved += taken,
                 Err(reason) => self.halt(reason),
             }

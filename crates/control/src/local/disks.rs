@@ -1,11 +1,12 @@
 //! Volumes and their controllers on the engine's block devices.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use sumeru_block::{
-    Bdev, BdevError, BlkError, BlkOptions, Direct, FileDisk, FileOptions, MemoryDisk, NullDisk,
-    QueueReport, VirtioBlk,
+    Bdev, BdevError, BlkError, BlkMonitor, BlkOptions, Direct, FileDisk, FileOptions, MemoryDisk,
+    NullDisk, QueueReport, VirtioBlk,
 };
 
 use super::{LiveController, LiveVolume, Local, expose, unknown};
@@ -153,15 +154,23 @@ impl Local {
             endpoint,
             monitor,
             volume,
-            ..
+            cpus,
         } = live;
         endpoint.shutdown();
+        add_ios(&mut self.past_ios, &monitor, &cpus);
         if let Some(volume) = self.volumes.get_mut(&volume) {
             monitor
                 .queues()
                 .for_each(|queue| add(&mut volume.past, &queue));
         }
         Ok(())
+    }
+}
+
+/// Adds what a controller's queues completed to the sums of the CPUs that they are on: queue after queue, round the controller's list.
+pub(super) fn add_ios(sums: &mut HashMap<u16, u64>, monitor: &BlkMonitor, cpus: &[u16]) {
+    for (queue, cpu) in monitor.queues().zip(cpus.iter().cycle()) {
+        *sums.entry(*cpu).or_default() += queue.reads + queue.writes + queue.flushes + queue.unmaps;
     }
 }
 

@@ -13,11 +13,10 @@ use crate::value::MacAddr;
 
 impl Local {
     pub(super) fn report_lcores(&self) -> Vec<LcoreStats> {
-        let ios: u64 = self
-            .report_volumes()
-            .iter()
-            .map(|v| v.reads + v.writes + v.flushes + v.discards)
-            .sum();
+        let mut ios = self.past_ios.clone();
+        for controller in self.controllers.values() {
+            disks::add_ios(&mut ios, &controller.monitor, &controller.cpus);
+        }
         let one = |(number, lcore): (usize, &std::sync::Arc<sumeru_engine::Lcore>)| {
             let report = lcore.report().ok()?;
             let (rx_packets, tx_packets) = match &self.switch {
@@ -36,8 +35,7 @@ impl Local {
                 busy_loops: report.busy_loops,
                 rx_packets,
                 tx_packets,
-                // Known per lcore only where one lcore serves all disks.
-                blk_ios: report.work.saturating_sub(rx_packets).min(ios),
+                blk_ios: ios.get(&(lcore.cpu() as u16)).copied().unwrap_or(0),
                 wakeups: report.sleeps,
             })
         };

@@ -8,6 +8,7 @@ mod buffers;
 mod burst;
 mod idle;
 pub mod interface;
+mod outbox;
 pub mod packet;
 mod packet_ring;
 mod syscall;

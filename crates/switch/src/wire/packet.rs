@@ -9,16 +9,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sumeru_virtio::GuestSlice;
 
-use super::buffers::{Buffers, FRAME_MAX, HEADROOM};
+use super::buffers::Buffers;
 use super::burst::Burst;
 use super::interface::{Interface, refused};
+use super::outbox::{BURST, Outbox};
 use super::packet_ring::{ReceiveRing, Slot, frame_of};
 use super::syscall::{bind, option, set_option};
 use super::{Lost, Received, Wire, WireError};
 use crate::net_header::{Accepts, Offload, SHORT_NET_HEADER_LEN};
 
-/// Frames per burst and direction.
-const BURST: usize = 32;
 /// What the kernel may hold for us outside the ring, in bytes of its own accounting: some hundred large segments.
 const QUEUE_BYTES: i32 = 16 << 20;
 
@@ -33,9 +32,7 @@ pub struct PacketSocket {
     large: Burst,
     large_buffers: Buffers,
     sends: Burst,
-    send_buffers: Buffers,
-    queued: usize,
-    taken: usize,
+    outbox: Outbox<SHORT_NET_HEADER_LEN>,
     overflow: u64,
     malformed: u64,
 }
@@ -93,24 +90,18 @@ impl PacketSocket {
             .map_err(|source| refused("bind a packet socket", name, source))?;
         let out_of_memory = |source| refused("map frame buffers", name, source);
         let large_buffers = Buffers::new(BURST).map_err(out_of_memory)?;
-        let send_buffers = Buffers::new(BURST).map_err(out_of_memory)?;
-        let whole = |buffers: &Buffers| {
-            let messages: Vec<_> = (0..BURST)
-                .map(|index| buffers.slice(index, SHORT_NET_HEADER_LEN, usize::MAX))
-                .collect();
-            Burst::new(messages.into_iter())
-        };
+        let large =
+            (0..BURST).map(|index| large_buffers.slice(index, SHORT_NET_HEADER_LEN, usize::MAX));
+        let outbox = Outbox::new().map_err(out_of_memory)?;
         Ok(Self {
             ring,
-            large: whole(&large_buffers).map_err(out_of_memory)?,
-            sends: whole(&send_buffers).map_err(out_of_memory)?,
+            large: Burst::new(large).map_err(out_of_memory)?,
+            sends: Burst::new(outbox.messages()).map_err(out_of_memory)?,
             socket,
             mac: interface.mac()?,
             interface,
             large_buffers,
-            send_buffers,
-            queued: 0,
-            taken: 0,
+            outbox,
             overflow: 0,
             malformed: 0,
         })
@@ -142,10 +133,15 @@ impl PacketSocket {
         frame_of(slice, message.tag)
     }
 
-    /// Sends what is queued, and remembers how many were taken for the next [`Wire::flush`].
+    /// Sends what waits.
     fn push(&mut self) {
-        self.taken += self.sends.send(self.socket.as_fd(), self.queued);
-        self.queued = 0;
+        let (sends, socket) = (&mut self.sends, self.socket.as_fd());
+        self.outbox.push(|_, lens| {
+            for (index, len) in lens.iter().enumerate() {
+                sends.set_len(index, *len);
+            }
+            sends.send(socket, lens.len())
+        });
     }
 }
 
@@ -179,33 +175,21 @@ impl Wire for PacketSocket {
 
     #[inline]
     fn send_buffer(&mut self) -> Option<GuestSlice> {
-        if self.queued == BURST {
+        if self.outbox.place().is_none() {
             self.push();
         }
-        Some(self.send_buffers.slice(self.queued, 0, FRAME_MAX))
+        self.outbox.place()
     }
 
     #[inline]
     fn send(&mut self, len: u32, offload: &Offload, header_len: u16) {
-        // Without a buffer asked for, or longer than it: lost, as the next flush says.
-        let len = len as usize;
-        if self.queued == BURST || len > FRAME_MAX {
-            return;
-        }
-        let header = offload.write(header_len);
-        let header = &header[..SHORT_NET_HEADER_LEN];
-        self.send_buffers
-            .write(self.queued, SHORT_NET_HEADER_LEN, header);
-        self.sends.set_len(self.queued, SHORT_NET_HEADER_LEN + len);
-        self.queued += 1;
+        self.outbox.add(len, offload, header_len);
     }
 
     #[inline]
     fn flush(&mut self) -> usize {
-        if self.queued != 0 {
-            self.push();
-        }
-        std::mem::take(&mut self.taken)
+        self.push();
+        self.outbox.take_taken()
     }
 
     fn accepts(&self) -> Accepts {
@@ -263,5 +247,3 @@ fn bind_all(socket: &OwnedFd, index: u32) -> std::io::Result<()> {
     };
     bind(socket.as_fd(), &address)
 }
-
-const _: () = assert!(SHORT_NET_HEADER_LEN <= HEADROOM);

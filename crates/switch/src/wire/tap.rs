@@ -10,15 +10,14 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use sumeru_virtio::GuestSlice;
 
-use super::buffers::{Buffers, FRAME_MAX, HEADROOM};
+use super::buffers::{Buffers, FRAME_MAX};
 use super::idle::IdleSkip;
 use super::interface::{Interface, check_name, named_request, refused};
+use super::outbox::{BURST, Outbox};
 use super::syscall::{interface_request, request_by_int, request_by_value};
 use super::{Lost, Received, Wire, WireError};
 use crate::net_header::{Accepts, NET_HEADER_LEN, Offload, SHORT_NET_HEADER_LEN};
 
-/// Frames per burst and direction.
-const BURST: usize = 32;
 /// Shortest frame: an Ethernet header.
 const FRAME_MIN: usize = 14;
 /// Most queues of one device in Linux (`MAX_TAP_QUEUES`).
@@ -31,10 +30,7 @@ pub struct Tap {
     interface: Interface,
     mac: [u8; 6],
     receive_buffers: Buffers,
-    send_buffers: Buffers,
-    lens: [usize; BURST],
-    queued: usize,
-    taken: usize,
+    outbox: Outbox<NET_HEADER_LEN>,
     idle: IdleSkip,
     malformed: u64,
 }
@@ -86,10 +82,7 @@ impl Tap {
             mac: interface.mac()?,
             interface,
             receive_buffers: Buffers::new(BURST).map_err(out_of_memory)?,
-            send_buffers: Buffers::new(BURST).map_err(out_of_memory)?,
-            lens: [0; BURST],
-            queued: 0,
-            taken: 0,
+            outbox: Outbox::new().map_err(out_of_memory)?,
             idle: IdleSkip::default(),
             malformed: 0,
         })
@@ -115,22 +108,24 @@ impl Tap {
         })
     }
 
-    /// Writes what is queued, and remembers how many were taken for the next [`Wire::flush`].
+    /// Writes what waits.
     fn push(&mut self) {
-        let mut next = 0;
-        while next < self.queued {
-            let (len, device) = (self.lens[next], self.device.as_fd());
-            match self.send_buffers.drain(next, NET_HEADER_LEN, len, device) {
-                Ok(_) => self.taken += 1,
-                Err(Errno::INTR) => continue,
-                // Refused for itself: the next one may pass.
-                Err(Errno::INVAL | Errno::NOBUFS | Errno::NOMEM | Errno::MSGSIZE) => {}
-                // Full, down or gone: none of the others would pass.
-                Err(_) => break,
+        let device = self.device.as_fd();
+        self.outbox.push(|buffers, lens| {
+            let (mut next, mut taken) = (0, 0);
+            while let Some(len) = lens.get(next) {
+                match buffers.drain(next, NET_HEADER_LEN, *len, device) {
+                    Ok(_) => taken += 1,
+                    Err(Errno::INTR) => continue,
+                    // Refused for itself: the next one may pass.
+                    Err(Errno::INVAL | Errno::NOBUFS | Errno::NOMEM | Errno::MSGSIZE) => {}
+                    // Full, down or gone: none of the others would pass.
+                    Err(_) => break,
+                }
+                next += 1;
             }
-            next += 1;
-        }
-        self.queued = 0;
+            taken
+        });
     }
 }
 
@@ -163,31 +158,21 @@ impl Wire for Tap {
 
     #[inline]
     fn send_buffer(&mut self) -> Option<GuestSlice> {
-        if self.queued == BURST {
+        if self.outbox.place().is_none() {
             self.push();
         }
-        Some(self.send_buffers.slice(self.queued, 0, FRAME_MAX))
+        self.outbox.place()
     }
 
     #[inline]
     fn send(&mut self, len: u32, offload: &Offload, header_len: u16) {
-        // Without a buffer asked for, or longer than it: lost, as the next flush says.
-        let len = len as usize;
-        let Some(place) = self.lens.get_mut(self.queued).filter(|_| len <= FRAME_MAX) else {
-            return;
-        };
-        *place = NET_HEADER_LEN + len;
-        self.send_buffers
-            .write(self.queued, NET_HEADER_LEN, &offload.write(header_len));
-        self.queued += 1;
+        self.outbox.add(len, offload, header_len);
     }
 
     #[inline]
     fn flush(&mut self) -> usize {
-        if self.queued != 0 {
-            self.push();
-        }
-        std::mem::take(&mut self.taken)
+        self.push();
+        self.outbox.take_taken()
     }
 
     fn accepts(&self) -> Accepts {
@@ -234,5 +219,3 @@ fn readable(fd: BorrowedFd<'_>) -> bool {
         Err(_) => false,
     }
 }
-
-const _: () = assert!(NET_HEADER_LEN <= HEADROOM);
