@@ -2,7 +2,7 @@
 //!
 //! A spin that finds work saves the price of a sleep; one that does not keeps the CPU from others, the kernel's own threads among them: a direct write
 //! completes in a kernel thread of the CPU that submitted it, so an lcore that always spun in wait for its disk would keep away what it waits for. Only
-//! trying shows which it is. So [`Spin`] goes by success: long spins while they pay, else short ones, with a long one tried now and then.
+//! trying shows which it is. So the lcore goes by success: long spins while they pay, else short ones, with a long one tried now and then.
 
 use std::time::Duration;
 
