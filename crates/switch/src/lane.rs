@@ -324,7 +324,15 @@ fn send(
             send_rings(pairs, frames, order, list, port.max_frame, &mut sent, lost);
         }
         Attachment::Wire(wire) => {
-            sent = send_wire(&mut **wire, frames, order, list, port.max_frame, lost);
+            send_wire(
+                &mut **wire,
+                frames,
+                order,
+                list,
+                port.max_frame,
+                &mut sent,
+                lost,
+            );
         }
     }
     port_counters.tx_packets.add(sent.packets);
@@ -397,9 +405,9 @@ fn send_wire(
     order: &[u8],
     list: &[GuestSlice],
     max_frame: u32,
+    sent: &mut Sent,
     mut lost: impl FnMut(Drop),
-) -> Sent {
-    let mut sent = Sent::default();
+) {
     let accepts = wire.accepts();
     for index in order {
         let Some(frame) = frames.get(usize::from(*index)) else {
@@ -433,5 +441,4 @@ fn send_wire(
         lost(Drop::WireFull);
     }
     sent.packets = taken.min(sent.packets);
-    sent
 }
