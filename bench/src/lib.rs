@@ -8,11 +8,15 @@
 
 pub mod blk_load;
 pub mod block;
+pub mod cases;
 pub mod frontend;
+pub mod generator;
 pub mod histogram;
 pub mod idle;
 pub mod jsonrpc;
+pub mod lane;
 pub mod machine;
+pub mod options;
 pub mod peers;
 pub mod probe;
 pub mod process;
