@@ -93,11 +93,12 @@ pub fn ipv4_checksum_is_right(frame: &[u8], at: usize) -> bool {
 /// The ones' complement sum of RFC 1071 over an IPv4 header.
 #[inline]
 fn ones_sum(header: &[u8]) -> u16 {
-    let sum: u32 = header
-        .chunks_exact(2)
-        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
+    let sum: u64 = header
+        .chunks_exact(4)
+        .map(|word| u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]])))
         .sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    let folded = (folded & 0xffff) + (folded >> 16);
     ((folded & 0xffff) + (folded >> 16)) as u16
 }
 
