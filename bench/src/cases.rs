@@ -87,56 +87,56 @@ pub fn cases() -> Vec<Case> {
         case(
             "learn-64",
             &Setup::Learning,
-            Traffic::Loop(learn),
+            Traffic::Loop(learn()),
             most(2.5),
             "learning bridge without a rule, 64 stations and their gateway, all of them learnt; both ways",
         ),
         case(
             "rules-4k-flows-4k",
             &by_destination,
-            Traffic::Loop(|| to_destinations(DESTINATIONS, 1)),
+            Traffic::Loop(to_destinations(DESTINATIONS, 1)),
             most(2.5),
             "4,096 rules by destination address, one flow to each; one way",
         ),
         case(
             "rules-4k-flows-64k",
             &by_destination,
-            Traffic::Loop(|| to_destinations(DESTINATIONS, 16)),
+            Traffic::Loop(to_destinations(DESTINATIONS, 16)),
             most(2.5),
             "the same with 16 source ports to each: 65,536 flows",
         ),
         case(
             "ct-1k",
             &Setup::Conntrack,
-            Traffic::Loop(|| connections(1024, 1)),
+            Traffic::Loop(connections(1024, 1)),
             most(3.0),
             "stateful forwarding of 1,024 established UDP connections, both ways",
         ),
         case(
             "ct-64k",
             &Setup::Conntrack,
-            Traffic::Loop(|| connections(1024, 64)),
+            Traffic::Loop(connections(1024, 64)),
             most(4.0),
             "the same with 65,536",
         ),
         case(
             "ct-new",
             &Setup::Conntrack,
-            Traffic::Connections(new_connections, CONNECTIONS),
+            Traffic::Connections(new_connections(), CONNECTIONS),
             Goal::ConnectionsAtLeast(3.0),
             "a million frames, each of a new UDP connection; the table is emptied before",
         ),
         case(
             "vxlan-encap-64",
             &Setup::Overlay,
-            Traffic::Loop(encapsulated),
+            Traffic::Loop(encapsulated()),
             most(2.5),
             "from a guest into VXLAN over IPv4, 64 flows; one way",
         ),
         case(
             "vxlan-decap-64",
             &Setup::Overlay,
-            Traffic::Loop(decapsulated),
+            Traffic::Loop(decapsulated()),
             most(2.5),
             "out of VXLAN over IPv4 to a guest, 64 flows; one way",
         ),
@@ -190,7 +190,7 @@ fn learn() -> Load {
         let wheels = vec![wheel(stations, first, STATIONS)];
         Direction {
             from,
-            to: 1 - from,
+            to: vec![1 - from],
             plan: Plan::new(
                 udp(&addresses(mac), FRAME),
                 Sequence::Wheels(wheels),
@@ -221,7 +221,7 @@ pub fn to_destinations(destinations: u32, ports: u32) -> Load {
     );
     load(vec![Direction {
         from: 0,
-        to: 1,
+        to: vec![1],
         plan,
     }])
 }
@@ -247,7 +247,7 @@ fn connections(clients: u32, ports: u32) -> Load {
             ];
             Direction {
                 from,
-                to: 1 - from,
+                to: vec![1 - from],
                 plan: Plan::new(
                     udp(addresses, FRAME),
                     Sequence::Wheels(wheels),
@@ -281,7 +281,7 @@ fn new_connections() -> Load {
         prime: 1024,
         ..load(vec![Direction {
             from: 0,
-            to: 1,
+            to: vec![1],
             plan,
         }])
     }
@@ -314,7 +314,7 @@ fn encapsulated() -> Load {
     let wheels = vec![wheel(&[Field::UdpSrc], 1024, STATIONS)];
     tunnel(Direction {
         from: 0,
-        to: 1,
+        to: vec![1],
         plan: Plan::new(
             inner,
             Sequence::Wheels(wheels),
@@ -332,7 +332,7 @@ fn decapsulated() -> Load {
     };
     tunnel(Direction {
         from: 1,
-        to: 0,
+        to: vec![0],
         plan: Plan::new(
             vxlan(&outer, Overlay::VNI, &inner),
             // The outer source port tells the flows apart, as RFC 7348 asks for.

@@ -33,9 +33,9 @@ pub enum Traffic {
         first_bursts: u32,
     },
     /// Our own generator, in a closed loop for the time that is measured.
-    Loop(fn() -> Load),
+    Loop(Load),
     /// Our own generator sends this many frames, each of a new connection, after the switch has forgotten those of before.
-    Connections(fn() -> Load, u64),
+    Connections(Load, u64),
 }
 
 /// How long, on which core, with what.
@@ -162,7 +162,7 @@ impl<'a> Lane<'a> {
                 let mut generator = Generator::start(
                     switch.sockets(),
                     conditions.generator_core,
-                    load(),
+                    load.clone(),
                     Backing::HugePages,
                 )
                 .with_context(|| format!("generator on {}", switch.name()))?;

@@ -2,8 +2,9 @@
 //!
 //! `frontend` and `blk_load` implement the *driver* end of virtio 1.2 and vhost-user on their own: nothing here
 //! uses the device-side crates, so a misreading of the standard on one side shows as a failure instead of cancelling out.
-//! `sumeru` is all that knows the daemon's configuration and RPC; `peers` the same for each peer; `switch` and
-//! `block` are the measurements; `report` writes what came out.
+//! `generator` sends and counts frames over the same driver end. `sumeru` is all that knows the daemon's configuration and
+//! RPC; `peers` the same for each peer; `lane` (switches) and `block` are the measurements; `cases` what is measured;
+//! `report` writes what came out.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod blk_load;

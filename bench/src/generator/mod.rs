@@ -33,8 +33,8 @@ pub const WINDOW: u64 = 768;
 pub struct Direction {
     /// The port that sends, by its place among the sockets.
     pub from: usize,
-    /// The port that they have to arrive at; one direction at most ends at a port.
-    pub to: usize,
+    /// The ports at which they may arrive; one direction at most ends at a port.
+    pub to: Vec<usize>,
     /// The frames.
     pub plan: Plan,
 }
@@ -99,7 +99,7 @@ impl Generator {
         let ends = load
             .directions
             .iter()
-            .flat_map(|direction| [direction.from, direction.to])
+            .flat_map(|direction| direction.to.iter().copied().chain([direction.from]))
             .chain(load.announce.iter().map(|(port, _)| *port))
             .chain(load.neighbour.map(|(port, _, _)| port));
         let needed = ends.max().map_or(0, |port| port + 1);

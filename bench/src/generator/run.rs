@@ -63,7 +63,7 @@ impl Runner {
             .map(|port| {
                 load.directions
                     .iter()
-                    .position(|direction| direction.to == port)
+                    .position(|direction| direction.to.contains(&port))
             })
             .collect();
         Self {
