@@ -7,6 +7,7 @@
 //! `report` writes what came out.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod base_station;
 pub mod blk_load;
 pub mod block;
 pub mod cases;
@@ -19,9 +20,11 @@ pub mod lane;
 pub mod machine;
 pub mod options;
 pub mod peers;
+pub mod plot;
 pub mod probe;
 pub mod process;
 pub mod report;
+pub mod residence;
 pub mod sumeru;
 pub mod switch;
 pub mod thread;

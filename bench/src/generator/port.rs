@@ -314,3 +314,122 @@ impl Ring {
         self.given = self.given.wrapping_add(1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::{Addresses, udp};
+    use super::super::plan::{Field, Sequence, Way, Wheel};
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn rings() -> (GuestMemory, Ring, Ring) {
+        let mut memory = GuestMemory::new(&[(BASE, 8 << 20)], Backing::Pages).unwrap();
+        let whole = (HEADER_LEN + FRAME_MAX) as u32;
+        let mut receive = Ring::new(&mut memory, whole, true).unwrap();
+        receive.given = ENTRIES;
+        let send = Ring::new(&mut memory, HEADER_LEN as u32, false).unwrap();
+        (memory, receive, send)
+    }
+
+    /// Plays a device that returns entry `id` in place `index` of the used ring.
+    fn give_back(ring: &Ring, index: u16, id: u32, len: u32) {
+        let place = usize::from(index & MASK);
+        ring.used.store_u32(4 + 8 * place, id, Relaxed);
+        ring.used.store_u32(8 + 8 * place, len, Relaxed);
+        ring.used.store_u16(2, index.wrapping_add(1), Release);
+    }
+
+    fn plan() -> Plan {
+        let addresses = Addresses {
+            mac: [[2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]],
+            ipv4: [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 1, 0, 0)],
+            udp: [1000, 53],
+        };
+        let wheel = Wheel {
+            fields: &[Field::UdpSrc],
+            first: 1000,
+            count: 7,
+        };
+        Plan::new(
+            udp(&addresses, 64),
+            Sequence::Wheels(vec![wheel]),
+            Way::Unchanged,
+        )
+    }
+
+    /// What the ring sends is what a device finds by the addresses of the descriptors; over the wrap of the 16-bit indices.
+    #[test]
+    fn frames_go_through_a_device_that_copies_from_ring_to_ring() {
+        let (memory, mut receive, mut send) = rings();
+        let (mut plan, mut expected) = (plan(), plan());
+        let (send_layout, receive_layout) = (send.queue.layout(), receive.queue.layout());
+        let buffer = |table: u64, entry: u16| {
+            let desc = memory.window(table + 16 * u64::from(entry), 16).unwrap();
+            (desc.load_u64(0, Relaxed), desc.load_u32(8, Relaxed))
+        };
+        for index in 0..70_000u32 {
+            let index = index as u16;
+            send.put(plan.step());
+            send.publish().unwrap();
+            let (from, len) = buffer(send_layout.desc, index & MASK);
+            assert_eq!(len, 76);
+            let (to, room) = buffer(receive_layout.desc, index & MASK);
+            assert!(room >= len);
+            let mut bytes = [0; 76];
+            memory.window(from, 76).unwrap().read(0, &mut bytes);
+            assert_eq!(bytes[..HEADER_LEN], [0; HEADER_LEN]);
+            bytes[NUM_BUFFERS_AT] = 1;
+            memory.window(to, 76).unwrap().write(0, &bytes);
+            give_back(&send, index, (index & MASK).into(), 0);
+            give_back(&receive, index, (index & MASK).into(), 76);
+
+            assert_eq!(send.returned().unwrap(), 1);
+            send.take().unwrap();
+            assert_eq!(receive.returned().unwrap(), 1);
+            let mut arrivals = Arrivals {
+                ring: &mut receive,
+                left: 1,
+            };
+            let (len, entry) = arrivals.take().unwrap().unwrap();
+            let mut frame = [0; 64];
+            assert!(arrivals.read(entry, &mut frame[..len]));
+            assert_eq!(frame, expected.step());
+            assert_eq!(arrivals.take().unwrap(), None);
+            arrivals.accept().unwrap();
+            assert_eq!(
+                receive.avail.load_u16(2, Relaxed),
+                index.wrapping_add(1).wrapping_add(ENTRIES)
+            );
+        }
+    }
+
+    #[test]
+    fn a_device_that_breaks_the_order_or_the_rules_is_refused() {
+        let (_memory, mut receive, mut send) = rings();
+        give_back(&receive, 0, 1, 76);
+        assert_eq!(receive.returned().unwrap(), 1);
+        assert!(matches!(
+            receive.take(),
+            Err(FrontendError::BadUsed { id: 1 })
+        ));
+        for len in [HEADER_LEN as u32 - 1, (HEADER_LEN + FRAME_MAX) as u32 + 1] {
+            let (_memory, mut receive, _) = rings();
+            give_back(&receive, 0, 0, len);
+            receive.returned().unwrap();
+            let mut arrivals = Arrivals {
+                ring: &mut receive,
+                left: 1,
+            };
+            assert!(
+                matches!(arrivals.take(), Err(FrontendError::BadUsed { id: 0 })),
+                "{len}"
+            );
+        }
+        // Nothing was sent yet.
+        give_back(&send, 0, 0, 0);
+        assert!(matches!(
+            send.returned(),
+            Err(FrontendError::BadUsed { id: 1 })
+        ));
+    }
+}
