@@ -204,6 +204,17 @@ impl<'a> Lane<'a> {
         self.switch.name()
     }
 
+    /// Decisions that the switch has cached, if it tells; it is stopped again after the answer.
+    ///
+    /// # Errors
+    /// If the switch does not answer.
+    pub fn cached_decisions(&mut self) -> Result<Option<u64>> {
+        process::pause(self.switch.pid(), false)?;
+        let count = self.switch.cached_decisions();
+        process::pause(self.switch.pid(), true)?;
+        count
+    }
+
     /// Lets both run for one point.
     ///
     /// # Errors

@@ -2,10 +2,11 @@
 //!
 //! It needs no font, script or style sheet of anybody else; every point of it is in a table beside it too.
 
+use serde::Serialize;
 use std::fmt::Write as _;
 
 /// One line.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Curve {
     /// Its name in the legend.
     pub name: String,
@@ -14,7 +15,7 @@ pub struct Curve {
 }
 
 /// Lines over one axis.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Plot {
     /// Above it.
     pub title: String,

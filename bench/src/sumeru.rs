@@ -159,6 +159,9 @@ pub struct LcoreStats {
     pub sleep_cycles: u64,
     /// Packets received.
     pub rx_packets: u64,
+    /// Decisions in its cache of wildcarded flows, if the daemon tells.
+    #[serde(default)]
+    pub cached_decisions: Option<u64>,
     /// Block requests completed.
     pub blk_ios: u64,
 }
@@ -394,6 +397,10 @@ impl Switch for SumeruSwitch {
             rx_packets: lcore.rx_packets,
         })
     }
+    fn cached_decisions(&mut self) -> Result<Option<u64>> {
+        Ok(self.daemon.lcore()?.cached_decisions)
+    }
+
     fn forget_connections(&mut self) -> Result<()> {
         self.daemon.call(CONNTRACK_FLUSH, &json!({}))?;
         Ok(())
