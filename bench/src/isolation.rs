@@ -12,7 +12,7 @@ use crate::generator::frame::{Addresses, Mac, udp};
 use crate::generator::plan::{Field, Plan, Sequence, Tuple, Way, Wheel};
 use crate::generator::port::{BURST, Port};
 use crate::histogram::Histogram;
-use crate::residence::Presence;
+use crate::residence::{Presence, Waiting};
 use crate::switch::Rule;
 use crate::tsc;
 use anyhow::Result;
@@ -29,10 +29,16 @@ const WINDOW: u64 = 512;
 /// Frames count as lost when none has arrived for this long.
 const LOST_AFTER_S: f64 = 0.2;
 const FRAME: usize = 64;
-/// In the payload: when it was sent, and in which scene.
+/// In the payload: when it was sent, for how long generator and switch had waited for their cores until then, and in which scene.
 const STAMP_AT: usize = 42;
-const SCENE_AT: usize = 50;
-const LEN_KEPT: usize = 54;
+const WAITED_AT: usize = 50;
+const SCENE_AT: usize = 58;
+/// A latency counts only if no more than this part of it was waiting for a core.
+const MOST_WAITING: f64 = 0.1;
+/// A latency above this, in seconds, may hold waiting.
+const LONG_S: f64 = 20e-6;
+/// So often, in seconds, the switch's waiting is looked at without a reason: at most this much of it is charged to the wrong frames.
+const LOOK_S: f64 = 1e-3;
 const QUIET_PORT: usize = 1;
 const OUTSIDE: Mac = [2, 0, 0, 0, 0, 1];
 const GUEST: Mac = [2, 0, 0, 0, 0, 2];
@@ -135,7 +141,7 @@ pub struct Outcome {
     pub seconds: f64,
     /// From before sending until it was seen at the other port, TSC cycles; only of paced frames.
     pub latency: Histogram,
-    /// Paced frames during whose way the generator was off its core: their latency is left out.
+    /// Paced frames on whose way generator or switch waited for a core for too long: their latency is left out.
     pub excluded: u64,
     /// The loud tenant's frames that were sent.
     pub loud: u64,
@@ -165,6 +171,10 @@ pub struct Tenants {
     flood: Plan,
     masks: Plan,
     presence: Presence,
+    /// The generator and the switch.
+    waiting: [Waiting; 2],
+    /// When the switch's waiting was last looked at.
+    looked: u64,
     /// Counts scenes: what is left over from the one before is not taken for a frame of this one.
     scene: u32,
     /// Of the closed loop, where frames carry no stamp.
@@ -196,11 +206,11 @@ impl Pace {
 }
 
 impl Tenants {
-    /// Over connected ports, [`PORTS`] of them.
+    /// Over connected ports, [`PORTS`] of them, of the switch whose polling thread is `tid` of process `pid`.
     ///
     /// # Errors
     /// If the scheduler's statistics cannot be read.
-    pub fn new(ports: Vec<Port>) -> Result<Self> {
+    pub fn new(ports: Vec<Port>, pid: u32, tid: u32) -> Result<Self> {
         let frame = |ipv4: [Ipv4Addr; 2]| {
             let addresses = Addresses {
                 mac: [GUEST, OUTSIDE],
@@ -239,6 +249,14 @@ impl Tenants {
                 Way::Unchanged,
             ),
             presence: Presence::of_this_thread()?,
+            waiting: [
+                Waiting::of(
+                    std::process::id(),
+                    rustix::thread::gettid().as_raw_nonzero().get() as u32,
+                )?,
+                Waiting::of(pid, tid)?,
+            ],
+            looked: 0,
             scene: 0,
             under_way: 0,
         })
@@ -256,18 +274,15 @@ impl Tenants {
         let end = begin + (tsc::hz() * seconds) as u64;
         let mut quiet_pace = Pace::new(QUIET_PER_SECOND, begin);
         let mut mask_pace = Pace::new(MASKS_PER_SECOND, begin);
-        let (mut away, mut alive, patience) = (begin, begin, (tsc::hz() * LOST_AFTER_S) as u64);
-        self.presence.was_away(begin)?;
+        let (mut alive, patience) = (begin, (tsc::hz() * LOST_AFTER_S) as u64);
         loop {
             let now = tsc::now();
             if now >= end {
                 break;
             }
-            if self.presence.was_away(now)? {
-                away = now;
-            }
+            self.look(now)?;
             let before = outcome.received;
-            self.receive(quiet, away, &mut outcome)?;
+            self.receive(quiet, &mut outcome)?;
             if outcome.received > before {
                 alive = now;
             } else if now.wrapping_sub(alive) > patience {
@@ -307,12 +322,26 @@ impl Tenants {
         let patience = tsc::now() + patience;
         while tsc::now() < patience && outcome.received < outcome.sent {
             let now = tsc::now();
-            if self.presence.was_away(now)? {
-                away = now;
-            }
-            self.receive(quiet, away, &mut outcome)?;
+            self.look(now)?;
+            self.receive(quiet, &mut outcome)?;
         }
         Ok(outcome)
+    }
+
+    /// Keeps the waiting times fresh.
+    fn look(&mut self, now: u64) -> Result<()> {
+        if self.presence.was_away(now)? {
+            self.waiting[0].refresh()?;
+        }
+        if now.wrapping_sub(self.looked) as f64 > tsc::hz() * LOOK_S {
+            self.looked = now;
+            self.waiting[1].refresh()?;
+        }
+        Ok(())
+    }
+
+    fn waited_ns(&self) -> u64 {
+        self.waiting.iter().map(Waiting::waited_ns).sum()
     }
 
     /// A sender that finds no room loses the frame: it counts as sent.
@@ -323,49 +352,72 @@ impl Tenants {
             return Ok(());
         }
         frame[SCENE_AT..SCENE_AT + 4].copy_from_slice(&self.scene.to_le_bytes());
+        frame[WAITED_AT..WAITED_AT + 8].copy_from_slice(&self.waited_ns().to_le_bytes());
         frame[STAMP_AT..STAMP_AT + 8].copy_from_slice(&tsc::now().to_le_bytes());
         self.ports[0].send(&frame)?;
         Ok(())
     }
 
-    fn receive(&mut self, quiet: Quiet, away: u64, outcome: &mut Outcome) -> Result<()> {
-        for (number, port) in self.ports.iter_mut().enumerate() {
-            let mut arrivals = port.arrivals(2 * BURST)?;
+    fn receive(&mut self, quiet: Quiet, outcome: &mut Outcome) -> Result<()> {
+        for number in 0..self.ports.len() {
+            let mut stamps = [(0, 0, 0); 2 * BURST];
+            let mut count = 0;
+            let mut arrivals = self.ports[number].arrivals(stamps.len())?;
             while let Some((len, entry)) = arrivals.take()? {
                 if number != QUIET_PORT || len != FRAME {
                     continue;
                 }
-                if quiet == Quiet::Loop {
-                    // What a paced scene left over was waited for.
-                    self.under_way = self.under_way.saturating_sub(1);
-                    outcome.received += 1;
-                    continue;
+                if quiet == Quiet::Paced {
+                    let mut frame = [0; FRAME];
+                    arrivals.read(entry, &mut frame);
+                    stamps[count] = (
+                        word(&frame, STAMP_AT),
+                        word(&frame, WAITED_AT),
+                        word(&frame, SCENE_AT) as u32,
+                    );
                 }
-                let mut frame = [0; LEN_KEPT];
-                arrivals.read(entry, &mut frame);
-                let (stamp, scene) = stamp_of(&frame);
-                if scene != self.scene {
-                    continue;
-                }
-                outcome.received += 1;
-                if stamp < away {
-                    outcome.excluded += 1;
-                } else {
-                    outcome.latency.record(tsc::now().saturating_sub(stamp));
-                }
+                count += 1;
             }
             arrivals.accept()?;
+            if quiet == Quiet::Loop {
+                // What a paced scene left over was waited for.
+                self.under_way = self.under_way.saturating_sub(count as u64);
+                outcome.received += count as u64;
+                continue;
+            }
+            for (stamp, waited, scene) in &stamps[..count] {
+                if *scene == self.scene {
+                    self.arrived(*stamp, *waited, outcome)?;
+                }
+            }
         }
+        Ok(())
+    }
+
+    fn arrived(&mut self, stamp: u64, waited: u64, outcome: &mut Outcome) -> Result<()> {
+        outcome.received += 1;
+        let now = tsc::now();
+        let latency = now.saturating_sub(stamp);
+        let seconds = latency as f64 / tsc::hz();
+        if seconds > LONG_S {
+            self.looked = now;
+            self.waiting[1].refresh()?;
+            let waiting = self.waited_ns().saturating_sub(waited) as f64 / 1e9;
+            if waiting > seconds * MOST_WAITING {
+                outcome.excluded += 1;
+                return Ok(());
+            }
+        }
+        outcome.latency.record(latency);
         Ok(())
     }
 }
 
-fn stamp_of(frame: &[u8; LEN_KEPT]) -> (u64, u32) {
-    let mut stamp = [0; 8];
-    stamp.copy_from_slice(&frame[STAMP_AT..STAMP_AT + 8]);
-    let mut scene = [0; 4];
-    scene.copy_from_slice(&frame[SCENE_AT..SCENE_AT + 4]);
-    (u64::from_le_bytes(stamp), u32::from_le_bytes(scene))
+fn word(frame: &[u8; FRAME], at: usize) -> u64 {
+    let mut word = [0; 8];
+    let bytes = &frame[at..FRAME.min(at + 8)];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(word)
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ impl Presence {
             last: 0,
             slices: 0,
         };
-        presence.slices = presence.read()?;
+        presence.slices = number(&presence.schedstat, 2)?;
         presence.last = tsc::now();
         Ok(presence)
     }
@@ -52,18 +52,55 @@ impl Presence {
         if since < self.suspicious {
             return Ok(false);
         }
-        let slices = self.read()?;
+        let slices = number(&self.schedstat, 2)?;
         Ok(slices != std::mem::replace(&mut self.slices, slices))
     }
+}
 
-    #[cold]
-    fn read(&self) -> Result<u64> {
-        let mut bytes = [0; 96];
-        let len = pread(&self.schedstat, &mut bytes, 0).context("read schedstat")?;
-        std::str::from_utf8(&bytes[..len])
-            .ok()
-            .and_then(|text| text.split_whitespace().nth(2)?.parse().ok())
-            .context("schedstat of the thread")
+/// A number of a schedstat file: time on a core, time waiting for one, times put on one.
+#[cold]
+fn number(schedstat: &File, place: usize) -> Result<u64> {
+    let mut bytes = [0; 96];
+    let len = pread(schedstat, &mut bytes, 0).context("read schedstat")?;
+    std::str::from_utf8(&bytes[..len])
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(place)?.parse().ok())
+        .context("schedstat of a thread")
+}
+
+/// Time that a thread has waited for a core, as last read: also of a thread of another process.
+pub struct Waiting {
+    schedstat: File,
+    waited_ns: u64,
+}
+
+impl Waiting {
+    /// Of thread `tid` of process `pid`.
+    ///
+    /// # Errors
+    /// If there is no such thread.
+    pub fn of(pid: u32, tid: u32) -> Result<Self> {
+        let path = format!("/proc/{pid}/task/{tid}/schedstat");
+        let mut waiting = Self {
+            schedstat: File::open(&path).with_context(|| format!("open {path}"))?,
+            waited_ns: 0,
+        };
+        waiting.refresh()?;
+        Ok(waiting)
+    }
+
+    /// Reads it again.
+    ///
+    /// # Errors
+    /// If the thread is gone.
+    pub fn refresh(&mut self) -> Result<()> {
+        self.waited_ns = number(&self.schedstat, 1)?;
+        Ok(())
+    }
+
+    /// Nanoseconds as last read.
+    pub fn waited_ns(&self) -> u64 {
+        self.waited_ns
     }
 }
 

@@ -166,6 +166,10 @@ pub struct LcoreStats {
     pub blk_ios: u64,
 }
 
+/// How long a daemon may take to come up, and how many bytes of its configuration it must get through in a second.
+const PATIENCE: Duration = Duration::from_secs(10);
+const CONFIGURED_PER_SECOND: u64 = 64 << 10;
+
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -206,9 +210,10 @@ impl Daemon {
             confine,
             &folder.file("daemon.log"),
         )?;
-        process.wait_until("RPC socket", Duration::from_secs(10), || {
-            UnixStream::connect(&rpc).is_ok()
-        })?;
+        // It answers when it has carried out all of its configuration.
+        let patience = PATIENCE
+            + Duration::from_secs(configuration.objects.len() as u64 / CONFIGURED_PER_SECOND);
+        process.wait_until("RPC socket", patience, || UnixStream::connect(&rpc).is_ok())?;
         Ok(Self {
             process,
             rpc,

@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use std::time::Duration;
 use sumeru_bench::frontend::guest_memory::Backing;
 use sumeru_bench::generator::port::Port;
 use sumeru_bench::isolation::{self, Loud, Outcome, Quiet, Tenants};
@@ -13,7 +14,7 @@ use sumeru_bench::machine::Machine;
 use sumeru_bench::options::{Noise, Options};
 use sumeru_bench::peers::ovs::OvsDpdk;
 use sumeru_bench::process::{self, HugePages, Interrupt};
-use sumeru_bench::report::{MISS, OURS, PASS, Report, Rounds, Row};
+use sumeru_bench::report::{MISS, OURS, PASS, PEER, Report, Rounds, Row};
 use sumeru_bench::sumeru::Daemon;
 use sumeru_bench::switch::{Setup, Switch};
 use sumeru_bench::thread::{self, Watch};
@@ -97,7 +98,7 @@ fn main() -> Result<()> {
     if options.peer_only {
         return Ok(());
     }
-    options.finish(&report(options, &seen, &noise)?, "isolation")
+    options.finish(&report(options, seen, &noise)?, "isolation")
 }
 
 /// All scenes of every side; and why they do not count, if they do not.
@@ -105,12 +106,13 @@ fn play(options: &Options, setup: &Setup, what: &str) -> Result<(Vec<Vec<Seen>>,
     let mut switches = pairs::start(options.core, isolation::PORTS, setup, pairs::asked(options))?;
     let mut sides = Vec::new();
     let mut fault = None;
-    let mut trips = vec![probe::round_trip(options.generator_core, options.core)?];
     for switch in &mut switches {
         process::pause(switch.pid(), false)?;
         thread::raise_process(switch.pid())?;
         let watch = Watch::start(switch.pid())?;
-        sides.push(scenes(switch.as_mut(), options, what)?);
+        let (scenes, moved) = scenes(switch.as_mut(), options, what)?;
+        sides.push(scenes);
+        fault = fault.or(moved.map(|moved| format!("{}: {moved}", switch.name())));
         let running = watch.busiest()?.running;
         if running < LEAST_RUNNING {
             fault = Some(format!(
@@ -120,21 +122,37 @@ fn play(options: &Options, setup: &Setup, what: &str) -> Result<(Vec<Vec<Seen>>,
             ));
         }
         process::pause(switch.pid(), true)?;
-        trips.push(probe::round_trip(options.generator_core, options.core)?);
     }
-    Ok((sides, fault.or(probe::fault(&trips))))
+    Ok((sides, fault))
 }
 
-fn scenes(switch: &mut dyn Switch, options: &Options, what: &str) -> Result<Vec<Seen>> {
+/// All scenes of one side. The rates are held against each other, so the cores must not have moved between them.
+fn scenes(
+    switch: &mut dyn Switch,
+    options: &Options,
+    what: &str,
+) -> Result<(Vec<Seen>, Option<String>)> {
     let ports = switch
         .sockets()
         .iter()
         .map(|socket| Port::open(socket, Backing::HugePages))
         .collect::<Result<Vec<_>, _>>()
         .with_context(|| format!("connect to {}", switch.name()))?;
-    let mut tenants = Tenants::new(ports)?;
+    // The polling thread is the one that never sleeps.
+    let watch = Watch::start(switch.pid())?;
+    std::thread::sleep(Duration::from_millis(100));
+    let mut tenants = Tenants::new(ports, switch.pid(), watch.busiest()?.tid)?;
     let mut scenes = Vec::new();
-    for scene in &SCENES {
+    let mut trips = Vec::new();
+    let mut probe = |switch: &dyn Switch| -> Result<()> {
+        process::pause(switch.pid(), true)?;
+        trips.push(probe::round_trip(options.generator_core, options.core)?);
+        process::pause(switch.pid(), false)
+    };
+    for (place, scene) in SCENES.iter().enumerate() {
+        if place == ALONE_RATE {
+            probe(switch)?;
+        }
         tenants.play(scene.loud, scene.quiet, WARM_UP_S)?;
         let outcome = tenants.play(scene.loud, scene.quiet, options.seconds)?;
         let decisions = switch.cached_decisions()?;
@@ -151,69 +169,87 @@ fn scenes(switch: &mut dyn Switch, options: &Options, what: &str) -> Result<Vec<
             outcome.loud,
         );
         scenes.push(Seen { outcome, decisions });
+        if scene.quiet == Quiet::Loop {
+            probe(switch)?;
+        }
     }
-    Ok(scenes)
+    Ok((scenes, probe::fault(&trips)))
 }
 
-fn report(options: &Options, seen: &[Vec<Vec<Seen>>; 2], noise: &Noise) -> Result<Report> {
-    let of = |side: usize, value: &dyn Fn(&[Seen]) -> f64| {
-        seen[side]
-            .iter()
-            .map(|scenes| value(scenes))
-            .collect::<Vec<f64>>()
-    };
-    let row = |case: String, unit: &str, value: &dyn Fn(&[Seen]) -> f64| -> Result<Row> {
-        Rounds {
-            ours: of(OURS, value),
-            peer: of(1 - OURS, value),
+/// What both sides saw, by side and round.
+struct Results {
+    seen: [Vec<Vec<Seen>>; 2],
+}
+
+impl Results {
+    fn row(&self, case: String, unit: &str, value: &dyn Fn(&[Seen]) -> f64) -> Result<Row> {
+        let of = |side: usize| self.seen[side].iter().map(|scenes| value(scenes)).collect();
+        let (ours, peer) = (of(OURS), of(PEER));
+        Rounds { ours, peer }.row(&case, unit, "ovs-dpdk")
+    }
+
+    /// Of a paced scene: how much arrived, and how late.
+    fn paced(&self, place: usize) -> Result<Vec<Row>> {
+        let name = SCENES[place].name;
+        let delivered = format!("{name}-delivered");
+        let mut rows = vec![self.row(delivered, "% of frames", &|scenes| {
+            scenes[place].outcome.delivered()
+        })?];
+        // Where nothing arrived there is no latency either.
+        let timed = |scenes: &Vec<Seen>| scenes[place].outcome.latency.total() > 0;
+        if !self.seen.iter().flatten().all(timed) {
+            rows[0]
+                .detail
+                .push("a side has no frame whose latency counts".to_owned());
+            return Ok(rows);
         }
-        .row(&case, unit, "ovs-dpdk")
-    };
-    let mut rows = Vec::new();
-    for (place, scene) in SCENES.iter().enumerate() {
-        if scene.quiet == Quiet::Paced {
-            rows.push(row(
-                format!("{}-delivered", scene.name),
-                "% of frames",
-                &|scenes| scenes[place].outcome.delivered(),
-            )?);
-            for (name, fraction) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
-                rows.push(row(format!("{}-{name}", scene.name), "us", &|scenes| {
-                    scenes[place].outcome.latency_us(fraction)
-                })?);
-            }
-            continue;
+        for (quantile, fraction) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
+            rows.push(self.row(format!("{name}-{quantile}"), "us", &|scenes| {
+                scenes[place].outcome.latency_us(fraction)
+            })?);
         }
-        let mut rate = row(scene.name.to_owned(), "Mpps", &|scenes| {
-            scenes[place].outcome.mpps()
-        })?;
-        let decisions = |side: usize| {
-            let most = seen[side]
+        Ok(rows)
+    }
+
+    /// Of a scene in a closed loop: the rate, and under the explosion how much of it is left.
+    fn rate(&self, place: usize) -> Result<Vec<Row>> {
+        let scene = &SCENES[place];
+        let mpps = |scenes: &[Seen], place: usize| scenes[place].outcome.mpps();
+        let mut rate = self.row(scene.name.to_owned(), "Mpps", &|scenes| mpps(scenes, place))?;
+        let decisions = [OURS, PEER].map(|side| {
+            let most = self.seen[side]
                 .iter()
                 .filter_map(|scenes| scenes[place].decisions)
                 .max();
             most.map_or("?".to_owned(), |count| count.to_string())
-        };
-        rate.detail.push(format!(
-            "cached decisions {} / {}",
-            decisions(OURS),
-            decisions(1 - OURS)
-        ));
-        rows.push(rate);
-        if scene.loud == Loud::Explosion {
-            let mut kept = row(
-                format!("{}-kept", scene.name),
-                "% of its rate alone",
-                &|scenes| scenes[place].outcome.mpps() / scenes[ALONE_RATE].outcome.mpps() * 100.0,
-            )?;
-            kept.goal = Some(format!("ours >= {LEAST_KEPT} %"));
-            kept.verdict = Some(if kept.ours.median >= LEAST_KEPT {
-                PASS
-            } else {
-                MISS
-            });
-            rows.push(kept);
+        });
+        rate.detail
+            .push(format!("cached decisions {}", decisions.join(" / ")));
+        if scene.loud != Loud::Explosion {
+            return Ok(vec![rate]);
         }
+        let name = format!("{}-kept", scene.name);
+        let mut kept = self.row(name, "% of its rate alone", &|scenes| {
+            mpps(scenes, place) / mpps(scenes, ALONE_RATE).max(f64::MIN_POSITIVE) * 100.0
+        })?;
+        kept.goal = Some(format!("ours >= {LEAST_KEPT} %"));
+        kept.verdict = Some(if kept.ours.median >= LEAST_KEPT {
+            PASS
+        } else {
+            MISS
+        });
+        Ok(vec![rate, kept])
+    }
+}
+
+fn report(options: &Options, seen: [Vec<Vec<Seen>>; 2], noise: &Noise) -> Result<Report> {
+    let results = Results { seen };
+    let mut rows = Vec::new();
+    for (place, scene) in SCENES.iter().enumerate() {
+        rows.extend(match scene.quiet {
+            Quiet::Paced => results.paced(place)?,
+            Quiet::Loop => results.rate(place)?,
+        });
     }
     if let Some(first) = rows.first_mut() {
         first.repeated = noise.repeated;
@@ -227,11 +263,12 @@ fn report(options: &Options, seen: &[Vec<Vec<Seen>>; 2], noise: &Noise) -> Resul
             isolation::QUIET_PER_SECOND,
             isolation::MASKS_PER_SECOND
         ),
-        "One generator on one core sends for both tenants and sees the quiet one's frames arrive; frames during whose way it was off its core have no latency."
+        "One generator on one core sends for both tenants and sees the quiet one's frames arrive. Frames have no latency if generator and switch \
+         waited for their cores for more than a tenth of it."
             .to_owned(),
         format!(
             "{} rounds of {} s per scene; both switches are started anew for each round. A round counts only if both switches ran at least 97 % of the \
-             time and the round trip of a cache line between the cores was alike (within 35 %).",
+             time and the round trip of a cache line between the cores was alike (within 35 %) around the scenes whose rates are compared.",
             options.rounds, options.seconds
         ),
     ];
