@@ -33,6 +33,9 @@ struct Arguments {
     /// Flows and rules up to which the peer is measured.
     #[arg(long, default_value_t = 1 << 20)]
     most_of_peer: u32,
+    /// Seconds that a cache of decisions may take to grow before the first point of a step.
+    #[arg(long, default_value_t = 300)]
+    settle: u64,
 }
 
 /// What grows.
@@ -163,6 +166,10 @@ fn measure(
     let mut series = Series::default();
     let mut switches = pairs::start(options.core, step.ports(), &step.setup(), step.sides)?;
     let mut lanes = pairs::lanes(&mut switches, &step.traffic(), &conditions, logs.path())?;
+    for lane in &mut lanes {
+        interrupt.check()?;
+        lane.settle(Duration::from_secs(arguments.settle))?;
+    }
     // The first lane is the peer's, if it is measured at all.
     let side_of = |place: usize| if step.sides.peer { place } else { OURS };
     for round in 1..=options.rounds {
@@ -182,10 +189,22 @@ fn measure(
         }
     }
     for (place, lane) in lanes.iter_mut().enumerate() {
-        series.decisions[side_of(place)] = lane.cached_decisions()?;
+        let decisions = lane.cached_decisions()?;
+        println!(
+            "{:<28} {:<8} cached decisions: {}",
+            step.name(),
+            lane.name(),
+            told(decisions)
+        );
+        series.decisions[side_of(place)] = decisions;
     }
     pairs::finish(&step.name(), lanes)?;
     Ok(series)
+}
+
+/// A count, if the switch tells it.
+fn told(decisions: Option<u64>) -> String {
+    decisions.map_or("?".to_owned(), |count| count.to_string())
 }
 
 fn main() -> Result<()> {
@@ -215,9 +234,7 @@ fn report(arguments: &Arguments, steps: &[Step], all: &[Series]) -> Result<Repor
         }
         let mut row = series.rounds.row(&step.name(), UNIT, "ovs-dpdk")?;
         row.round_ratio = series.rounds.median_ratio();
-        let decisions = series
-            .decisions
-            .map(|count| count.map_or("?".to_owned(), |count| count.to_string()));
+        let decisions = series.decisions.map(told);
         row.detail.push(format!(
             "cached decisions {} / {}",
             decisions[OURS], decisions[PEER]

@@ -88,9 +88,16 @@ impl OvsDpdk {
             "other_config:dpdk-lcore-mask=0x1",
             "other_config:vhost-sock-dir=.",
             "other_config:dpdk-extra=--in-memory",
-            // More than any case here makes: its cache is not to be limited by a setting.
-            "other_config:flow-limit=8000000",
         ])?;
+        if matches!(setup, Setup::Rules(rules) if rules.len() > MANY_RULES) {
+            vsctl(
+                &[
+                    &["--no-wait", "set", "Open_vSwitch", "."],
+                    MANY_FLOWS.as_slice(),
+                ]
+                .concat(),
+            )?;
+        }
         let control = folder.file("vswitchd.ctl");
         // Bridges are interfaces of the kernel too: they must not be those of anybody else.
         let arguments = [
@@ -269,6 +276,15 @@ impl Switch for OvsDpdk {
     }
 }
 
+/// Rules up to which nothing has to be set for the megaflows to fit.
+const MANY_RULES: usize = 8192;
+/// A cache for millions: the limit of megaflows grows by a thousand with every round of revalidation, up to a setting, so rounds are made short; and
+/// megaflows live on while the switch is stopped.
+const MANY_FLOWS: [&str; 3] = [
+    "other_config:flow-limit=8000000",
+    "other_config:max-revalidator=50",
+    "other_config:max-idle=300000",
+];
 const WIRE_BRIDGE: &str = "br-wire";
 
 type Vsctl<'a> = dyn Fn(&[&str]) -> Result<String> + 'a;
