@@ -295,15 +295,15 @@ const CONNTRACK_RULES: [(&str, &str); 5] = [
     ),
     (
         "vh0",
-        "group 1 ingress pattern eth / ipv4 / ct state spec new state mask new / end actions ct zone 5 commit / count / port_id id 1 / end",
+        "group 1 ingress pattern eth / ipv4 / ct state is +trk+new / end actions ct commit zone 5 / count / port_id id 1 / end",
     ),
     (
         "vh0",
-        "group 1 ingress pattern eth / ipv4 / ct state spec est state mask est / end actions count / port_id id 1 / end",
+        "group 1 ingress pattern eth / ipv4 / ct state is +trk+est / end actions count / port_id id 1 / end",
     ),
     (
         "vh1",
-        "group 1 ingress pattern eth / ipv4 / ct state spec est state mask est / end actions count / port_id id 0 / end",
+        "group 1 ingress pattern eth / ipv4 / ct state is +trk+est / end actions count / port_id id 0 / end",
     ),
 ];
 /// The call that removes every tracked connection.

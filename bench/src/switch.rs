@@ -25,7 +25,7 @@ pub struct Counters {
 }
 
 /// A switch with vhost-user ports in server mode that does what a [`Setup`] says.
-pub trait Switch {
+pub trait Switch: Send {
     /// Name in reports.
     fn name(&self) -> &'static str;
     /// Where the ports listen, at least two.

@@ -80,9 +80,6 @@ fn main() -> Result<()> {
     let options = &arguments.options;
     let interrupt = Interrupt::install()?;
     let _pages = HugePages::reserve(1536)?;
-    thread::pin_self(options.generator_core).context("pin the generator")?;
-    let _raised = thread::Raised::this_thread()
-        .context("raise the priority of the generator (needs root)")?;
     let mut seen: [Vec<Vec<Seen>>; 2] = Default::default();
     let mut noise = Noise::default();
     let setup = Setup::Rules(isolation::rules().into());
@@ -110,7 +107,8 @@ fn play(options: &Options, setup: &Setup, what: &str) -> Result<(Vec<Vec<Seen>>,
         process::pause(switch.pid(), false)?;
         thread::raise_process(switch.pid())?;
         let watch = Watch::start(switch.pid())?;
-        let (scenes, moved) = scenes(switch.as_mut(), options, what)?;
+        let (scenes, moved) =
+            on_generator_core(options, || scenes(switch.as_mut(), options, what))?;
         sides.push(scenes);
         fault = fault.or(moved.map(|moved| format!("{}: {moved}", switch.name())));
         let running = watch.busiest()?.running;
@@ -124,6 +122,23 @@ fn play(options: &Options, setup: &Setup, what: &str) -> Result<(Vec<Vec<Seen>>,
         process::pause(switch.pid(), true)?;
     }
     Ok((sides, fault))
+}
+
+/// Runs `work` on a thread of its own: what the switches start must not inherit its core.
+fn on_generator_core<T: Send>(
+    options: &Options,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    let pinned = || {
+        thread::pin_self(options.generator_core).context("pin the generator")?;
+        let _raised = thread::Raised::this_thread()
+            .context("raise the priority of the generator (needs root)")?;
+        work()
+    };
+    std::thread::scope(|scope| match scope.spawn(pinned).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
 }
 
 /// All scenes of one side. The rates are held against each other, so the cores must not have moved between them.
