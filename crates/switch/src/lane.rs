@@ -12,6 +12,7 @@ use sumeru_packet::{Layer, ParseOptions};
 use sumeru_virtio::GuestSlice;
 
 use crate::capture::Tap;
+use crate::classifier::arena::CounterArena;
 use crate::edit;
 use crate::egress::Outgoing;
 use crate::frame::{BURST, Frame, PortIndex};
@@ -91,7 +92,7 @@ pub struct Lane {
     pub tap: Option<Tap>,
     /// Flooding left in this second, by network; a network without an entry has no limit.
     pub floods: HashMap<NetworkId, u32>,
-    worker: usize,
+    rule_counters: Arc<CounterArena>,
     dirty: Vec<PortIndex>,
     /// Ports whose guests may want a notification of what was sent to them or given back.
     unsettled: Vec<PortIndex>,
@@ -109,8 +110,8 @@ pub enum Outcome {
 }
 
 impl Lane {
-    /// A lane without ports, for lcore number `worker` of the switch.
-    pub fn new(worker: usize, counters: Arc<PipelineCounters>) -> Self {
+    /// A lane without ports.
+    pub fn new(counters: Arc<PipelineCounters>, rule_counters: Arc<CounterArena>) -> Self {
         let frames: Vec<Frame> = (0..BURST).map(|_| Frame::new()).collect();
         let Ok(frames) = <Box<[Frame; BURST]>>::try_from(frames.into_boxed_slice()) else {
             unreachable!("BURST frames were made");
@@ -122,7 +123,7 @@ impl Lane {
             counters,
             tap: None,
             floods: HashMap::new(),
-            worker,
+            rule_counters,
             dirty: Vec::with_capacity(64),
             unsettled: Vec::with_capacity(64),
         }
@@ -143,15 +144,14 @@ impl Lane {
         Outcome::Dropped(reason)
     }
 
-    /// Runs a program on frame `index` of the burst.
+    /// Runs a program on frame `index` of the burst, and counts it.
     #[inline(always)]
-    pub fn execute(&mut self, index: usize, ops: &[Op]) -> Outcome {
+    pub fn execute(&mut self, index: usize, ops: &[Op], counter: Option<u32>) -> Outcome {
+        if let Some(counter) = counter {
+            self.rule_counters.count(counter, self.frames[index].len);
+        }
         match ops {
             [Op::Output(port)] => self.enqueue(index, *port),
-            [Op::Count(counts), Op::Output(port)] => {
-                counts.count(self.worker, self.frames[index].len);
-                self.enqueue(index, *port)
-            }
             _ => self.execute_any(index, ops),
         }
     }
@@ -160,7 +160,7 @@ impl Lane {
         let mut outcome = Outcome::Forwarded;
         for (position, op) in ops.iter().enumerate() {
             match op {
-                Op::Count(counts) => counts.count(self.worker, self.frames[index].len),
+                Op::Count(counter) => self.rule_counters.count(*counter, self.frames[index].len),
                 Op::Output(port) if position + 1 == ops.len() => return self.enqueue(index, *port),
                 Op::Output(port) => {
                     // Others get the frame too, perhaps changed: this one leaves now, behind those that wait already.
@@ -194,8 +194,9 @@ impl Lane {
         outcome
     }
 
+    /// Queues frame `index` of the burst for a port.
     #[inline(always)]
-    fn enqueue(&mut self, index: usize, port: PortIndex) -> Outcome {
+    pub fn enqueue(&mut self, index: usize, port: PortIndex) -> Outcome {
         let Some(Some(local)) = self.ports.get_mut(usize::from(port)) else {
             return self.dropped(index, Drop::PortDown.into());
         };

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod capture;
+pub mod classifier;
 pub mod edit;
 pub mod egress;
 pub mod fdb;

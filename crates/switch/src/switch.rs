@@ -15,9 +15,8 @@ use sumeru_flow::{PortRef, Rule};
 use crate::capture::{Seen, Tap};
 use crate::fdb::Entry;
 use crate::frame::PortIndex;
-use crate::program::RuleCounts;
 use crate::ring::QueueFault;
-use crate::rules::{self, CompiledRule, RuleError};
+use crate::rules::{self, CompiledRule, RuleError, RuleTable};
 use crate::snapshot::{NetworkId, NetworkView, PortView, Snapshot, Underlay};
 use crate::stats::{DropReason, PipelineCounters, PortCounters, Stage};
 use crate::underlay::Neighbour;
@@ -105,10 +104,10 @@ pub type Faults = Arc<Mutex<BTreeMap<(PortIndex, usize), QueueFault>>>;
 pub struct Switch {
     workers: Vec<WorkerHandle>,
     publisher: Publisher<Snapshot>,
+    rules: RuleTable,
     pipeline: Vec<Arc<PipelineCounters>>,
     ports: BTreeMap<PortIndex, PortBlocks>,
     faults: Faults,
-    sequence: u64,
     tapped: bool,
 }
 
@@ -119,20 +118,25 @@ impl Switch {
     /// [`SwitchError::NoLcore`], or an lcore that is gone.
     pub fn new(lcores: &[Arc<Lcore>]) -> Result<Self, SwitchError> {
         let mut publisher = Publisher::new(Snapshot::default());
+        let mut rules = RuleTable::default();
         let faults = Faults::default();
         let (report, reports) = mpsc::channel::<(PortIndex, usize, QueueFault)>();
         let mut workers = Vec::new();
         let mut pipeline = Vec::new();
-        for (number, lcore) in lcores.iter().enumerate() {
+        for lcore in lcores {
             let counters = Arc::new(PipelineCounters::default());
-            let (subscriber, block, report) =
-                (publisher.subscribe(), counters.clone(), report.clone());
+            let (subscriber, seen, block, report) = (
+                publisher.subscribe(),
+                rules.subscribe(),
+                counters.clone(),
+                report.clone(),
+            );
             let id = lcore.call(move |local| {
                 // The receiver is gone only when the switch is.
                 let faults = Box::new(move |port, queue, fault| {
                     let _ = report.send((port, queue, fault));
                 });
-                local.add(SwitchWorker::new(number, subscriber, block, faults))
+                local.add(SwitchWorker::new(subscriber, seen, block, faults))
             })?;
             workers.push(WorkerHandle {
                 lcore: lcore.clone(),
@@ -159,10 +163,10 @@ impl Switch {
         Ok(Self {
             workers,
             publisher,
+            rules,
             pipeline,
             ports: BTreeMap::new(),
             faults,
-            sequence: 0,
             tapped: false,
         })
     }
@@ -178,10 +182,24 @@ impl Switch {
         change(&mut next);
         rebuild_membership(&mut next);
         self.publisher.publish(next);
+        self.settle()?;
+        self.publisher.reclaim();
+        Ok(())
+    }
+
+    /// Makes changes of the rules visible: all lcores see them before the next frame.
+    fn change_rules(&mut self) -> Result<(), SwitchError> {
+        self.rules.publish();
+        self.settle()?;
+        self.rules.reclaim();
+        Ok(())
+    }
+
+    /// Returns when every lcore runs with what was published.
+    fn settle(&self) -> Result<(), SwitchError> {
         for worker in &self.workers {
             worker.call(|_, _| ())?;
         }
-        self.publisher.reclaim();
         Ok(())
     }
 
@@ -329,11 +347,9 @@ impl Switch {
         let context = rules::Context {
             port,
             id,
-            sequence: self.sequence,
-            workers: self.workers.len(),
             resolve: &resolve,
         };
-        if self.publisher.current().rules.get(port, id).is_some() {
+        if self.rules.contains(port, id) {
             return Err(RuleError::Exists { port, id }.into());
         }
         Ok(rules::compile(rule, &context)?)
@@ -350,10 +366,8 @@ impl Switch {
         rule: &Rule,
     ) -> Result<(), SwitchError> {
         let rule = self.compile(port, id, rule)?;
-        self.sequence += 1;
-        let mut table = self.publisher.current().rules.clone();
-        table.insert(rule)?;
-        self.change(|snapshot| snapshot.rules = table)
+        self.rules.insert(&rule)?;
+        self.change_rules()
     }
 
     /// Removes a rule.
@@ -361,9 +375,8 @@ impl Switch {
     /// # Errors
     /// [`RuleError::Unknown`].
     pub fn remove_rule(&mut self, port: PortIndex, id: u32) -> Result<(), SwitchError> {
-        let mut table = self.publisher.current().rules.clone();
-        table.remove(port, id)?;
-        self.change(|snapshot| snapshot.rules = table)
+        self.rules.remove(port, id)?;
+        self.change_rules()
     }
 
     /// What a rule counted: packets and bytes; zero without a count action.
@@ -371,13 +384,7 @@ impl Switch {
     /// # Errors
     /// [`RuleError::Unknown`].
     pub fn rule_counts(&self, port: PortIndex, id: u32) -> Result<(u64, u64), SwitchError> {
-        let rule = self
-            .publisher
-            .current()
-            .rules
-            .get(port, id)
-            .ok_or(RuleError::Unknown { port, id })?;
-        Ok(rule.counts.as_deref().map_or((0, 0), RuleCounts::sum))
+        Ok(self.rules.counts(port, id)?)
     }
 
     /// Frames that passed a stage, over all lcores.

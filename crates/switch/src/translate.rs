@@ -11,13 +11,15 @@ use sumeru_packet::build::{Encapsulation, Underlay as Addresses};
 use sumeru_packet::field::{INNER_BASE, LAYER_WORDS, OUTER_BASE};
 use sumeru_packet::{Field, FlowKey, FlowMask, Layer};
 
-use crate::fdb::{Fdb, Target};
+use crate::cache::Rests;
+use crate::classifier::{Classes, Found};
+use crate::fdb::{Fdb, Target, change_of};
 use crate::frame::PortIndex;
-use crate::program::{Op, Tunnel, Validity};
-use crate::rules::{CompiledRule, RuleAction};
+use crate::program::{Op, Tunnel};
+use crate::rules::{RuleAction, RuleView, name_from};
 use crate::snapshot::{NetworkId, NetworkView, Snapshot};
 use crate::stats::Drop;
-use crate::underlay::Neighbours;
+use crate::underlay::{self, Neighbours};
 
 /// Rules that one frame may meet by jumping from group to group.
 const MAX_JUMPS: usize = 16;
@@ -38,6 +40,8 @@ pub struct Note {
 pub struct Tables<'a> {
     /// The configuration.
     pub snapshot: &'a Snapshot,
+    /// Flow rules.
+    pub rules: &'a RuleView,
     /// Learned addresses.
     pub fdb: &'a Fdb,
     /// Link-layer addresses on the underlay.
@@ -51,8 +55,10 @@ pub struct Translation {
     pub ops: Vec<Op>,
     /// The bits of the frame's key that were looked at.
     pub mask: FlowMask,
-    /// How long it stays good.
-    pub validity: Validity,
+    /// What else it rests on.
+    pub rests: Rests,
+    /// Good for this frame only.
+    pub once: bool,
     /// A sender to take note of.
     pub learn: Option<(NetworkId, [u8; 6], Target)>,
     /// A neighbour whose address is needed.
@@ -70,7 +76,8 @@ pub fn translate(tables: Tables, key: &FlowKey, notes: Option<&mut Vec<Note>>) -
         out: Translation {
             ops: Vec::with_capacity(4),
             mask: FlowMask::ZERO,
-            validity: Validity::Stable,
+            rests: Rests::default(),
+            once: false,
             learn: None,
             resolve: None,
         },
@@ -157,28 +164,35 @@ impl Walk<'_> {
 
     /// Runs the rules from group 0 on; true when one decided where the frame goes.
     fn rules(&mut self) -> bool {
-        let tables = self.tables;
+        let rules = self.tables.rules;
         let mut group = 0;
         for _ in 0..MAX_JUMPS {
+            let mut classes = Classes::new();
             let (mask, overwritten, shifted) =
                 (&mut self.out.mask, &self.overwritten, self.decapsulated);
-            let found = tables.snapshot.rules.lookup(group, &self.key, |looked| {
-                examine(mask, looked, overwritten, shifted)
-            });
-            let Some(rule) = found else {
-                if !tables.snapshot.rules.is_empty() {
+            let found = rules
+                .rules
+                .lookup(group, &self.key, &mut classes, |looked| {
+                    examine(mask, looked, overwritten, shifted)
+                });
+            classes
+                .into_iter()
+                .for_each(|class| self.out.rests.on_rules(class));
+            let Some(found) = found else {
+                if !rules.rules.is_empty() {
                     self.note("rules", format_args!("no rule of group {group} matches"));
                 }
                 return false;
             };
+            let (port, id) = name_from(found.name);
             self.note(
                 "rules",
                 format_args!(
-                    "rule {} of port {} (group {group}, priority {})",
-                    rule.name.1, rule.name.0, rule.priority
+                    "rule {id} of port {port} (group {group}, priority {})",
+                    found.priority
                 ),
             );
-            match self.apply(rule) {
+            match self.apply(&found) {
                 Some(next) => group = next,
                 None => return true,
             }
@@ -189,11 +203,12 @@ impl Walk<'_> {
     }
 
     /// Runs a rule's actions; answers the group to go on in, or `None` when the frame's fate is decided.
-    fn apply(&mut self, rule: &CompiledRule) -> Option<u32> {
-        for action in &rule.actions {
+    fn apply(&mut self, rule: &Found) -> Option<u32> {
+        let actions = self.tables.rules.actions(rule.program);
+        for action in actions.iter().flat_map(|actions| actions.iter()) {
             self.note("action", format_args!("{action}"));
             match action {
-                RuleAction::Count => self.out.ops.extend(rule.counts.clone().map(Op::Count)),
+                RuleAction::Count => self.out.ops.extend(rule.counter.map(Op::Count)),
                 RuleAction::Drop => {
                     self.drop(Drop::Rule);
                     return None;
@@ -347,7 +362,7 @@ impl Walk<'_> {
 
     fn consume(&mut self, what: &str) {
         self.note("underlay", format_args!("{what}"));
-        self.out.validity = Validity::Once;
+        self.out.once = true;
         self.out.ops.push(Op::Consume);
     }
 
@@ -364,9 +379,13 @@ impl Walk<'_> {
             return self.drop(Drop::BadSource);
         }
         self.out.learn = Some((id, source, from));
+        self.out.rests.on_learned(change_of(id, source));
         // Reserved by 802.1D table 7-10 for protocols between neighbours.
         if destination[..5] == [0x01, 0x80, 0xc2, 0, 0] && destination[5] < 0x10 {
             return self.drop(Drop::LinkLocal);
+        }
+        if destination[0] & 1 == 0 {
+            self.out.rests.on_learned(change_of(id, destination));
         }
         if destination[0] & 1 == 0
             && let Some(entry) = tables.fdb.get(id, destination)
@@ -399,9 +418,6 @@ impl Walk<'_> {
                 network.name
             ),
         );
-        if destination[0] & 1 == 0 {
-            self.out.validity = Validity::Unknown;
-        }
         let start = self.out.ops.len();
         self.out.ops.push(Op::Flood(network.id));
         for port in &network.ports {
@@ -417,7 +433,6 @@ impl Walk<'_> {
                 } else {
                     // The others still get it; this remote's turn comes when it is resolved.
                     self.out.ops.truncate(before);
-                    self.out.validity = Validity::Unknown;
                 }
             }
         }
@@ -480,9 +495,9 @@ impl Walk<'_> {
 
     fn resolve(&mut self, remote: IpAddr) -> Option<[u8; 6]> {
         let known = self.tables.neighbours.mac(remote);
+        self.out.rests.on_learned(underlay::change_of(remote));
         if known.is_none() {
             self.out.resolve = Some(remote);
-            self.out.validity = Validity::Unknown;
             self.drop(Drop::NeighbourUnresolved);
         }
         known

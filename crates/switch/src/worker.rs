@@ -15,15 +15,16 @@ use sumeru_engine::publish::Subscriber;
 use sumeru_engine::{Armed, Cx, Poller, Tsc};
 use sumeru_packet::{HEADER_MAX, Malformed, ParseOptions, parse};
 
-use crate::cache::{Cache, Level};
+use crate::cache::{Cache, Decision, Hit, Level};
 use crate::capture::Seen;
+use crate::classifier::arena::CounterArena;
 use crate::egress;
-use crate::fdb::{Entry, Fdb, Learned};
+use crate::fdb::{Entry, Fdb, Learned, change_of};
 use crate::frame::{BURST, MAX_FRAME, PortIndex};
 use crate::lane::{Attachment, Lane, LocalPort, Outcome};
 use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
-use crate::program::Validity;
 use crate::ring::{QueueFault, Sender};
+use crate::rules::RuleView;
 use crate::snapshot::{NetworkId, Snapshot};
 use crate::stats::{Drop, DropReason, PipelineCounters, Stage};
 use crate::translate::{Note, Tables, translate};
@@ -46,6 +47,7 @@ struct Source {
 /// The switch on one lcore.
 pub struct SwitchWorker {
     snapshot: Subscriber<Snapshot>,
+    rules: Subscriber<RuleView>,
     lane: Lane,
     cache: Cache,
     fdb: Fdb,
@@ -55,7 +57,10 @@ pub struct SwitchWorker {
     /// Room for the neighbours to be asked for, kept from second to second.
     questions: Vec<IpAddr>,
     faults: FaultSink,
+    /// Some rule looks inside tunnels.
     deep: bool,
+    /// Which rules' masks were looked at last.
+    shape: u64,
     started: Tsc,
     second: u64,
     next_tick: Tsc,
@@ -63,17 +68,18 @@ pub struct SwitchWorker {
 }
 
 impl SwitchWorker {
-    /// A worker without ports; `number` is its place among the switch's lcores.
+    /// A worker without ports.
     pub fn new(
-        number: usize,
         snapshot: Subscriber<Snapshot>,
+        (rules, rule_counters): (Subscriber<RuleView>, Arc<CounterArena>),
         counters: Arc<PipelineCounters>,
         faults: FaultSink,
     ) -> Self {
         let started = Tsc::now();
         Self {
             snapshot,
-            lane: Lane::new(number, counters),
+            rules,
+            lane: Lane::new(counters, rule_counters),
             cache: Cache::new(),
             fdb: Fdb::default(),
             neighbours: Neighbours::default(),
@@ -82,6 +88,7 @@ impl SwitchWorker {
             questions: Vec::new(),
             faults,
             deep: false,
+            shape: 0,
             started,
             second: Tsc::ticks(Duration::from_secs(1)),
             next_tick: started,
@@ -94,6 +101,9 @@ impl SwitchWorker {
     pub fn refresh(&mut self) {
         if self.snapshot.refresh() {
             self.reconfigure();
+        }
+        if self.rules.refresh() {
+            self.adopt_rules();
         }
     }
 
@@ -132,6 +142,7 @@ impl SwitchWorker {
     fn tables(&self) -> Tables<'_> {
         Tables {
             snapshot: &self.snapshot,
+            rules: &self.rules,
             fdb: &self.fdb,
             neighbours: &self.neighbours,
         }
@@ -339,15 +350,17 @@ impl SwitchWorker {
             alive &= alive - 1;
             let seen = if watched { self.see(index) } else { None };
             let frame = &self.lane.frames[index];
-            let outcome = match self.cache.find(&frame.key, frame.hash) {
+            let stamps = self.rules.rules.stamps();
+            let outcome = match self.cache.find(&frame.key, frame.hash, stamps) {
                 Some((entry, level)) => {
                     exact += u64::from(level == Level::Exact);
                     if level == Level::Wildcard {
                         self.lane.counters.passed(Stage::WildcardHit, 1);
                     }
-                    let entry = self.cache.entry(entry);
-                    entry.hits += 1;
-                    self.lane.execute(index, &entry.ops)
+                    match self.cache.hit(entry) {
+                        Hit::Output(port) => self.lane.enqueue(index, port),
+                        Hit::Run(ops, counter) => self.lane.execute(index, ops, counter),
+                    }
                 }
                 None => self.decide(index),
             };
@@ -376,33 +389,26 @@ impl SwitchWorker {
         }
         // What was decided before an address was learned may depend on it (a frame to its own sender): it is good for this frame only.
         let mut outdated = false;
-        if let Some((network, mac, target)) = decision.learn {
-            match self.fdb.learn(network, mac, target, self.now) {
-                Learned::New => {
-                    outdated = true;
-                    self.cache.invalidate_unknown();
-                }
-                Learned::Moved => {
-                    outdated = true;
-                    self.cache.invalidate();
-                }
-                Learned::Known | Learned::Refused => {}
-            }
+        if let Some((network, mac, target)) = decision.learn
+            && let Learned::New | Learned::Moved = self.fdb.learn(network, mac, target, self.now)
+        {
+            outdated = true;
+            self.cache.learned(change_of(network, mac));
         }
-        if outdated || decision.validity == Validity::Once {
-            return self.lane.execute(index, &decision.ops);
+        if outdated || decision.once {
+            return self.lane.execute(index, &decision.ops, None);
         }
-        let sender = decision.learn.map(|(network, mac, _)| (network, mac));
-        let entry = self.cache.insert(
-            &key,
-            decision.mask,
-            decision.validity,
-            decision.ops.into(),
-            sender,
-        );
-        let entry = self.cache.entry(entry);
-        entry.hits += 1;
-        self.lane.execute(index, &entry.ops)
+        let kept = Decision {
+            mask: decision.mask,
+            rests: decision.rests,
+            ops: decision.ops,
+            sender: decision.learn.map(|(network, mac, _)| (network, mac)),
+        };
+        let entry = self.cache.insert(&key, kept);
+        match self.cache.hit(entry) {
+            Hit::Output(port) => self.lane.enqueue(index, port),
+            Hit::Run(ops, counter) => self.lane.execute(index, ops, counter),
+        }
     }
 
     #[inline(always)]
@@ -442,8 +448,8 @@ impl SwitchWorker {
             &mut reply,
         );
         let port = frame.in_port;
-        if reaction.learned {
-            self.cache.invalidate();
+        if let Some(address) = reaction.learned {
+            self.cache.learned(underlay::change_of(address));
         }
         if reaction.reply_len > 0 {
             self.lane.send_own(port, &mut reply[..reaction.reply_len]);
@@ -531,11 +537,14 @@ impl Poller for SwitchWorker {
             }
         }
         self.lane.settle();
+        if self.cache.sweeping() {
+            self.sweep();
+        }
         moved
     }
 
     fn arm(&mut self, _: &Cx) -> Armed {
-        let mut busy = false;
+        let mut busy = self.cache.sweeping();
         for port in self.lane.ports.iter_mut().flatten() {
             match &mut port.attachment {
                 Attachment::Wire(wire) => busy |= wire.pending(),

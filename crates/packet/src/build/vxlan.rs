@@ -29,11 +29,18 @@ pub enum Underlay {
 const MAX: usize = 14 + 4 + 40 + 8 + 8;
 
 /// The outer headers of one tunnel, ready to be put before frames.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encapsulation {
     bytes: [u8; MAX],
     len: u16,
     layer: LayerLayout,
+}
+
+impl core::hash::Hash for Encapsulation {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        // The rest follows from the bytes.
+        self.bytes.hash(state);
+    }
 }
 
 impl Encapsulation {

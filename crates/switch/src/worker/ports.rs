@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use sumeru_engine::Watch;
-use sumeru_packet::field::INNER_BASE;
-use sumeru_packet::{Field, HEADER_MAX, Layer, ParseOptions};
+use sumeru_packet::field::{INNER_BASE, LAYER_WORDS};
+use sumeru_packet::{Field, Layer, ParseOptions};
 use sumeru_virtio::eventfd::Eventfd;
 
 use super::upkeep::allow_floods;
@@ -152,9 +152,35 @@ impl SwitchWorker {
         self.cache.invalidate();
         self.fdb.reconcile(&self.snapshot, self.now);
         self.neighbours.reconcile(&self.snapshot);
-        let union = self.snapshot.rules.union();
-        self.deep = union.get(Field::Vxlan(Layer::Outer)) != 0
-            || (INNER_BASE..HEADER_MAX.min(24)).any(|i| union.word(i) != 0);
+        self.set_parsing();
+        self.lane.floods.clear();
+        allow_floods(&mut self.lane.floods, &self.snapshot);
+        self.list_sources();
+        // Neighbours that are new are asked at once.
+        self.next_tick = self.started;
+    }
+
+    /// Takes over another version of the rules.
+    #[cold]
+    pub(super) fn adopt_rules(&mut self) {
+        let rules = &self.rules.rules;
+        self.cache.adopt(rules.version());
+        if rules.shape() == self.shape {
+            return;
+        }
+        self.shape = rules.shape();
+        let union = rules.union();
+        let deep = union.get(Field::Vxlan(Layer::Outer)) != 0
+            || (INNER_BASE..INNER_BASE + LAYER_WORDS).any(|i| union.word(i) != 0);
+        if deep != self.deep {
+            self.deep = deep;
+            self.cache.invalidate();
+            self.set_parsing();
+        }
+    }
+
+    /// How deep the frames of each port are looked into.
+    fn set_parsing(&mut self) {
         let vxlan_port = self
             .snapshot
             .underlay
@@ -175,11 +201,6 @@ impl SwitchWorker {
                 ParseOptions::PLAIN
             };
         }
-        self.lane.floods.clear();
-        allow_floods(&mut self.lane.floods, &self.snapshot);
-        self.list_sources();
-        // Neighbours that are new are asked at once.
-        self.next_tick = self.started;
     }
 
     fn list_sources(&mut self) {
