@@ -11,7 +11,7 @@ use sumeru_flow::model::{Action, FieldValue, Item, PortRef, VxlanDefinition};
 use sumeru_flow::{FlowError, Rule};
 use sumeru_packet::field::{FRAGMENT_ANY, VLAN_PRESENT};
 use sumeru_packet::key::ActiveWords;
-use sumeru_packet::{Field, FlowKey, FlowMask, Layer};
+use sumeru_packet::{Field, FlowKey, FlowMask, Layer, TunnelKind};
 
 use crate::frame::PortIndex;
 use crate::program::RuleCounts;
@@ -263,7 +263,7 @@ impl Pattern {
             Item::Udp(_) => exact(Field::IpProto(layer), 17),
             Item::Icmp(_) => exact(Field::IpProto(layer), 1),
             Item::Icmp6(_) => exact(Field::IpProto(layer), 58),
-            Item::Vxlan(_) => exact(Field::Vxlan(layer), 1),
+            Item::Vxlan(_) => exact(Field::TunnelKind(layer), TunnelKind::Vxlan as u128),
             Item::Vlan(_) => {
                 let tag = self.tag_field();
                 self.require(tag, VLAN_PRESENT.into(), VLAN_PRESENT.into());
@@ -365,7 +365,7 @@ impl Pattern {
             (Item::Tcp(_), "flags") => (Field::TcpFlags(layer), 0),
             (Item::Tcp(_), _) => return Err("src, dst, flags"),
             (Item::Icmp(_) | Item::Icmp6(_), _) => return Err("type, code"),
-            (Item::Vxlan(_), "vni") => (Field::Vni(layer), 0),
+            (Item::Vxlan(_), "vni") => (Field::TunnelId(layer), 0),
             (Item::Vxlan(_), _) => return Err("vni"),
             (Item::Mark(_), "id") => (Field::Mark, 0),
             _ => return Err("nothing"),

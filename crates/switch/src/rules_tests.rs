@@ -67,7 +67,7 @@ fn inner_items_match_the_inner_layer() {
         1,
     )
     .unwrap();
-    assert_eq!(rule.value.get(Field::Vni(Layer::Outer)), 7);
+    assert_eq!(rule.value.get(Field::TunnelId(Layer::Outer)), 7);
     assert_eq!(
         rule.value.get(Field::EthDst(Layer::Inner)),
         0x0200_0000_0001

@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use sumeru_engine::Watch;
-use sumeru_packet::field::INNER_BASE;
-use sumeru_packet::{Field, HEADER_MAX, Layer, ParseOptions};
+use sumeru_packet::field::{INNER_BASE, LAYERS_END};
+use sumeru_packet::{Field, Layer, ParseOptions};
 use sumeru_virtio::eventfd::Eventfd;
 
 use super::upkeep::allow_floods;
@@ -153,8 +153,8 @@ impl SwitchWorker {
         self.fdb.reconcile(&self.snapshot, self.now);
         self.neighbours.reconcile(&self.snapshot);
         let union = self.snapshot.rules.union();
-        self.deep = union.get(Field::Vxlan(Layer::Outer)) != 0
-            || (INNER_BASE..HEADER_MAX.min(24)).any(|i| union.word(i) != 0);
+        self.deep = union.get(Field::TunnelKind(Layer::Outer)) != 0
+            || (INNER_BASE..LAYERS_END).any(|i| union.word(i) != 0);
         let vxlan_port = self
             .snapshot
             .underlay
@@ -169,7 +169,7 @@ impl SwitchWorker {
             port.parse = if looks_inside {
                 ParseOptions {
                     vxlan_port,
-                    inner: true,
+                    ..ParseOptions::VXLAN
                 }
             } else {
                 ParseOptions::PLAIN
