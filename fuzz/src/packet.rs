@@ -1,7 +1,8 @@
 //! Fuzz target `packet`: header bytes through the parser, and whatever parses through edits, tags, tunnels and
 //! segmentation. Fails on a panic or on a broken promise, not on a refused frame.
 //!
-//! Input: byte 0 bits (0 inner headers, 1 VXLAN port 4789 or none, 2 partial checksum), bytes 1..3 bytes of the frame
+//! Input: byte 0 bits (0 inner headers, 1 VXLAN port 4789 or none, 2 partial checksum, 3 every other tunnel, 4 extra
+//! fields, 5 Geneve options and raw bytes too), bytes 1..3 bytes of the frame
 //! beyond those given, bytes 3..5 MSS, the rest the captured header; integers little-endian.
 
 use std::net::Ipv4Addr;
@@ -9,8 +10,8 @@ use std::net::Ipv4Addr;
 use sumeru_packet::build::{Encapsulation, Underlay};
 use sumeru_packet::segment::tunnel_checksum;
 use sumeru_packet::{
-    Field, FlowKey, Gso, HEADER_MAX, Headroom, L3Kind, Layer, LayerLayout, Layout, ParseOptions,
-    SegmentPlan, checksum, edit, parse,
+    Field, FlowKey, GeneveExtract, Gso, HEADER_MAX, Headroom, L3Kind, Layer, LayerLayout, Layout,
+    ParseOptions, RawBase, RawExtract, SegmentPlan, checksum, edit, parse,
 };
 
 /// Runs one input.
@@ -22,10 +23,7 @@ pub fn run(data: &[u8]) {
         return;
     };
     let [bits, extra_low, extra_high, mss_low, mss_high] = *control;
-    let options = ParseOptions {
-        inner: bits & 1 != 0,
-        vxlan_port: if bits & 2 != 0 { 4789 } else { 0 },
-    };
+    let options = options(bits);
     let partial = bits & 4 != 0;
     let extra = usize::from(u16::from_le_bytes([extra_low, extra_high]));
     let mss = u16::from_le_bytes([mss_low, mss_high]);
@@ -33,9 +31,11 @@ pub fn run(data: &[u8]) {
 
     let mut key = FlowKey::with_metadata(7, 9);
     let mut layout = Layout::EMPTY;
-    if parse(header, frame_len, &mut key, &mut layout, options).is_err() {
+    if parse(header, frame_len, &mut key, &mut layout, &options).is_err() {
         return;
     }
+    assert!(options.extras || key.words()[24..].iter().all(|word| *word == 0));
+    assert!(key.words()[18..24].iter().all(|word| *word == 0));
     let captured = &header[..header.len().min(HEADER_MAX)];
     assert_eq!(
         (key.get(Field::InPort), key.get(Field::Network)),
@@ -47,10 +47,37 @@ pub fn run(data: &[u8]) {
         check_layer(layer, captured.len());
     }
 
-    check_edits(captured, frame_len, &layout, options, partial);
+    check_edits(captured, frame_len, &layout, &options, partial);
     check_tags(captured, &layout);
     check_tunnel(captured, frame_len, &layout);
     check_segments(captured, &layout, frame_len, mss);
+}
+
+fn options(bits: u8) -> ParseOptions {
+    let base = if bits & 8 != 0 {
+        ParseOptions::TUNNELS
+    } else {
+        ParseOptions::PLAIN
+    };
+    let wanted = bits & 32 != 0;
+    let geneve = GeneveExtract {
+        class: 0x0102,
+        kind: 0x80,
+        len: 16,
+    };
+    let raw = RawExtract {
+        base: RawBase::TunnelPayload,
+        offset: 12,
+        len: 16,
+    };
+    ParseOptions {
+        inner: bits & 1 != 0,
+        vxlan_port: if bits & 2 != 0 { 4789 } else { 0 },
+        extras: bits & 16 != 0,
+        geneve_options: [wanted.then_some(geneve); 2],
+        raw: wanted.then_some(raw),
+        ..base
+    }
 }
 
 fn check_layer(layer: &LayerLayout, captured: usize) {
@@ -73,7 +100,7 @@ fn check_edits(
     captured: &[u8],
     frame_len: usize,
     layout: &Layout,
-    options: ParseOptions,
+    options: &ParseOptions,
     partial: bool,
 ) {
     for (layer, which) in layout.layers.iter().zip([Layer::Outer, Layer::Inner]) {
@@ -149,7 +176,7 @@ fn check_tunnel(captured: &[u8], frame_len: usize, layout: &Layout) {
     assert_eq!(tunnel.push(&mut room, &mut whole, frame_len, 77), Ok(()));
     let outer_only = ParseOptions {
         inner: false,
-        vxlan_port: 4789,
+        ..ParseOptions::VXLAN
     };
     let (mut key, mut again) = (FlowKey::ZERO, Layout::EMPTY);
     if tunnel.len() + frame_len - 14 <= usize::from(u16::MAX) {
@@ -158,10 +185,10 @@ fn check_tunnel(captured: &[u8], frame_len: usize, layout: &Layout) {
             room.len() + frame_len - captured.len(),
             &mut key,
             &mut again,
-            outer_only,
+            &outer_only,
         );
         assert_eq!(result, Ok(()));
-        assert_eq!(key.get(Field::Vni(Layer::Outer)), 0xabcdef);
+        assert_eq!(key.get(Field::TunnelId(Layer::Outer)), 0xabcdef);
         assert_eq!(again.outer(), whole.outer());
     }
     let _ = tunnel_checksum(room.header(), &whole, tunnel.len() + frame_len);

@@ -245,7 +245,7 @@ fn learn_neighbour(underlay: &Underlay, neighbours: &mut Neighbours) {
             frame.len(),
             &mut key,
             &mut layout,
-            ParseOptions::PLAIN
+            &ParseOptions::PLAIN
         )
         .is_ok()
     );
@@ -270,7 +270,7 @@ fn field_value(field: Field, input: &mut Input) -> u128 {
         ][choice],
         Field::IpProto(_) => [6, 17, 1, 58][choice],
         Field::IpSrc(_) | Field::IpDst(_) => 0xc000_0200 + choice as u128,
-        Field::Vni(_) => 7 + choice as u128 % 3,
+        Field::TunnelId(_) => 7 + choice as u128 % 3,
         Field::VlanTci(_) | Field::InnerVlanTci(_) => [0, 0x1005, 0x1006, 0x3005][choice],
         Field::Fragment(_) => [0, 0, 1, 3][choice],
         Field::Layers => [1, 3, 1, 3][choice],
@@ -300,7 +300,7 @@ fn key(input: &mut Input) -> FlowKey {
             key.set(field, field_value(field, input));
         }
         if layer == Layer::Outer {
-            key.set(Field::Vxlan(layer), inner.into());
+            key.set(Field::TunnelKind(layer), inner.into());
         }
     }
     key

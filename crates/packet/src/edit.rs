@@ -53,23 +53,33 @@ fn field<const N: usize>(header: &mut [u8], at: usize) -> Result<&mut [u8; N], E
         .ok_or(EditError::OutOfRange)
 }
 
+/// Where the layer's Ethernet header starts.
+#[inline(always)]
+fn ethernet(layer: &LayerLayout) -> Result<usize, EditError> {
+    if layer.has_ethernet() {
+        Ok(layer.eth.into())
+    } else {
+        Err(EditError::Absent)
+    }
+}
+
 /// Sets the destination MAC address.
 ///
 /// # Errors
-/// [`EditError::OutOfRange`].
+/// [`EditError::Absent`] for an inner layer without Ethernet, [`EditError::OutOfRange`].
 #[inline]
 pub fn set_eth_dst(header: &mut [u8], layer: &LayerLayout, mac: [u8; 6]) -> Result<(), EditError> {
-    *field::<6>(header, layer.eth.into())? = mac;
+    *field::<6>(header, ethernet(layer)?)? = mac;
     Ok(())
 }
 
 /// Sets the source MAC address.
 ///
 /// # Errors
-/// [`EditError::OutOfRange`].
+/// [`EditError::Absent`] for an inner layer without Ethernet, [`EditError::OutOfRange`].
 #[inline]
 pub fn set_eth_src(header: &mut [u8], layer: &LayerLayout, mac: [u8; 6]) -> Result<(), EditError> {
-    *field::<6>(header, usize::from(layer.eth) + 6)? = mac;
+    *field::<6>(header, ethernet(layer)? + 6)? = mac;
     Ok(())
 }
 

@@ -174,12 +174,15 @@ impl Headroom {
     /// number of bytes removed.
     ///
     /// # Errors
-    /// [`EditError::Absent`] without an inner layer, [`EditError::OutOfRange`].
+    /// [`EditError::Absent`] without an inner layer that starts with Ethernet, [`EditError::OutOfRange`].
     #[inline]
     pub fn decapsulate(&mut self, layout: &mut Layout) -> Result<usize, EditError> {
         let Some(inner) = layout.inner().copied() else {
             return Err(EditError::Absent);
         };
+        if !inner.has_ethernet() {
+            return Err(EditError::Absent);
+        }
         self.pull_front(inner.eth.into())?;
         layout.layers = [inner, crate::LayerLayout::EMPTY];
         layout.shift(-(inner.eth as i16));
@@ -201,7 +204,7 @@ mod tests {
             frame.len(),
             &mut key,
             &mut layout,
-            ParseOptions::VXLAN,
+            &ParseOptions::VXLAN,
         )
         .unwrap();
         (key, layout)

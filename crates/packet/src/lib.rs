@@ -39,11 +39,11 @@ pub mod view;
 
 pub use checksum::Checksum;
 pub use edit::EditError;
-pub use field::{Field, Layer};
+pub use field::{Field, Layer, Part, TunnelKind};
 pub use headroom::Headroom;
 pub use key::{ActiveWords, FlowKey, FlowMask};
 pub use layout::{L3Kind, LayerLayout, Layout};
-pub use parse::{Malformed, ParseOptions, parse};
+pub use parse::{GeneveExtract, Malformed, ParseOptions, RawBase, RawExtract, parse};
 pub use segment::{Gso, Segment, SegmentError, SegmentPlan};
 
 /// Captured header bytes that are parsed, in bytes: a header chain must fit in the first 256 bytes of a frame.

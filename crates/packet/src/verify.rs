@@ -4,7 +4,7 @@ use crate::checksum::{Checksum, checksum, pseudo_ipv4, pseudo_ipv6};
 use crate::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
 use crate::{FlowKey, L3Kind, LayerLayout, Layout, ParseOptions, parse};
 
-/// Parses with VXLAN; the frame must be valid.
+/// Parses with every tunnel; the frame must be valid.
 pub fn describe(frame: &[u8]) -> (FlowKey, Layout) {
     let (mut key, mut layout) = (FlowKey::ZERO, Layout::EMPTY);
     parse(
@@ -12,7 +12,7 @@ pub fn describe(frame: &[u8]) -> (FlowKey, Layout) {
         frame.len(),
         &mut key,
         &mut layout,
-        ParseOptions::VXLAN,
+        &ParseOptions::TUNNELS,
     )
     .unwrap();
     (key, layout)

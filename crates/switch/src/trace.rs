@@ -23,7 +23,7 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
         .map_or(4789, |underlay| underlay.vxlan_port);
     let options = ParseOptions {
         vxlan_port,
-        inner: true,
+        ..ParseOptions::VXLAN
     };
     let captured = bytes.len().min(sumeru_packet::HEADER_MAX);
     if let Err(malformed) = parse(
@@ -31,7 +31,7 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
         bytes.len(),
         &mut key,
         &mut layout,
-        options,
+        &options,
     ) {
         traced.dropped = Some(crate::stats::DropReason::Malformed(malformed));
         return traced;

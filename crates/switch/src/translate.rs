@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use sumeru_flow::model::{FieldValue, TunnelAddresses, VxlanDefinition};
 use sumeru_packet::build::{Encapsulation, Underlay as Addresses};
 use sumeru_packet::field::{INNER_BASE, LAYER_WORDS, OUTER_BASE};
-use sumeru_packet::{Field, FlowKey, FlowMask, Layer};
+use sumeru_packet::{Field, FlowKey, FlowMask, Layer, TunnelKind};
 
 use crate::cache::Rests;
 use crate::classifier::{Classes, Found};
@@ -340,11 +340,15 @@ impl Walk<'_> {
         if proto == 1 || proto == 58 {
             return self.consume("ICMP to this node");
         }
-        if proto != 17 || self.get(Field::Vxlan(o)) == 0 || self.get(Field::Fragment(o)) != 0 {
+        let vxlan = TunnelKind::Vxlan as u128;
+        if proto != 17
+            || self.get(Field::TunnelKind(o)) != vxlan
+            || self.get(Field::Fragment(o)) != 0
+        {
             self.get(Field::L4Dst(o));
             return self.drop(Drop::NotForUs);
         }
-        let vni = self.get(Field::Vni(o)) as NetworkId;
+        let vni = self.get(Field::TunnelId(o)) as NetworkId;
         let source = ip_of(eth_type, self.get(Field::IpSrc(o)));
         let Some(network) = self.tables.snapshot.networks.get(&vni) else {
             return self.drop(Drop::UnknownVni);

@@ -150,7 +150,7 @@ fn key_of(seed: &Seed) -> FlowKey {
         len,
         &mut key,
         &mut layout,
-        ParseOptions::VXLAN,
+        &ParseOptions::VXLAN,
     )
     .unwrap();
     key

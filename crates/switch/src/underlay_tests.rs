@@ -27,7 +27,7 @@ fn feed(frame: &[u8], neighbours: &mut Neighbours) -> (Reaction, Vec<u8>) {
         frame.len(),
         &mut key,
         &mut layout,
-        ParseOptions::VXLAN,
+        &ParseOptions::VXLAN,
     )
     .unwrap();
     let reaction = handle(frame, &layout, &underlay(), neighbours, 5, &mut reply);

@@ -279,7 +279,7 @@ impl SwitchWorker {
                 frame.len as usize,
                 &mut frame.key,
                 &mut frame.layout,
-                options,
+                &options,
             );
             if parsed == Err(Malformed::HeaderTooLong) {
                 // SAFETY: as in `load_ring` and `load_wire`.
@@ -290,7 +290,7 @@ impl SwitchWorker {
                         frame.len as usize,
                         &mut frame.key,
                         &mut frame.layout,
-                        options,
+                        &options,
                     );
                 }
             }

@@ -8,6 +8,7 @@ use zerocopy::big_endian::{U16, U32};
 
 use crate::checksum::{checksum, update16};
 use crate::edit::EditError;
+use crate::field::TunnelKind;
 use crate::headroom::Headroom;
 use crate::layout::{L3Kind, LayerLayout, Layout};
 use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, PROTO_UDP};
@@ -133,7 +134,8 @@ impl Encapsulation {
             l4_proto: PROTO_UDP,
             vlan_tags: u8::from(vlan_tci.is_some()),
             flags: 0,
-        };
+        }
+        .with_tunnel(TunnelKind::Vxlan);
         Encapsulation {
             bytes,
             len: len as u16,

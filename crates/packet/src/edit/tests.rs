@@ -164,7 +164,7 @@ proptest! {
         let (_, golden) = golden::ALL[which];
         let bytes = golden.bytes();
         let (mut key, mut layout) = (crate::FlowKey::ZERO, Layout::EMPTY);
-        crate::parse(&bytes, golden.frame_len, &mut key, &mut layout, crate::ParseOptions::VXLAN).unwrap();
+        crate::parse(&bytes, golden.frame_len, &mut key, &mut layout, &crate::ParseOptions::VXLAN).unwrap();
         for l in &layout.layers {
             let mut short = bytes.clone();
             short.truncate(cut);
@@ -216,7 +216,7 @@ fn later_fragments_keep_their_payload() {
         562,
         &mut key,
         &mut layout,
-        crate::ParseOptions::VXLAN,
+        &crate::ParseOptions::VXLAN,
     )
     .unwrap();
     set_ipv4_dst(&mut bytes, layout.outer(), 0x0101_0101, false).unwrap();

@@ -5,7 +5,7 @@
 use sumeru_flow::Rule;
 use sumeru_flow::model::{Action, FieldValue, Item, PortRef, VxlanDefinition};
 use sumeru_packet::field::{FRAGMENT_ANY, VLAN_PRESENT};
-use sumeru_packet::{Field, FlowKey, FlowMask, Layer};
+use sumeru_packet::{Field, FlowKey, FlowMask, Layer, TunnelKind};
 
 use super::RuleError;
 use crate::frame::PortIndex;
@@ -245,7 +245,7 @@ impl Pattern {
             Item::Udp(_) => exact(Field::IpProto(layer), 17),
             Item::Icmp(_) => exact(Field::IpProto(layer), 1),
             Item::Icmp6(_) => exact(Field::IpProto(layer), 58),
-            Item::Vxlan(_) => exact(Field::Vxlan(layer), 1),
+            Item::Vxlan(_) => exact(Field::TunnelKind(layer), TunnelKind::Vxlan as u128),
             Item::Vlan(_) => {
                 let tag = self.tag_field();
                 self.require(tag, VLAN_PRESENT.into(), VLAN_PRESENT.into());
@@ -361,7 +361,7 @@ impl Pattern {
             (Item::Tcp(_), "flags") => (Field::TcpFlags(layer), 0),
             (Item::Tcp(_), _) => return Err("src, dst, flags"),
             (Item::Icmp(_) | Item::Icmp6(_), _) => return Err("type, code"),
-            (Item::Vxlan(_), "vni") => (Field::Vni(layer), 0),
+            (Item::Vxlan(_), "vni") => (Field::TunnelId(layer), 0),
             (Item::Vxlan(_), _) => return Err("vni"),
             (Item::Mark(_), "id") => (Field::Mark, 0),
             _ => return Err("nothing"),

@@ -65,7 +65,7 @@ fn inner_items_match_the_inner_layer() {
     )
     .unwrap();
     let (_, value) = rule.places[0];
-    assert_eq!(value.get(Field::Vni(Layer::Outer)), 7);
+    assert_eq!(value.get(Field::TunnelId(Layer::Outer)), 7);
     assert_eq!(value.get(Field::EthDst(Layer::Inner)), 0x0200_0000_0001);
     assert_eq!(
         &*rule.actions,

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use sumeru_engine::Watch;
-use sumeru_packet::field::{INNER_BASE, LAYER_WORDS};
+use sumeru_packet::field::{INNER_BASE, LAYERS_END};
 use sumeru_packet::{Field, Layer, ParseOptions};
 use sumeru_virtio::eventfd::Eventfd;
 
@@ -170,8 +170,8 @@ impl SwitchWorker {
         }
         self.shape = rules.shape();
         let union = rules.union();
-        let deep = union.get(Field::Vxlan(Layer::Outer)) != 0
-            || (INNER_BASE..INNER_BASE + LAYER_WORDS).any(|i| union.word(i) != 0);
+        let deep = union.get(Field::TunnelKind(Layer::Outer)) != 0
+            || (INNER_BASE..LAYERS_END).any(|i| union.word(i) != 0);
         if deep != self.deep {
             self.deep = deep;
             self.cache.invalidate();
@@ -195,7 +195,7 @@ impl SwitchWorker {
             port.parse = if looks_inside {
                 ParseOptions {
                     vxlan_port,
-                    inner: true,
+                    ..ParseOptions::VXLAN
                 }
             } else {
                 ParseOptions::PLAIN
