@@ -105,7 +105,7 @@ audit: ## Known vulnerabilities, licences, duplicates (cargo-deny; fetches the a
 ##@ Measure
 # Peer and Sumeru in one run; results go to bench/results/NAME.json and NAME.md. ARGS are passed on.
 .PHONY: bench-switch bench-blk bench-idle
-bench-switch: ## Cycles per packet beside OVS-DPDK, driven by testpmd
+bench-switch: ## Cycles per packet beside OVS-DPDK: forwarding, learning, rules, connections, tunnels
 bench-blk: ## vhost-user-blk requests per second beside QEMU's storage daemon
 bench-idle: ## Processor time, memory and wake-up time of an idle daemon
 bench-switch bench-blk bench-idle:

@@ -2,21 +2,29 @@
 //!
 //! `frontend` and `blk_load` implement the *driver* end of virtio 1.2 and vhost-user on their own: nothing here
 //! uses the device-side crates, so a misreading of the standard on one side shows as a failure instead of cancelling out.
-//! `sumeru` is all that knows the daemon's configuration and RPC; `peers` the same for each peer; `switch` and
-//! `block` are the measurements; `report` writes what came out.
+//! `generator` sends and counts frames over the same driver end. `sumeru` is all that knows the daemon's configuration and
+//! RPC; `peers` the same for each peer; `lane` (switches) and `block` are the measurements; `cases` what is measured;
+//! `report` writes what came out.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod base_station;
 pub mod blk_load;
 pub mod block;
+pub mod cases;
 pub mod frontend;
+pub mod generator;
 pub mod histogram;
 pub mod idle;
 pub mod jsonrpc;
+pub mod lane;
 pub mod machine;
+pub mod options;
 pub mod peers;
+pub mod plot;
 pub mod probe;
 pub mod process;
 pub mod report;
+pub mod residence;
 pub mod sumeru;
 pub mod switch;
 pub mod thread;

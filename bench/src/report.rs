@@ -227,6 +227,10 @@ impl Report {
     }
 }
 
+/// Place of the peer where both sides stand in a list: it is measured first.
+pub const PEER: usize = 0;
+/// Place of Sumeru.
+pub const OURS: usize = 1;
 /// The goal is reached.
 pub const PASS: &str = "PASS";
 /// The goal is not reached.

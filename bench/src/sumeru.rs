@@ -5,7 +5,7 @@
 
 use crate::jsonrpc::{self, Version};
 use crate::process::{Process, Scratch};
-use crate::switch::{Counters, Switch};
+use crate::switch::{Counters, Overlay, Setup, Switch, mac_text};
 use crate::tsc;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -48,7 +48,8 @@ pub enum Volume {
 /// A configuration under construction.
 #[derive(Debug, Clone)]
 pub struct Configuration {
-    text: String,
+    node: String,
+    objects: String,
 }
 
 impl Configuration {
@@ -59,24 +60,68 @@ impl Configuration {
             Poll::AlwaysSpin => "always-spin",
         };
         Self {
-            text: format!("[node]\nname = \"bench\"\nlcores = [{core}]\npoll = \"{poll}\"\n"),
+            node: format!("[node]\nname = \"bench\"\nlcores = [{core}]\npoll = \"{poll}\"\n"),
+            objects: String::new(),
         }
+    }
+
+    /// The whole file.
+    pub fn text(&self) -> String {
+        format!("{}{}", self.node, self.objects)
+    }
+
+    /// The node's tunnel end point behind the port `uplink`, which [`Configuration::uplink`] makes.
+    pub fn underlay(&mut self, address: &str, uplink: &str) {
+        let _ = write!(
+            self.node,
+            "underlay = [\"{address}\"]\nuplink = \"{uplink}\"\n"
+        );
     }
 
     /// A vhost-user port that listens at `socket`.
     pub fn port(&mut self, name: &str, index: u16, socket: &Path) {
         let _ = write!(
-            self.text,
+            self.objects,
             "\n[[port]]\nname = \"{name}\"\nkind = \"vhost-user\"\nindex = {index}\nsocket = \"{}\"\n",
             socket.display()
         );
     }
 
-    /// A rule that sends all that comes in on `port` to the port with index `to`, and counts it.
-    pub fn forward(&mut self, port: &str, to: u16) {
-        let rule = format!("ingress pattern eth / end actions count / port_id id {to} / end");
+    /// More fields of the port that was made last.
+    fn port_fields(&mut self, fields: &[(&str, &str)]) {
+        for (name, value) in fields {
+            let _ = writeln!(self.objects, "{name} = {value}");
+        }
+    }
+
+    /// A vhost-user port that listens at `socket` and leads to the other nodes.
+    pub fn uplink(&mut self, name: &str, index: u16, socket: &Path, mac: &str) {
+        self.port(name, index, socket);
+        self.port_fields(&[
+            ("uplink", "true"),
+            ("mac", &format!("\"{mac}\"")),
+            ("mtu", "9216"),
+        ]);
+    }
+
+    /// A vhost-user port that listens at `socket`, of a guest in `network`.
+    pub fn guest(&mut self, name: &str, index: u16, socket: &Path, network: &str) {
+        self.port(name, index, socket);
+        self.port_fields(&[("network", &format!("\"{network}\""))]);
+    }
+
+    /// A network; `fields` are more of its lines.
+    pub fn network(&mut self, name: &str, vni: u32, fields: &str) {
         let _ = write!(
-            self.text,
+            self.objects,
+            "\n[[network]]\nname = \"{name}\"\nvni = {vni}\n{fields}"
+        );
+    }
+
+    /// A rule of `port`, as rte_flow writes it.
+    pub fn rule(&mut self, port: &str, rule: &str) {
+        let _ = write!(
+            self.objects,
             "\n[[flow]]\nport = \"{port}\"\nrule = \"{rule}\"\n"
         );
     }
@@ -92,7 +137,7 @@ impl Configuration {
             ),
         };
         let _ = write!(
-            self.text,
+            self.objects,
             "\n[[volume]]\nname = \"{name}\"\n{kind}\n\n[[controller]]\nname = \"{name}\"\nvolume = \"{name}\"\nsocket = \"{}\"\nqueue_size = 1024\n",
             socket.display()
         );
@@ -138,7 +183,7 @@ impl Daemon {
         confine: Option<usize>,
     ) -> Result<Self> {
         let config = folder.file("node.toml");
-        fs::write(&config, &configuration.text)
+        fs::write(&config, configuration.text())
             .with_context(|| format!("write {}", config.display()))?;
         let rpc = folder.file("rpc.sock");
         let arguments: Vec<String> = [
@@ -229,27 +274,93 @@ fn executable() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The daemon with some vhost-user ports, the first two of which forward to each other by a rule.
+/// Stateful forwarding, group by group: the rules of [`Setup::Conntrack`] in the daemon's language, by the port that they belong to. All that is
+/// IPv4 goes through connection tracking; what is new may only come from the first port; what belongs to a connection goes to the other side.
+const CONNTRACK_RULES: [(&str, &str); 5] = [
+    (
+        "vh0",
+        "ingress pattern eth / ipv4 / end actions ct zone 5 group 1 / end",
+    ),
+    (
+        "vh1",
+        "ingress pattern eth / ipv4 / end actions ct zone 5 group 1 / end",
+    ),
+    (
+        "vh0",
+        "group 1 ingress pattern eth / ipv4 / ct state spec new state mask new / end actions ct zone 5 commit / count / port_id id 1 / end",
+    ),
+    (
+        "vh0",
+        "group 1 ingress pattern eth / ipv4 / ct state spec est state mask est / end actions count / port_id id 1 / end",
+    ),
+    (
+        "vh1",
+        "group 1 ingress pattern eth / ipv4 / ct state spec est state mask est / end actions count / port_id id 0 / end",
+    ),
+];
+/// The call that removes every tracked connection.
+const CONNTRACK_FLUSH: &str = "conntrack.flush";
+
+/// The daemon with some vhost-user ports.
 pub struct SumeruSwitch {
     daemon: Daemon,
     sockets: Vec<PathBuf>,
 }
 
 impl SumeruSwitch {
-    /// Starts it with its lcore on `core`.
+    /// Starts it with its lcore on `core`, set up as `setup` says.
     ///
     /// # Errors
     /// As [`Daemon::start`].
-    pub fn start(core: usize, ports: u16, poll: Poll) -> Result<Self> {
+    pub fn start(core: usize, ports: u16, poll: Poll, setup: &Setup) -> Result<Self> {
         let folder = Scratch::new("switch")?;
         let names: Vec<String> = (0..ports).map(|index| format!("vh{index}")).collect();
         let sockets: Vec<PathBuf> = names.iter().map(|name| folder.file(name)).collect();
         let mut configuration = Configuration::new(core, poll);
-        for ((index, name), socket) in (0..).zip(&names).zip(&sockets) {
-            configuration.port(name, index, socket);
+        match setup {
+            Setup::Learning => configuration.network("lan", Overlay::VNI, ""),
+            Setup::Overlay => {
+                configuration.underlay(&format!("{}/24", Overlay::LOCAL), "vh1");
+                let (guest, remote) = (mac_text(Overlay::REMOTE_GUEST_MAC), Overlay::REMOTE);
+                let fields = format!(
+                    "remotes = [\"{remote}\"]\nstatic_macs = [{{ mac = \"{guest}\", remote = \"{remote}\" }}]\n"
+                );
+                configuration.network("lan", Overlay::VNI, &fields);
+            }
+            Setup::PortToPort | Setup::Rules(_) | Setup::Conntrack => {}
         }
-        configuration.forward("vh0", 1);
-        configuration.forward("vh1", 0);
+        for ((index, name), socket) in (0..).zip(&names).zip(&sockets) {
+            match setup {
+                Setup::Overlay if index == 1 => {
+                    configuration.uplink(name, index, socket, &mac_text(Overlay::LOCAL_MAC))
+                }
+                Setup::Overlay | Setup::Learning => configuration.guest(name, index, socket, "lan"),
+                Setup::PortToPort | Setup::Rules(_) | Setup::Conntrack => {
+                    configuration.port(name, index, socket)
+                }
+            }
+        }
+        match setup {
+            Setup::PortToPort => {
+                for (port, to) in [("vh0", 1), ("vh1", 0)] {
+                    configuration.rule(
+                        port,
+                        &format!("ingress pattern eth / end actions count / port_id id {to} / end"),
+                    );
+                }
+            }
+            Setup::Rules(rules) => {
+                for rule in rules.iter() {
+                    configuration.rule(&format!("vh{}", rule.from), &rule.rte_flow());
+                }
+            }
+            Setup::Conntrack => {
+                for (port, rule) in CONNTRACK_RULES {
+                    configuration.rule(port, rule);
+                }
+            }
+            Setup::Learning | Setup::Overlay => {}
+        }
         Ok(Self {
             daemon: Daemon::start(&configuration, folder, None)?,
             sockets,
@@ -282,5 +393,9 @@ impl Switch for SumeruSwitch {
             idle,
             rx_packets: lcore.rx_packets,
         })
+    }
+    fn forget_connections(&mut self) -> Result<()> {
+        self.daemon.call(CONNTRACK_FLUSH, &json!({}))?;
+        Ok(())
     }
 }

@@ -1,21 +1,15 @@
-//! One measurement of a switch between two vhost-user ports, the same for every switch.
+//! A switch between vhost-user ports, the same for every switch: what it is set up to do, and its counters.
 //!
 //! Busy cycles per packet = TSC of whole iterations of the switch's loop that received at least one packet, divided by
-//! packets received; from the switch's own counters, checked against our TSC and against testpmd's counters.
+//! packets received; from the switch's own counters, checked against our TSC and against the generator's counters.
+//! [`crate::lane`] measures, [`crate::cases`] are the cases.
 
-use crate::peers::testpmd::Testpmd;
-use crate::process;
-use crate::thread::{self, Watch};
-use anyhow::{Context, Result, bail};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// Least part of the time that a busy-polling thread must have run for a point to count.
-pub const LEAST_RUNNING: f64 = 0.97;
-/// Most that busy + idle may differ from the elapsed TSC.
-pub const MOST_UNACCOUNTED: f64 = 0.02;
-/// Most that switch and testpmd may differ in how many packets went from testpmd to the switch.
-pub const MOST_MISCOUNTED: f64 = 0.001;
+use crate::generator::frame::Mac;
+use anyhow::Result;
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Counters of a switch's polling thread since some fixed moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,11 +20,11 @@ pub struct Counters {
     pub busy: u64,
     /// Cycles of iterations that received none.
     pub idle: u64,
-    /// Packets received, both ports.
+    /// Packets received, all ports.
     pub rx_packets: u64,
 }
 
-/// A switch with vhost-user ports in server mode; frames of each of the first two go to the other.
+/// A switch with vhost-user ports in server mode that does what a [`Setup`] says.
 pub trait Switch {
     /// Name in reports.
     fn name(&self) -> &'static str;
@@ -43,215 +37,181 @@ pub trait Switch {
     /// # Errors
     /// If the switch does not answer.
     fn counters(&mut self) -> Result<Counters>;
+    /// Removes every tracked connection.
+    ///
+    /// # Errors
+    /// If the switch does not answer, or refuses.
+    fn forget_connections(&mut self) -> Result<()>;
 }
 
-/// What testpmd does.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Case {
-    /// Name in reports.
-    pub name: &'static str,
-    /// testpmd's forwarding mode.
-    pub mode: &'static str,
-    /// Bytes of a frame.
-    pub frame_bytes: u32,
-    /// Bursts of 32 that are sent first; 0 for a mode that generates.
-    pub first_bursts: u32,
-    /// Most that ours/peer may be.
-    pub goal: Option<f64>,
-}
-
-/// The cases that are judged.
-pub const CASES: [Case; 3] = [
-    Case {
-        name: "v2v-64",
-        mode: "io",
-        frame_bytes: 64,
-        first_bursts: 24,
-        goal: Some(1.0 / 1.5),
-    },
-    Case {
-        name: "v2v-1450",
-        mode: "io",
-        frame_bytes: 1450,
-        first_bursts: 24,
-        goal: Some(1.0 / 1.3),
-    },
-    Case {
-        name: "flowgen-1k-64",
-        mode: "flowgen",
-        frame_bytes: 64,
-        first_bursts: 0,
-        goal: Some(1.0 / 1.5),
-    },
-];
-
-/// How long, on which core, with what.
+/// What a switch is set up to do. Ports count from 0.
 #[derive(Debug, Clone)]
-pub struct Conditions {
-    /// testpmd's core.
-    pub generator_core: usize,
-    /// Appended to testpmd's devices, e.g. `,packed_vq=1`.
-    pub virtio_options: String,
-    /// Time before measuring.
-    pub warm_up: Duration,
-    /// Time measured.
-    pub duration: Duration,
+pub enum Setup {
+    /// All that comes in at port 0 goes to port 1, and back.
+    PortToPort,
+    /// A learning bridge of all ports, without a rule.
+    Learning,
+    /// These rules; what none of them matches is dropped.
+    Rules(Arc<[Rule]>),
+    /// Stateful forwarding: port 0 may open connections to port 1, port 1 may answer.
+    Conntrack,
+    /// Port 0 is a guest in network [`Overlay::VNI`], port 1 the wire to the other nodes: VXLAN over IPv4.
+    Overlay,
 }
 
-/// One point.
+impl Setup {
+    /// Whether a switch that is set up as this is so as `other` too.
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Rules(own), Self::Rules(other)) => Arc::ptr_eq(own, other) || own == other,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+}
+
+/// The addresses of [`Setup::Overlay`].
 #[derive(Debug, Clone, Copy)]
-pub struct Point {
-    /// Busy TSC cycles per received packet.
-    pub cycles_per_packet: f64,
-    /// Million packets per second.
-    pub mpps: f64,
-    /// (busy + idle) / elapsed TSC.
-    pub accounted: f64,
-    /// Busy / (busy + idle).
-    pub busy: f64,
-    /// Part of the time that the switch's thread ran.
-    pub switch_running: f64,
-    /// Part of the time that testpmd's thread ran.
-    pub generator_running: f64,
+pub struct Overlay;
+
+impl Overlay {
+    /// The network's identifier on the wire.
+    pub const VNI: u32 = 100;
+    /// The switch's tunnel end point, in a network of 24 bits.
+    pub const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    /// The generator's tunnel end point.
+    pub const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+    /// The switch's tunnel end point on the link.
+    pub const LOCAL_MAC: Mac = [2, 0, 0, 1, 0, 1];
+    /// The generator's tunnel end point on the link.
+    pub const REMOTE_MAC: Mac = [2, 0, 0, 1, 0, 2];
+    /// The guest at port 0.
+    pub const GUEST_MAC: Mac = [2, 0, 0, 2, 0, 1];
+    /// The guest behind the generator's tunnel end point.
+    pub const REMOTE_GUEST_MAC: Mac = [2, 0, 0, 2, 0, 2];
 }
 
-impl Point {
-    /// Why the point does not count, if it does not.
-    pub fn fault(&self) -> Option<String> {
-        if self.switch_running < LEAST_RUNNING || self.generator_running < LEAST_RUNNING {
-            let (switch, generator) = (self.switch_running * 100.0, self.generator_running * 100.0);
-            return Some(format!(
-                "switch ran {switch:.1} %, testpmd {generator:.1} % of the time"
-            ));
-        }
-        if (self.accounted - 1.0).abs() > MOST_UNACCOUNTED {
-            return Some(format!(
-                "busy + idle are {:.1} % of the elapsed TSC",
-                self.accounted * 100.0
-            ));
-        }
-        None
-    }
+/// Text of an address on the link.
+pub fn mac_text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// A switch with a testpmd that forwards through it. Both are stopped except while a point is measured, since the
-/// switch and the testpmd of the other side spin on the same two cores.
-pub struct Lane<'a> {
-    switch: &'a mut dyn Switch,
-    testpmd: Testpmd,
-    from: Counters,
+/// A rule that every switch can carry out, by IPv4 addresses and UDP ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rule {
+    /// 0 is looked at first, up to 1000.
+    pub priority: u16,
+    /// Where the frame came in.
+    pub from: u16,
+    /// Source network: address and bits.
+    pub src: Option<(u32, u8)>,
+    /// Destination network: address and bits.
+    pub dst: Option<(u32, u8)>,
+    /// UDP source port.
+    pub udp_src: Option<u16>,
+    /// UDP destination port.
+    pub udp_dst: Option<u16>,
+    /// Where it goes; dropped if none.
+    pub to: Option<u16>,
 }
 
-impl<'a> Lane<'a> {
-    /// Lets the stopped `switch` go on, connects testpmd, starts forwarding, and stops both.
-    ///
-    /// # Errors
-    /// If testpmd or the switch fails.
-    pub fn start(
-        switch: &'a mut dyn Switch,
-        case: &Case,
-        conditions: &Conditions,
-        log: &Path,
-    ) -> Result<Self> {
-        process::pause(switch.pid(), false)?;
-        let mut testpmd = Testpmd::start(
-            switch.sockets(),
-            conditions.generator_core,
-            &conditions.virtio_options,
-            log,
-        )
-        .with_context(|| format!("testpmd on {}", switch.name()))?;
-        for pid in [switch.pid(), testpmd.pid()] {
-            thread::raise_process(pid)
-                .context("raise the priority of what is measured (needs root)")?;
-        }
-        testpmd.command(&format!("set fwd {}", case.mode))?;
-        testpmd.command(&format!("set txpkts {}", case.frame_bytes))?;
-        testpmd.command("clear port stats all")?;
-        let from = switch.counters()?;
-        let first = case.first_bursts;
-        testpmd.command(&if first > 0 {
-            format!("start tx_first {first}")
-        } else {
-            "start".to_owned()
-        })?;
-        let lane = Self {
-            switch,
-            testpmd,
-            from,
-        };
-        lane.pause(true)?;
-        Ok(lane)
-    }
-
-    fn pause(&self, paused: bool) -> Result<()> {
-        process::pause(self.testpmd.pid(), paused)?;
-        process::pause(self.switch.pid(), paused)
-    }
-
-    /// Name of the switch.
-    pub fn name(&self) -> &'static str {
-        self.switch.name()
-    }
-
-    /// Lets both run for one point.
-    ///
-    /// # Errors
-    /// If testpmd or the switch fails.
-    pub fn measure(&mut self, conditions: &Conditions) -> Result<Point> {
-        self.pause(false)?;
-        // The iteration that was stopped ends in here too, and with it the time that it stood still.
-        std::thread::sleep(conditions.warm_up);
-        let (switch_watch, generator_watch) = (
-            Watch::start(self.switch.pid())?,
-            Watch::start(self.testpmd.pid())?,
+impl Rule {
+    /// As `ovs-ofctl add-flows` reads it; ports count from 1 there and the greatest priority is looked at first.
+    pub fn openflow(&self) -> String {
+        let udp = self.udp_src.is_some() || self.udp_dst.is_some();
+        let (priority, port) = (2000 - u32::from(self.priority), self.from + 1);
+        let mut text = format!(
+            "priority={priority},in_port={port},{}",
+            if udp { "udp" } else { "ip" }
         );
-        let from = self.switch.counters()?;
-        std::thread::sleep(conditions.duration);
-        let to = self.switch.counters()?;
-        let (switch_share, generator_share) = (switch_watch.busiest()?, generator_watch.busiest()?);
-        self.pause(true)?;
-
-        let elapsed = (to.tsc - from.tsc) as f64;
-        let (busy, idle) = ((to.busy - from.busy) as f64, (to.idle - from.idle) as f64);
-        let packets = (to.rx_packets - from.rx_packets) as f64;
-        if packets == 0.0 {
-            bail!("{}: no packet came through", self.name());
+        for (name, network) in [("nw_src", self.src), ("nw_dst", self.dst)] {
+            if let Some((address, bits)) = network {
+                let _ = write!(text, ",{name}={}/{bits}", Ipv4Addr::from(address));
+            }
         }
-        Ok(Point {
-            cycles_per_packet: busy / packets,
-            mpps: packets / (elapsed / crate::tsc::hz()) / 1e6,
-            accounted: (busy + idle) / elapsed,
-            busy: busy / (busy + idle).max(1.0),
-            switch_running: switch_share.running,
-            generator_running: generator_share.running,
-        })
+        for (name, port) in [("tp_src", self.udp_src), ("tp_dst", self.udp_dst)] {
+            if let Some(port) = port {
+                let _ = write!(text, ",{name}={port}");
+            }
+        }
+        match self.to {
+            Some(port) => {
+                let _ = write!(text, ",actions=output:{}", port + 1);
+            }
+            None => text.push_str(",actions=drop"),
+        }
+        text
     }
 
-    /// Stops forwarding and compares what the switch received since the start with what testpmd sent; returns the ratio.
-    /// The switch is left stopped.
-    ///
-    /// # Errors
-    /// If they differ by more than [`MOST_MISCOUNTED`], or testpmd or the switch fails.
-    pub fn finish(mut self) -> Result<f64> {
-        self.pause(false)?;
-        self.testpmd.command("stop")?;
-        // What testpmd had sent last is still in the rings.
-        std::thread::sleep(Duration::from_millis(100));
-        let received = self.switch.counters()?.rx_packets - self.from.rx_packets;
-        let sent = self.testpmd.totals()?.tx;
-        let ratio = received as f64 / sent.max(1) as f64;
-        if (ratio - 1.0).abs() > MOST_MISCOUNTED {
-            bail!(
-                "{}: the switch counts {received} packets received, testpmd {sent} sent",
-                self.name()
-            );
+    /// As rte_flow's rules are written, without the port of `from`.
+    pub fn rte_flow(&self) -> String {
+        let mut text = format!("priority {} ingress pattern eth / ipv4", self.priority);
+        for (name, network) in [("src", self.src), ("dst", self.dst)] {
+            match network {
+                Some((address, 32)) => {
+                    let _ = write!(text, " {name} is {}", Ipv4Addr::from(address));
+                }
+                Some((address, bits)) => {
+                    let _ = write!(
+                        text,
+                        " {name} spec {} {name} prefix {bits}",
+                        Ipv4Addr::from(address)
+                    );
+                }
+                None => {}
+            }
         }
-        let pid = self.switch.pid();
-        // testpmd first: it closes its connections while the switch still listens.
-        drop(self.testpmd);
-        std::thread::sleep(Duration::from_millis(100));
-        process::pause(pid, true)?;
-        Ok(ratio)
+        if self.udp_src.is_some() || self.udp_dst.is_some() {
+            text.push_str(" / udp");
+        }
+        for (name, port) in [("src", self.udp_src), ("dst", self.udp_dst)] {
+            if let Some(port) = port {
+                let _ = write!(text, " {name} is {port}");
+            }
+        }
+        text.push_str(" / end actions count / ");
+        match self.to {
+            Some(port) => {
+                let _ = write!(text, "port_id id {port}");
+            }
+            None => text.push_str("drop"),
+        }
+        text.push_str(" / end");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_says_the_same_in_both_languages() {
+        let rule = Rule {
+            priority: 3,
+            from: 0,
+            src: Some((0x0a00_0000, 8)),
+            dst: Some((0x0a01_0005, 32)),
+            udp_src: None,
+            udp_dst: Some(53),
+            to: Some(1),
+        };
+        assert_eq!(
+            rule.openflow(),
+            "priority=1997,in_port=1,udp,nw_src=10.0.0.0/8,nw_dst=10.1.0.5/32,tp_dst=53,actions=output:2"
+        );
+        assert_eq!(
+            rule.rte_flow(),
+            "priority 3 ingress pattern eth / ipv4 src spec 10.0.0.0 src prefix 8 dst is 10.1.0.5 / udp dst is 53 / end \
+             actions count / port_id id 1 / end"
+        );
+        let drop = Rule {
+            from: 1,
+            ..Rule::default()
+        };
+        assert_eq!(drop.openflow(), "priority=2000,in_port=2,ip,actions=drop");
+        assert_eq!(
+            drop.rte_flow(),
+            "priority 0 ingress pattern eth / ipv4 / end actions count / drop / end"
+        );
     }
 }

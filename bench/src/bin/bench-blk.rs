@@ -2,7 +2,7 @@
 //!
 //! All server threads on one core, the generator on another; pairs of points alternate. Data is verified first, apart.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Parser;
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,39 +12,24 @@ use sumeru_bench::blk_load::{Load, Random};
 use sumeru_bench::block::{Case, Disk, Driver, Point, cases, fill, measure, verify};
 use sumeru_bench::frontend::guest_memory::Backing;
 use sumeru_bench::machine::Machine;
+use sumeru_bench::options::{Noise, Options};
 use sumeru_bench::peers::qsd::{self, Aio, StorageDaemon};
 use sumeru_bench::process::{self, Interrupt, Scratch};
-use sumeru_bench::report::{MISS, PASS, Report, Rounds, Spread};
+use sumeru_bench::report::{MISS, OURS, PASS, PEER, Report, Rounds, Spread};
 use sumeru_bench::sumeru::{Configuration, Daemon, Poll, Volume};
 use sumeru_bench::{probe, thread};
 
 /// Compare Sumeru's vhost-user-blk with qemu-storage-daemon's.
 #[derive(Parser)]
 struct Arguments {
-    /// Rounds; each measures both targets.
-    #[arg(long, default_value_t = 5)]
-    rounds: u32,
-    /// Seconds measured per point.
-    #[arg(long, default_value_t = 1.0)]
-    seconds: f64,
-    /// Only cases whose name contains this.
-    #[arg(long)]
-    case: Vec<String>,
-    /// Core of every server thread.
-    #[arg(long, default_value_t = 1)]
-    core: usize,
-    /// Core of the generator.
-    #[arg(long, default_value_t = 0)]
-    generator_core: usize,
+    #[command(flatten)]
+    options: Options,
     /// MiB of each disk that holds data.
     #[arg(long, default_value_t = 256)]
     disk_mib: u64,
     /// Folder on the real disk for the files, instead of `target`.
     #[arg(long)]
     folder: Option<PathBuf>,
-    /// Attempts at a pair of points that does not count because the machine was busy or its cores moved.
-    #[arg(long, default_value_t = 5)]
-    attempts: u32,
     /// Do not negotiate event index.
     #[arg(long)]
     no_event_idx: bool,
@@ -54,12 +39,6 @@ struct Arguments {
     /// Back the guest's memory with 2 MiB pages (some must be free).
     #[arg(long)]
     huge: bool,
-    /// Measure only the peer and print its points (no results are written).
-    #[arg(long)]
-    peer_only: bool,
-    /// Exit with an error if a goal is missed.
-    #[arg(long)]
-    check: bool,
 }
 
 const NULL_BYTES: u64 = 1 << 30;
@@ -144,12 +123,8 @@ struct Series {
     peer: String,
     choice: Vec<String>,
     latency: [Vec<[f64; 2]>; 2],
-    repeated: u32,
-    noisy: Vec<String>,
+    noise: Noise,
 }
-
-const PEER: usize = 0;
-const OURS: usize = 1;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -166,30 +141,15 @@ fn main() -> Result<()> {
             Backing::Pages
         },
     };
-    let chosen: Vec<Case> = cases()
-        .into_iter()
-        .filter(|case| {
-            arguments.case.is_empty() || arguments.case.iter().any(|c| case.name().contains(c))
-        })
-        .collect();
-    if chosen.is_empty() {
-        bail!(
-            "no such case; there are {}",
-            cases()
-                .iter()
-                .map(Case::name)
-                .collect::<Vec<_>>()
-                .join(", ")
-        );
-    }
+    let chosen = arguments.options.chosen(cases(), Case::name)?;
     let peers = start_peers(&arguments, &files, &scratch)?;
-    let ours = if arguments.peer_only {
+    let ours = if arguments.options.peer_only {
         None
     } else {
         Some(Ours::start(&arguments, &files)?)
     };
 
-    thread::pin_self(arguments.generator_core).context("pin the generator")?;
+    thread::pin_self(arguments.options.generator_core).context("pin the generator")?;
     let _raised = thread::Raised::this_thread()
         .context("raise the priority of the generator (needs root)")?;
     let mut verified = Vec::new();
@@ -225,49 +185,34 @@ fn main() -> Result<()> {
         all.push(choose_peer(case, &peers, &arguments, &driver)?);
         interrupt.check()?;
     }
-    for round in 1..=arguments.rounds {
+    for round in 1..=arguments.options.rounds {
         for (case, series) in chosen.iter().zip(&mut all) {
-            for attempt in 1..=arguments.attempts {
-                interrupt.check()?;
-                let load = load(case, arguments.seconds, u64::from(round));
-                let (points, fault) = measure_pair(
-                    case,
-                    series,
-                    &peers,
-                    ours.as_ref(),
-                    &arguments,
-                    &load,
-                    &driver,
-                )?;
-                if let Some(fault) = fault {
-                    let last = attempt == arguments.attempts;
-                    println!(
-                        "round {round} {}: {}: {fault}",
-                        case.name(),
-                        if last { "taken as noisy" } else { "repeated" }
-                    );
-                    if !last {
-                        series.repeated += 1;
-                        continue;
-                    }
-                    series.noisy.push(format!("round {round}: {fault}"));
-                }
-                series.take(round, case, &points);
-                break;
-            }
+            let load = load(case, arguments.options.seconds, u64::from(round));
+            let what = format!("round {round} {}", case.name());
+            let mut noise = std::mem::take(&mut series.noise);
+            let points = arguments
+                .options
+                .until_quiet(&what, &interrupt, &mut noise, || {
+                    measure_pair(
+                        case,
+                        series,
+                        &peers,
+                        ours.as_ref(),
+                        &arguments,
+                        &load,
+                        &driver,
+                    )
+                })?;
+            series.noise = noise;
+            series.take(round, case, &points);
         }
     }
-    if arguments.peer_only {
+    if arguments.options.peer_only {
         return Ok(());
     }
     let report = report(&arguments, &chosen, &all, &verified)?;
-    println!("\n{}", report.write("blk")?);
     println!("took {:.0} s", started.elapsed().as_secs_f64());
-    let misses = report.misses();
-    if arguments.check && !misses.is_empty() {
-        bail!("goal missed: {}", misses.join(", "));
-    }
-    Ok(())
+    arguments.options.finish(&report, "blk")
 }
 
 fn start_peers(arguments: &Arguments, files: &Files, scratch: &Scratch) -> Result<Peers> {
@@ -275,7 +220,7 @@ fn start_peers(arguments: &Arguments, files: &Files, scratch: &Scratch) -> Resul
         StorageDaemon::start(
             disk,
             &scratch.file(&format!("{name}.sock")),
-            arguments.core,
+            arguments.options.core,
             &scratch.file(&format!("{name}.log")),
         )
     };
@@ -315,7 +260,7 @@ impl Ours {
         let bytes = arguments.disk_mib << 20;
         let disks = |poll: Poll, name: &str, disks: &[(Disk, Volume)]| -> Result<Daemon> {
             let folder = Scratch::new(name)?;
-            let mut configuration = Configuration::new(arguments.core, poll);
+            let mut configuration = Configuration::new(arguments.options.core, poll);
             for (disk, volume) in disks {
                 configuration.disk(
                     disk.name(),
@@ -323,7 +268,7 @@ impl Ours {
                     &folder.file(&format!("{}.sock", disk.name())),
                 );
             }
-            Daemon::start(&configuration, folder, Some(arguments.core))
+            Daemon::start(&configuration, folder, Some(arguments.options.core))
         };
         let in_memory = [
             (Disk::Null, Volume::Null { size: NULL_BYTES }),
@@ -396,7 +341,7 @@ fn choose_peer(
                 peer.socket(),
                 peer.pid(),
                 false,
-                arguments.core,
+                arguments.options.core,
                 case,
                 &load,
                 driver,
@@ -422,7 +367,7 @@ fn measure_pair(
     load: &Load,
     driver: &Driver,
 ) -> Result<(Vec<Point>, Option<String>)> {
-    let core = arguments.core;
+    let core = arguments.options.core;
     let engines = peers.of(case.disk);
     let (_, peer) = engines
         .iter()
@@ -430,7 +375,7 @@ fn measure_pair(
         .context("no peer was chosen")?;
     // Worker threads come and go with the load; new ones inherit, those of before are raised here.
     thread::raise_process(peer.pid())?;
-    let mut trips = vec![probe::round_trip(arguments.generator_core, core)?];
+    let mut trips = vec![probe::round_trip(arguments.options.generator_core, core)?];
     let mut points = vec![measure(
         peer.socket(),
         peer.pid(),
@@ -440,7 +385,7 @@ fn measure_pair(
         load,
         driver,
     )?];
-    trips.push(probe::round_trip(arguments.generator_core, core)?);
+    trips.push(probe::round_trip(arguments.options.generator_core, core)?);
     let mut fault = points[PEER]
         .fault()
         .map(|fault| format!("qemu-storage-daemon: {fault}"));
@@ -458,7 +403,7 @@ fn measure_pair(
         );
         ours.rest(case.disk)?;
         points.push(point?);
-        trips.push(probe::round_trip(arguments.generator_core, core)?);
+        trips.push(probe::round_trip(arguments.options.generator_core, core)?);
         fault = fault.or(points[OURS].fault().map(|fault| format!("sumeru: {fault}")));
     }
     Ok((points, fault.or(probe::fault(&trips))))
@@ -536,8 +481,8 @@ fn report(
             row.detail
                 .push(format!("peer by engine: {}", series.choice.join(", ")));
         }
-        row.repeated = series.repeated;
-        row.noisy.clone_from(&series.noisy);
+        row.repeated = series.noise.repeated;
+        row.noisy.clone_from(&series.noise.noisy);
         rows.push(row);
     }
     let about = vec![
@@ -555,7 +500,7 @@ fn report(
         format!(
             "{} rounds of {} s per point, alternating. A pair counts only if the generator and Sumeru's spinning thread ran at least 97 % of \
              the time, others had at most 3 % of the peer's core (null and memory; on files the kernel's own I/O threads are the others), and the round trip of a cache line between the cores was alike (within 35 %).",
-            arguments.rounds, arguments.seconds
+            arguments.options.rounds, arguments.options.seconds
         ),
         format!("Data was verified in a pass of its own: {} of Sumeru, and the peer's disks likewise.", verified.join(" and ")),
     ];

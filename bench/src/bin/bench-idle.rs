@@ -14,7 +14,7 @@ use sumeru_bench::peers::ovs::OvsDpdk;
 use sumeru_bench::process::{HugePages, Interrupt};
 use sumeru_bench::report::{MISS, PASS, Report, Rounds, Row};
 use sumeru_bench::sumeru::{Daemon, Poll, SumeruSwitch};
-use sumeru_bench::switch::Switch;
+use sumeru_bench::switch::{Setup, Switch};
 use sumeru_bench::{thread, tsc};
 
 /// Measure an idle daemon.
@@ -74,7 +74,7 @@ fn main() -> Result<()> {
     let interrupt = Interrupt::install()?;
     let peer = {
         let _pages = HugePages::reserve(1536)?;
-        let switch = OvsDpdk::start(arguments.core, arguments.ports.into())?;
+        let switch = OvsDpdk::start(arguments.core, arguments.ports.into(), &Setup::PortToPort)?;
         observe(&switch, &arguments, arguments.peer_seconds, &interrupt)?
     };
     print("ovs-dpdk", &peer);
@@ -82,7 +82,12 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let ours = {
-        let switch = SumeruSwitch::start(arguments.core, arguments.ports, Poll::Adaptive)?;
+        let switch = SumeruSwitch::start(
+            arguments.core,
+            arguments.ports,
+            Poll::Adaptive,
+            &Setup::PortToPort,
+        )?;
         observe(&switch, &arguments, arguments.seconds, &interrupt)?
     };
     print("sumeru", &ours);

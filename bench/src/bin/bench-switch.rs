@@ -1,66 +1,52 @@
-//! `bench-switch`: cycles per packet of Sumeru and OVS-DPDK between two vhost-user ports, driven by the same testpmd.
+//! `bench-switch`: cycles per packet of Sumeru and OVS-DPDK, driven by the same generator: testpmd, or our own where that cannot make the traffic.
 //!
 //! Rounds alternate on the same core. Each row's verdict is the median of the per-round ratios.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Parser;
+use std::path::Path;
 use std::time::Duration;
+use sumeru_bench::cases::{Case, Goal, cases};
+use sumeru_bench::lane::{Conditions, Lane, Point, Traffic};
 use sumeru_bench::machine::Machine;
+use sumeru_bench::options::{Noise, Options};
 use sumeru_bench::peers::ovs::OvsDpdk;
-use sumeru_bench::probe;
 use sumeru_bench::process::{self, HugePages, Interrupt, Scratch};
-use sumeru_bench::report::{MISS, PASS, Report, Rounds, Spread};
+use sumeru_bench::report::{MISS, OURS, PASS, PEER, Report, Rounds, Row, Spread};
 use sumeru_bench::sumeru::{Daemon, Poll, SumeruSwitch};
-use sumeru_bench::switch::{CASES, Case, Conditions, Lane, Point, Switch};
+use sumeru_bench::switch::{Setup, Switch};
+use sumeru_bench::{probe, tsc};
 
 /// Compare Sumeru's switch with OVS-DPDK.
 #[derive(Parser)]
 struct Arguments {
-    /// Rounds; each measures both switches.
-    #[arg(long, default_value_t = 5)]
-    rounds: u32,
-    /// Seconds measured per point.
-    #[arg(long, default_value_t = 1.0)]
-    seconds: f64,
-    /// Only these cases.
-    #[arg(long)]
-    case: Vec<String>,
-    /// Core of the switch's polling thread.
-    #[arg(long, default_value_t = 1)]
-    core: usize,
-    /// Core of testpmd's forwarding thread.
-    #[arg(long, default_value_t = 0)]
-    generator_core: usize,
+    #[command(flatten)]
+    options: Options,
     /// Appended to testpmd's virtio-user devices, e.g. ",mrg_rxbuf=0,in_order=0,vectorized=1".
     #[arg(long, default_value = "")]
     virtio_options: String,
-    /// Attempts at a pair of points that does not count because the machine was busy or its cores moved.
-    #[arg(long, default_value_t = 12)]
-    attempts: u32,
-    /// Measure only the peer and print its points (no results are written).
+    /// List the cases and end.
     #[arg(long)]
-    peer_only: bool,
-    /// Exit with an error if a goal is missed.
-    #[arg(long)]
-    check: bool,
+    list: bool,
 }
+
+const PORTS: u16 = 2;
 
 #[derive(Default)]
 struct Series {
     rounds: Rounds,
     points: [Vec<Point>; 2],
-    repeated: u32,
-    noisy: Vec<String>,
+    noise: Noise,
 }
-
-const PEER: usize = 0;
-const OURS: usize = 1;
 
 impl Series {
     fn take(&mut self, round: u32, case: &Case, lanes: &[Lane<'_>], points: &[Point]) {
         for (side, (lane, point)) in lanes.iter().zip(points).enumerate() {
+            let generator = point.generator_busy.map_or(String::new(), |busy| {
+                format!(", generator busy {:5.1} %", busy * 100.0)
+            });
             println!(
-                "round {round} {:<14} {:<8} {:6.1} cycles/packet {:6.3} Mpps, busy {:5.1} %, accounted {:.4}, ran {:.3}/{:.3}",
+                "round {round} {:<18} {:<8} {:6.1} cycles/packet {:6.3} Mpps, busy {:5.1} %, accounted {:.4}, ran {:.3}/{:.3}{generator}",
                 case.name,
                 lane.name(),
                 point.cycles_per_packet,
@@ -75,9 +61,49 @@ impl Series {
             } else {
                 &mut self.rounds.peer
             };
-            values.push(point.cycles_per_packet);
+            values.push(match case.goal {
+                Goal::CyclesAtMost(_) => point.cycles_per_packet,
+                Goal::ConnectionsAtLeast(_) => tsc::hz() / point.cycles_per_packet,
+            });
             self.points[side].push(*point);
         }
+    }
+
+    fn median(&self, side: usize, of: impl Fn(&Point) -> Option<f64>) -> Option<f64> {
+        let values: Option<Vec<f64>> = self.points[side].iter().map(of).collect();
+        Spread::of(&values?).map(|spread| spread.median)
+    }
+
+    fn row(&self, case: &Case) -> Result<Row> {
+        let unit = match case.goal {
+            Goal::CyclesAtMost(_) => "busy TSC cycles/packet",
+            Goal::ConnectionsAtLeast(_) => "new connections/busy second",
+        };
+        let mut row = self.rounds.row(case.name, unit, "ovs-dpdk")?;
+        row.round_ratio = self.rounds.median_ratio();
+        let ratio = row.round_ratio.unwrap_or(row.ratio);
+        let (goal, reached) = match case.goal {
+            Goal::CyclesAtMost(most) => (format!("median of rounds <= {most:.3}"), ratio <= most),
+            Goal::ConnectionsAtLeast(least) => {
+                (format!("median of rounds >= {least:.1}"), ratio >= least)
+            }
+        };
+        row.goal = Some(goal);
+        row.verdict = Some(if reached { PASS } else { MISS });
+        let mpps = |side| {
+            self.median(side, |point| Some(point.mpps))
+                .unwrap_or_default()
+        };
+        row.detail
+            .push(format!("Mpps {:.2} / {:.2}", mpps(OURS), mpps(PEER)));
+        let busy = |side| self.median(side, |point| point.generator_busy.map(|busy| busy * 100.0));
+        row.detail.push(match (busy(OURS), busy(PEER)) {
+            (Some(ours), Some(peer)) => format!("own generator, busy {ours:.0} % / {peer:.0} %"),
+            _ => "testpmd".to_owned(),
+        });
+        row.repeated = self.noise.repeated;
+        row.noisy.clone_from(&self.noise.noisy);
+        Ok(row)
     }
 }
 
@@ -101,129 +127,149 @@ fn measure_pair(
     Ok((points, fault.or(probe::fault(&trips))))
 }
 
+/// Starts the sides that are measured, set up alike. Both live until the next setup; the one that is not measured is stopped, since both would
+/// spin on one core.
+fn start(options: &Options, setup: &Setup) -> Result<Vec<Box<dyn Switch>>> {
+    let mut switches: Vec<Box<dyn Switch>> =
+        vec![Box::new(OvsDpdk::start(options.core, PORTS.into(), setup)?)];
+    process::pause(switches[PEER].pid(), true)?;
+    if !options.peer_only {
+        switches.push(Box::new(SumeruSwitch::start(
+            options.core,
+            PORTS,
+            Poll::AlwaysSpin,
+            setup,
+        )?));
+        process::pause(switches[OURS].pid(), true)?;
+    }
+    Ok(switches)
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if arguments.list {
+        for case in cases() {
+            println!("{:<18} {}", case.name, case.about);
+        }
+        return Ok(());
+    }
+    let options = &arguments.options;
     let interrupt = Interrupt::install()?;
     let _pages = HugePages::reserve(1536)?;
     let logs = Scratch::new("bench-switch")?;
-    let cases: Vec<&Case> = CASES
-        .iter()
-        .filter(|case| arguments.case.is_empty() || arguments.case.iter().any(|c| c == case.name))
-        .collect();
-    if cases.is_empty() {
-        bail!(
-            "no such case; there are {}",
-            CASES.map(|case| case.name).join(", ")
-        );
-    }
+    let cases = options.chosen(cases(), |case| case.name.to_owned())?;
     let conditions = Conditions {
-        generator_core: arguments.generator_core,
+        generator_core: options.generator_core,
         virtio_options: arguments.virtio_options.clone(),
         warm_up: Duration::from_millis(150),
-        duration: Duration::from_secs_f64(arguments.seconds),
+        duration: options.duration(),
     };
     let mut series: Vec<Series> = cases.iter().map(|_| Series::default()).collect();
-    for round in 1..=arguments.rounds {
-        // Both live through the round; the one that is not measured is stopped, since both would spin on one core.
-        let mut switches: Vec<Box<dyn Switch>> = vec![Box::new(OvsDpdk::start(arguments.core, 2)?)];
-        process::pause(switches[PEER].pid(), true)?;
-        if !arguments.peer_only {
-            switches.push(Box::new(SumeruSwitch::start(
-                arguments.core,
-                2,
-                Poll::AlwaysSpin,
-            )?));
-            process::pause(switches[OURS].pid(), true)?;
-        }
-        for (case, series) in cases.iter().zip(&mut series) {
-            let mut lanes = Vec::new();
-            for switch in &mut switches {
-                interrupt.check()?;
-                let log = logs.file(&format!("testpmd-{}.log", switch.name()));
-                lanes.push(Lane::start(switch.as_mut(), case, &conditions, &log)?);
+    for round in 1..=options.rounds {
+        let mut next = 0;
+        while let Some(first) = cases.get(next) {
+            let alike = cases[next..]
+                .iter()
+                .take_while(|case| case.setup.is(&first.setup))
+                .count();
+            let mut switches = start(options, &first.setup)?;
+            for (case, series) in cases.iter().zip(&mut series).skip(next).take(alike) {
+                run(
+                    case,
+                    round,
+                    &mut switches,
+                    &conditions,
+                    options,
+                    &interrupt,
+                    logs.path(),
+                    series,
+                )?;
             }
-            for attempt in 1..=arguments.attempts {
-                interrupt.check()?;
-                let (points, fault) = measure_pair(&mut lanes, &conditions, arguments.core)?;
-                if let Some(fault) = fault {
-                    let last = attempt == arguments.attempts;
-                    println!(
-                        "round {round} {}: {}: {fault}",
-                        case.name,
-                        if last { "taken as noisy" } else { "repeated" }
-                    );
-                    if !last {
-                        series.repeated += 1;
-                        continue;
-                    }
-                    series.noisy.push(format!("round {round}: {fault}"));
-                }
-                series.take(round, case, &lanes, &points);
-                break;
-            }
-            for lane in lanes {
-                let name = lane.name();
-                let ratio = lane.finish()?;
-                println!(
-                    "round {round} {:<14} {name:<8} received / sent by testpmd: {ratio:.7}",
-                    case.name
-                );
-            }
+            next += alike;
         }
     }
-    if arguments.peer_only {
+    if options.peer_only {
         return Ok(());
     }
-    let report = report(&arguments, &cases, &series)?;
-    println!("\n{}", report.write("switch")?);
-    let misses = report.misses();
-    if arguments.check && !misses.is_empty() {
-        bail!("goal missed: {}", misses.join(", "));
+    options.finish(&report(&arguments, &cases, &series)?, "switch")
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one call; a struct of these would have no meaning of its own"
+)]
+fn run(
+    case: &Case,
+    round: u32,
+    switches: &mut [Box<dyn Switch>],
+    conditions: &Conditions,
+    options: &Options,
+    interrupt: &Interrupt,
+    logs: &Path,
+    series: &mut Series,
+) -> Result<()> {
+    let mut lanes = Vec::new();
+    for switch in switches {
+        interrupt.check()?;
+        let log = logs.join(format!("testpmd-{}.log", switch.name()));
+        lanes.push(Lane::start(
+            switch.as_mut(),
+            &case.traffic,
+            conditions,
+            &log,
+        )?);
+    }
+    let what = format!("round {round} {}", case.name);
+    let points = options.until_quiet(&what, interrupt, &mut series.noise, || {
+        measure_pair(&mut lanes, conditions, options.core)
+    })?;
+    series.take(round, case, &lanes, &points);
+    for lane in lanes {
+        let name = lane.name();
+        let ratio = lane.finish()?;
+        println!(
+            "round {round} {:<18} {name:<8} received / sent by the generator: {ratio:.7}",
+            case.name
+        );
     }
     Ok(())
 }
 
-fn report(arguments: &Arguments, cases: &[&Case], series: &[Series]) -> Result<Report> {
-    let mut rows = Vec::new();
-    for (case, series) in cases.iter().zip(series) {
-        let mut row = series
-            .rounds
-            .row(case.name, "busy TSC cycles/packet", "ovs-dpdk")?;
-        row.round_ratio = series.rounds.median_ratio();
-        if let (Some(goal), Some(ratio)) = (case.goal, row.round_ratio) {
-            row.goal = Some(format!("median of rounds <= {goal:.3}"));
-            row.verdict = Some(if ratio <= goal { PASS } else { MISS });
-        }
-        let mpps = |side: usize| {
-            Spread::of(
-                &series.points[side]
-                    .iter()
-                    .map(|point| point.mpps)
-                    .collect::<Vec<_>>(),
-            )
-            .map_or(0.0, |s| s.median)
-        };
-        row.detail
-            .push(format!("Mpps {:.2} / {:.2}", mpps(OURS), mpps(PEER)));
-        row.repeated = series.repeated;
-        row.noisy.clone_from(&series.noisy);
-        rows.push(row);
-    }
+fn report(arguments: &Arguments, cases: &[Case], series: &[Series]) -> Result<Report> {
+    let rows: Vec<Row> = cases
+        .iter()
+        .zip(series)
+        .map(|(case, series)| series.row(case))
+        .collect::<Result<_>>()?;
     let versions = vec![Daemon::version()?, OvsDpdk::version()?];
-    let about = vec![
-        "Two vhost-user ports on one switch core, testpmd with two virtio-user ports on the other; lower is better.".to_owned(),
+    let mut about = vec![
+        "Two vhost-user ports on one switch core, the generator on the other: DPDK's testpmd with two virtio-user ports, or the bench's own \
+         driver of two ports where testpmd cannot make the traffic. Cycles: lower is better; connections: higher is better."
+            .to_owned(),
         "Busy cycles per packet: TSC of whole iterations of the switch's loop that received at least one packet, per packet received; \
          OVS: processing cycles / packets received of dpif-netdev/pmd-stats-show. A point counts only if busy + idle are within 2 % of the \
-         elapsed TSC, the switch received what testpmd sent within 0.1 %, both threads ran at least 97 % of the time, and the round trip of a cache line between the two cores was alike \
-         (within 35 %) before, between and after the two."
+         elapsed TSC, the switch received what the generator sent within 0.1 %, both threads ran at least 97 % of the time, and the round trip of \
+         a cache line between the two cores was alike (within 35 %) before, between and after the two. New connections per busy second: TSC cycles \
+         per second / busy cycles per packet, where every packet is a new connection."
             .to_owned(),
         format!(
             "{} rounds of {} s per point, alternating; testpmd's virtio options: {}.",
-            arguments.rounds,
-            arguments.seconds,
-            if arguments.virtio_options.is_empty() { "none (split rings, 1024 entries)" } else { &arguments.virtio_options }
+            arguments.options.rounds,
+            arguments.options.seconds,
+            if arguments.virtio_options.is_empty() {
+                "none (split rings, 1024 entries)"
+            } else {
+                &arguments.virtio_options
+            }
         ),
     ];
+    for case in cases {
+        let by = match case.traffic {
+            Traffic::Testpmd { .. } => "testpmd",
+            Traffic::Loop(_) | Traffic::Connections(..) => "own generator",
+        };
+        about.push(format!("`{}`: {} ({by}).", case.name, case.about));
+    }
     Ok(Report {
         machine: Machine::describe(versions),
         about,
