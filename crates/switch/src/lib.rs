@@ -9,6 +9,7 @@ pub mod frame;
 pub mod lane;
 pub mod net_header;
 pub mod program;
+pub mod qos;
 pub mod ring;
 pub mod rules;
 pub mod snapshot;
