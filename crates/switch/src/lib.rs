@@ -7,6 +7,7 @@ pub mod egress;
 pub mod fdb;
 pub mod frame;
 pub mod lane;
+pub mod link;
 pub mod net_header;
 pub mod program;
 pub mod qos;
