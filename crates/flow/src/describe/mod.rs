@@ -137,7 +137,7 @@ fn parse_payload(cursor: &mut Cursor<'_>) -> Result<Vec<u8>, SyntaxError> {
     cursor.expect_value("an even number of hexadecimal digits".to_owned());
     let bytes = cursor
         .peek()
-        .and_then(parse_hex)
+        .and_then(crate::model::parse_hex)
         .ok_or_else(|| cursor.unexpected())?;
     cursor.advance();
     Ok(bytes)
@@ -146,17 +146,6 @@ fn parse_payload(cursor: &mut Cursor<'_>) -> Result<Vec<u8>, SyntaxError> {
 /// Payload of this length: bytes 0, 1, 2 ... 255, 0 ...
 fn counting(length: usize) -> Vec<u8> {
     (0..length).map(|index| index as u8).collect()
-}
-
-fn parse_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    text.as_bytes()
-        .chunks(2)
-        .map(|pair| match pair {
-            [high, low] => Some((digit(*high)? << 4 | digit(*low)?) as u8),
-            _ => None,
-        })
-        .collect()
 }
 
 /// EtherType of a header whose payload has none of its own (IEEE 802, local experimental 1).
@@ -218,7 +207,7 @@ impl fmt::Display for Layer {
                 return write!(f, "payload {}", bytes.len());
             }
             f.write_str("payload hex ")?;
-            return bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"));
+            return crate::model::write_hex(bytes, f);
         }
         f.write_str(self.name())?;
         for field in Layer::TABLE

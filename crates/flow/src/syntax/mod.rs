@@ -31,6 +31,7 @@ mod cursor;
 mod error;
 mod grammar;
 mod print;
+mod rule;
 mod value;
 
 pub use complete::complete;

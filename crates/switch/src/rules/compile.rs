@@ -269,6 +269,25 @@ impl Pattern {
                 expected: "one tunnel",
             });
         }
+        if !matches!(
+            item,
+            Item::Void
+                | Item::Eth(_)
+                | Item::Vlan(_)
+                | Item::Ipv4(_)
+                | Item::Ipv6(_)
+                | Item::Tcp(_)
+                | Item::Udp(_)
+                | Item::Icmp(_)
+                | Item::Icmp6(_)
+                | Item::Vxlan(_)
+                | Item::Mark(_)
+        ) {
+            return Err(RuleError::Unsupported {
+                what: item.name(),
+                expected: "the engine does not match this item",
+            });
+        }
         self.require_presence(item);
         let row = item.row();
         for field in row.fields {
@@ -422,5 +441,11 @@ fn compile_action(action: &Action, context: &Context) -> Result<Option<RuleActio
         Action::SetTtl { ttl_value } => RuleAction::Set(Field::IpTtl(outer), (*ttl_value).into()),
         Action::VxlanDecap => RuleAction::Decapsulate,
         Action::VxlanEncap(definition) => RuleAction::Encapsulate(*definition),
+        other => {
+            return Err(RuleError::Unsupported {
+                what: other.name(),
+                expected: "the engine does not carry out this action",
+            });
+        }
     }))
 }
