@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod capture;
+pub mod conntrack;
 pub mod edit;
 pub mod egress;
 pub mod fdb;
