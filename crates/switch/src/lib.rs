@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod capture;
 pub mod classifier;
+pub mod conntrack;
 pub mod edit;
 pub mod egress;
 pub mod fdb;
