@@ -19,6 +19,7 @@ pub mod snapshot;
 pub mod stats;
 pub mod switch;
 pub mod trace;
+pub mod track;
 pub mod translate;
 pub mod underlay;
 pub mod vhost_net;

@@ -21,6 +21,7 @@ use crate::classifier::{Class, MAX_CLASSES, Stamps};
 use crate::frame::PortIndex;
 use crate::program::Op;
 use crate::snapshot::NetworkId;
+use crate::track::{Track, Tracks};
 use table::{Entry, Far, NEAR, Table};
 
 /// Most entries.
@@ -142,6 +143,8 @@ pub struct Decision {
     pub ops: Vec<Op>,
     /// Its sender, if it is to be kept from ageing.
     pub sender: Option<Sender>,
+    /// The connections it is about.
+    pub tracks: Tracks,
 }
 
 /// What to do with a frame that met an entry.
@@ -151,6 +154,8 @@ pub enum Hit<'a> {
     Output(PortIndex),
     /// Run these, and count.
     Run(&'a [Op], Option<u32>),
+    /// As before, if this still holds.
+    Tracked(Track, &'a [Op], Option<u32>),
 }
 
 /// The cache.
@@ -366,18 +371,20 @@ impl Cache {
         let Some(entry) = self.table.get_mut(index) else {
             return Hit::Run(&[], None);
         };
-        entry.hits += 1;
-        if entry.program & QUICK != 0 && entry.counter == 0 {
+        entry.hits = entry.hits.wrapping_add(1);
+        if entry.program & QUICK != 0 {
             return Hit::Output(entry.program as PortIndex);
         }
-        self.run(index)
-    }
-
-    fn run(&self, index: u32) -> Hit<'_> {
-        let entry = self.table.get(index);
-        let program = entry.and_then(|entry| self.programs.get(entry.program as usize)?.as_ref());
-        let counter = entry.and_then(|entry| entry.counter.checked_sub(1));
-        Hit::Run(program.map_or(&[], |program| &program.ops), counter)
+        let (counter, track) = (entry.counter.checked_sub(1), entry.track);
+        let program = self.programs.get(entry.program as usize);
+        let ops = match program {
+            Some(Some(program)) => &program.ops[..],
+            _ => &[],
+        };
+        match track {
+            Some(track) => Hit::Tracked(track, ops, counter),
+            None => Hit::Run(ops, counter),
+        }
     }
 
     /// Keeps a decision for the frames that agree with `key` in the bits it looked at. Returns its entry.
@@ -387,6 +394,7 @@ impl Cache {
             rests,
             mut ops,
             sender,
+            tracks,
         } = decision;
         // The port is part of every decision: its masks are its own.
         mask.merge_field(sumeru_packet::Field::InPort);
@@ -399,7 +407,8 @@ impl Cache {
             }
             _ => 0,
         };
-        let program = self.intern(ops, counter != 0);
+        ops.splice(..0, tracks.iter().skip(1).copied().map(Op::Track));
+        let program = self.intern(ops, counter == 0 && tracks.is_empty());
         let (hash, near, far) = match self.tuples.get(number as usize) {
             Some(Some(tuple)) => tuple.split(key),
             _ => (0, [0; NEAR], None),
@@ -413,7 +422,7 @@ impl Cache {
         let linked = entry.used();
         (entry.epoch, entry.version, entry.hits, entry.swept) = (epoch, version, 0, 0);
         (entry.counter, entry.near, entry.far, entry.hash) = (counter, near, far, hash);
-        (entry.tuple, entry.rests) = (number, rests);
+        (entry.tuple, entry.rests, entry.track) = (number, rests, tracks.first().copied());
         entry.set_sender(sender);
         if linked {
             self.let_go(old);
@@ -447,7 +456,7 @@ impl Cache {
                 if self
                     .table
                     .get(self.victim)
-                    .is_some_and(|entry| entry.hits as u32 == entry.swept)
+                    .is_some_and(|entry| entry.hits == entry.swept)
                 {
                     break;
                 }
@@ -507,9 +516,9 @@ impl Cache {
     }
 
     /// The number of a program, shared with all entries that do the same.
-    fn intern(&mut self, ops: Vec<Op>, counted: bool) -> u32 {
+    fn intern(&mut self, ops: Vec<Op>, quick: bool) -> u32 {
         if let [Op::Output(port)] = ops[..]
-            && !counted
+            && quick
         {
             return QUICK | u32::from(port);
         }
@@ -620,11 +629,11 @@ impl Cache {
             let Some(entry) = self.table.get_mut(index).filter(|entry| entry.used()) else {
                 continue;
             };
-            if entry.hits as u32 == entry.swept {
+            if entry.hits == entry.swept {
                 self.evict(index);
                 continue;
             }
-            entry.swept = entry.hits as u32;
+            entry.swept = entry.hits;
             entry.sender().into_iter().for_each(&mut used);
         }
         self.sweeping = (to < self.table.reserved()).then_some(to);

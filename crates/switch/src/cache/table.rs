@@ -7,6 +7,7 @@ use sumeru_packet::field::{INNER_BASE, OUTER_BASE};
 use sumeru_packet::key::WORDS;
 
 use super::{Rests, Sender};
+use crate::track::Track;
 
 /// Entries of a chunk, as a power of two.
 const CHUNK: u32 = 10;
@@ -31,47 +32,50 @@ pub struct Entry {
     pub epoch: u64,
     /// What is done: a program's number, or [`super::QUICK`] and a port.
     pub program: u32,
-    /// Where it counts, plus one.
-    pub counter: u32,
+    /// Frames that met it, wrapping.
+    pub hits: u32,
     /// The bits that must agree, masked.
     pub near: [u64; NEAR],
-    /// Frames that met it.
-    pub hits: u64,
     /// Its mask.
     pub tuple: u32,
     /// The next of its chain; of a free entry the next free one.
     pub next: u32,
-    // What follows is not touched by a frame.
+    /// Where it counts, plus one.
+    pub counter: u32,
+    /// `hits` when it was last looked after.
+    pub swept: u32,
+    // What follows is touched by few frames.
     /// The version of the rules at its last check.
     pub version: u64,
     /// Low half of its hash.
     pub hash: u32,
-    /// `hits`, truncated, when it was last looked after.
-    pub swept: u32,
     pub rests: Rests,
     /// The network that its sender was learned in, [`NO_NETWORK`] or with [`INNER`].
     network: u32,
     pub far: Option<Box<Far>>,
+    /// The connection it is about.
+    pub track: Option<Track>,
 }
 
-const _: () = assert!(size_of::<Entry>() == 192);
+const _: () = assert!(size_of::<Entry>() == 256);
 
 impl Entry {
     fn free() -> Self {
         Self {
             epoch: 0,
             program: 0,
-            counter: 0,
-            near: [0; NEAR],
             hits: 0,
+            near: [0; NEAR],
             tuple: NONE,
             next: NONE,
+            counter: 0,
+            swept: 0,
             version: 0,
             hash: 0,
-            swept: 0,
             rests: Rests::default(),
             network: NO_NETWORK,
             far: None,
+            track: None,
         }
     }
 

@@ -19,7 +19,7 @@ const TURNS: u64 = 3;
 const TURN: u32 = 32;
 
 /// Addresses and ports to translate to, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NatRange {
     /// First address.
     pub min: u128,
@@ -32,7 +32,7 @@ pub struct NatRange {
 }
 
 /// A translation. With neither part it only makes sure that the answers are told apart, which any connection does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Nat {
     /// Of the opener's address.
     pub source: Option<NatRange>,

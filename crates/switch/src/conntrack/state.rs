@@ -179,6 +179,16 @@ pub mod ct_state {
     pub const SNAT: u8 = 0x40;
     /// Its destination is translated.
     pub const DNAT: u8 = 0x80;
+
+    /// The bits by name, as the `ct` item writes them.
+    pub fn names(state: u8) -> String {
+        const NAMES: [&str; 8] = ["new", "est", "rel", "rpl", "inv", "trk", "snat", "dnat"];
+        let set = NAMES
+            .iter()
+            .enumerate()
+            .filter(|(bit, _)| state >> bit & 1 == 1);
+        set.map(|(_, name)| format!("+{name}")).collect()
+    }
 }
 
 /// DPDK's packet state bits (`RTE_FLOW_CONNTRACK_PKT_STATE_*`).
@@ -202,6 +212,9 @@ pub struct Verdict(u32);
 impl Verdict {
     /// The reference is stale: the connection is gone or expired. Look it up again.
     pub const STALE: Self = Self(0);
+    /// The packet cannot be made out as part of any connection.
+    pub const INVALID: Self =
+        Self((ct_state::TRK | ct_state::INV) as u32 | (packet_state::INVALID as u32) << 8);
 
     #[inline(always)]
     pub(super) fn new(state: u8, packet: u8, epoch: u16) -> Self {

@@ -325,6 +325,14 @@ impl Conntrack {
         }
     }
 
+    /// What [`Self::track`] says of a packet that is in order and changes nothing. A connection that is gone: [`Verdict::STALE`].
+    pub fn verdict(&self, conn: ConnRef, direction: Direction) -> Verdict {
+        self.live(conn).map_or(Verdict::STALE, |index| {
+            let hot = &self.hot[index];
+            Verdict::new(bits(hot.flags, direction), packet_state::VALID, hot.epoch)
+        })
+    }
+
     /// Runs a packet through its connection's state machine, counts it and keeps the connection alive. A stale or expired reference changes nothing and
     /// answers [`Verdict::STALE`].
     #[inline(always)]

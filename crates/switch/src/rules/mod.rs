@@ -8,7 +8,7 @@ use sumeru_flow::FlowError;
 
 use crate::classifier::Full;
 use crate::frame::PortIndex;
-pub use compile::{ActionList, CompiledRule, Context, RuleAction, compile};
+pub use compile::{ActionList, CompiledRule, Context, CtChange, CtRule, RuleAction, compile};
 pub use table::{RuleTable, RuleView, name_from};
 
 /// Why the engine does not take a rule.

@@ -16,6 +16,8 @@ use crate::frame::PortIndex;
 pub struct RuleView {
     /// Which rule a packet meets.
     pub rules: View,
+    /// Whether any rule tracks connections.
+    pub tracks: bool,
     actions: Arc<ActionTable>,
 }
 
@@ -55,6 +57,8 @@ pub struct RuleTable {
     actions: Actions,
     counters: Counters,
     names: HashMap<(PortIndex, u32), Named>,
+    /// Some rule tracked connections; the table that they are in stays.
+    tracks: bool,
 }
 
 impl Counters {
@@ -104,12 +108,14 @@ impl Default for RuleTable {
             writer,
             publisher: Publisher::new(RuleView {
                 rules,
+                tracks: false,
                 actions: actions.shared(),
             }),
             first,
             actions,
             counters: Counters::default(),
             names: HashMap::new(),
+            tracks: false,
         }
     }
 }
@@ -202,6 +208,10 @@ impl RuleTable {
             self.take_out(&named);
             return Err(fault.into());
         }
+        self.tracks |= rule
+            .actions
+            .iter()
+            .any(|action| matches!(action, RuleAction::Ct(_)));
         self.names.insert(rule.name, named);
         Ok(())
     }
@@ -252,6 +262,7 @@ impl RuleTable {
         let rules = self.writer.publish();
         self.publisher.publish(RuleView {
             rules,
+            tracks: self.tracks,
             actions: self.actions.shared(),
         });
         self.reclaim();
