@@ -347,12 +347,16 @@ impl SwitchWorker {
 
     /// Decides and carries out.
     #[inline(always)]
-    fn decide_all(&mut self, mut alive: u32) {
+    fn decide_all(&mut self, alive: u32) {
+        if self.cache.is_large() {
+            self.fetch_ahead(alive);
+        }
+        let mut left = alive;
         let mut exact = 0;
         let watched = self.lane.tap.is_some();
-        while alive != 0 {
-            let index = alive.trailing_zeros() as usize;
-            alive &= alive - 1;
+        while left != 0 {
+            let index = left.trailing_zeros() as usize;
+            left &= left - 1;
             let seen = if watched { self.see(index) } else { None };
             let frame = &self.lane.frames[index];
             let stamps = self.rules.rules.stamps();
@@ -378,6 +382,24 @@ impl SwitchWorker {
             self.conclude(index, outcome, seen);
         }
         self.lane.counters.passed(Stage::ExactHit, exact);
+    }
+
+    /// Asks for what the burst's frames will need of a flow cache that is too large for the near caches: the entries, by the signatures that
+    /// were asked for while the burst was parsed; then their connections.
+    #[inline(never)]
+    fn fetch_ahead(&self, alive: u32) {
+        let frames = || (0..BURST).filter(|index| alive >> index & 1 == 1);
+        for index in frames() {
+            self.cache.prefetch_entry(self.lane.frames[index].hash);
+        }
+        let Some(connections) = &self.lane.connections else {
+            return;
+        };
+        for index in frames() {
+            if let Some(conn) = self.cache.connection(self.lane.frames[index].hash) {
+                connections.table.prefetch_connection(conn);
+            }
+        }
     }
 
     /// What a capture keeps of a frame that came in.

@@ -18,6 +18,7 @@ use sumeru_packet::key::ActiveWords;
 use sumeru_packet::{FlowKey, FlowMask};
 
 use crate::classifier::{Class, MAX_CLASSES, Stamps};
+use crate::conntrack::ConnRef;
 use crate::frame::PortIndex;
 use crate::program::Op;
 use crate::snapshot::NetworkId;
@@ -177,6 +178,8 @@ pub struct Cache {
     victim: u32,
     salt: u32,
     limit: u32,
+    /// Some entry was about a connection.
+    tracks: bool,
     /// Where a sweep is, while one is under way.
     sweeping: Option<u32>,
 }
@@ -204,6 +207,7 @@ impl Cache {
             victim: 0,
             salt: 0,
             limit,
+            tracks: false,
             sweeping: None,
         }
     }
@@ -253,19 +257,36 @@ impl Cache {
     /// Asks for the entry that a hash most likely leads to; to be called when the line asked for by [`Self::prefetch`] is there.
     #[inline(always)]
     pub fn prefetch_entry(&self, hash: u64) {
-        let tag = (hash >> 32) as u32;
-        if let Some(set) = self.signatures.get(self.set(hash)) {
-            let entry = if set[0].tag == tag {
-                set[0].entry
-            } else {
-                set[1].entry
-            };
-            if let Some(entry) = self.table.get(entry.wrapping_sub(1)) {
-                let line: *const u8 = std::ptr::from_ref(entry).cast();
-                sumeru_virtio::slice::prefetch_read(line);
-                sumeru_virtio::slice::prefetch_read(line.wrapping_add(64));
+        if let Some(entry) = self.likely(hash) {
+            let line: *const u8 = std::ptr::from_ref(entry).cast();
+            sumeru_virtio::slice::prefetch_read(line);
+            sumeru_virtio::slice::prefetch_read(line.wrapping_add(64));
+            if self.tracks {
+                sumeru_virtio::slice::prefetch_read(line.wrapping_add(128));
+                sumeru_virtio::slice::prefetch_read(line.wrapping_add(192));
             }
         }
+    }
+
+    /// The connection of the entry that a hash most likely leads to.
+    #[inline(always)]
+    pub fn connection(&self, hash: u64) -> Option<ConnRef> {
+        match self.likely(hash)?.track {
+            Some(Track::Connection { conn, .. }) => Some(conn),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn likely(&self, hash: u64) -> Option<&Entry> {
+        let tag = (hash >> 32) as u32;
+        let set = self.signatures.get(self.set(hash))?;
+        let entry = if set[0].tag == tag {
+            set[0].entry
+        } else {
+            set[1].entry
+        };
+        self.table.get(entry.wrapping_sub(1))
     }
 
     /// Whether so much is cached that its lines must be asked for ahead.
@@ -408,6 +429,7 @@ impl Cache {
             _ => 0,
         };
         ops.splice(..0, tracks.iter().skip(1).copied().map(Op::Track));
+        self.tracks |= !tracks.is_empty();
         let program = self.intern(ops, counter == 0 && tracks.is_empty());
         let (hash, near, far) = match self.tuples.get(number as usize) {
             Some(Some(tuple)) => tuple.split(key),
