@@ -26,17 +26,20 @@
 //! Parsing is a single pass without recursion over at most [`MAX_TEXT`] bytes. It does not
 //! [`validate`](crate::Rule::validate) the rule.
 
+mod command;
 mod complete;
 mod cursor;
 mod error;
 mod grammar;
 mod print;
+mod print_command;
 mod rule;
 mod value;
 
+pub use command::{Command, IndirectCommand, MeterCommand, ObjectCommand, QueueCommand};
 pub use complete::complete;
 pub use error::{Expected, SyntaxError, SyntaxErrorKind};
-pub use grammar::{Command, parse, parse_rule};
+pub use grammar::{parse, parse_rule, parse_with};
 
 pub(crate) use cursor::Cursor;
 pub(crate) use value::ValueText;
