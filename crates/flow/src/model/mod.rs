@@ -43,7 +43,7 @@ pub use field::{
     GeneveOptionsLength, MacAddr, MacAddrError, MeterColor, MplsLabel, MplsTc, Pcp, PduType, Qfi,
     RangeError, VlanId, Vni,
 };
-pub use header::{HeaderError, header_bytes};
+pub use header::{GENEVE_UDP_PORT, GTPU_UDP_PORT, HeaderError, header_bytes};
 pub use item::{Access, FieldRow, Item, ItemRow, Part, Spelling};
 pub use item_table::{
     Any, Arp, Conntrack, Ct as CtItem, Esp, Eth, Geneve, GeneveOpt, Gre, GreKey, GreOption, Gtp,
