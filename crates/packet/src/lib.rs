@@ -11,9 +11,11 @@
 //! | [`layout`] | offsets of every header that was found |
 //! | [`view`] | wire formats as `zerocopy` structs |
 //! | [`checksum`] | RFC 1071 sums, RFC 1624 updates, pseudo-headers |
+//! | [`crc32c`](mod@crc32c) | SCTP's checksum and its update |
 //! | [`edit`] | in-place rewrites that keep checksums right |
 //! | [`headroom`] | a header buffer that can grow and shrink at the front |
 //! | [`segment`] | TCP and UDP segmentation plans |
+//! | [`ecn`] | congestion marks across tunnels (RFC 6040) |
 //! | [`build`] | ARP, neighbour discovery, VXLAN and echo frames |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -24,6 +26,8 @@ extern crate std;
 
 pub mod build;
 pub mod checksum;
+pub mod crc32c;
+pub mod ecn;
 pub mod edit;
 pub mod field;
 #[cfg(test)]
