@@ -9,8 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use sumeru_packet::build::{Encapsulation, Underlay};
 use sumeru_packet::{
     FlowKey, Gso, HEADER_MAX, L3Kind, LayerLayout, Layout, ParseOptions, SegmentPlan, TunnelKind,
-    checksum,
-    parse,
+    checksum, parse,
 };
 use sumeru_switch::edit;
 use sumeru_switch::frame::Frame;

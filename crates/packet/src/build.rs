@@ -8,18 +8,20 @@ mod neighbour;
 mod router;
 mod tcp;
 
+pub(crate) use encapsulate::marks;
 pub use encapsulate::{
     Carried, Encapsulated, Encapsulation, GENEVE_OPTIONS_MAX, Outer, Pending, Policy, TunnelHeader,
     Underlay,
 };
-pub(crate) use encapsulate::marks;
 pub use icmp_error::{IcmpError, icmp_error};
 pub use neighbour::{
     ARP_LEN, NEIGHBOUR_LEN, NeighbourFlags, arp_reply, arp_request, neighbour_advertisement,
     neighbour_solicitation,
 };
 
-pub use router::{DNS_SERVERS_MAX, PREFIXES_MAX, Prefix, RouterAdvertisement, router_advertisement};
+pub use router::{
+    DNS_SERVERS_MAX, PREFIXES_MAX, Prefix, RouterAdvertisement, router_advertisement,
+};
 pub use tcp::{offered_mss, syn_cookie, tcp_reset};
 
 use core::fmt;

@@ -16,7 +16,8 @@
 //! | [`headroom`] | a header buffer that can grow and shrink at the front |
 //! | [`segment`] | TCP and UDP segmentation plans |
 //! | [`ecn`] | congestion marks across tunnels (RFC 6040) |
-//! | [`build`] | ARP, neighbour discovery, VXLAN and echo frames |
+//! | [`build`] | frames made from nothing: ARP, neighbour discovery, ICMP errors, TCP answers; tunnel encapsulation |
+//! | [`dhcp4`], [`dhcp6`] | requests parsed, answers built |
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -27,6 +28,8 @@ extern crate std;
 pub mod build;
 pub mod checksum;
 pub mod crc32c;
+pub mod dhcp4;
+pub mod dhcp6;
 pub mod ecn;
 pub mod edit;
 pub mod field;

@@ -62,7 +62,8 @@ impl<'a> Question<'a> {
             IpAddr::V4(src) => src.is_broadcast(),
             IpAddr::V6(_) => false,
         };
-        let special = self.src.is_unspecified() || self.src.is_multicast() || self.src.is_loopback();
+        let special =
+            self.src.is_unspecified() || self.src.is_multicast() || self.src.is_loopback();
         self.layer.has_ethernet() && !group_mac && !special && !nobody
     }
 
@@ -76,7 +77,10 @@ impl<'a> Question<'a> {
 
     /// Starts the answer: its link header turned round with the same tags, and an IP header from `src` to the sender.
     pub fn answer<'b>(&self, out: &'b mut [u8], src: IpAddr, tos: u8) -> FrameBuilder<'b> {
-        let link = self.header.get(usize::from(self.layer.eth)..).unwrap_or_default();
+        let link = self
+            .header
+            .get(usize::from(self.layer.eth)..)
+            .unwrap_or_default();
         let mac = |at: usize| {
             let bytes = link.get(at..).and_then(|b| b.first_chunk::<6>());
             bytes.copied().unwrap_or_default()

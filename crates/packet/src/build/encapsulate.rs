@@ -17,9 +17,7 @@ use crate::field::TunnelKind;
 use crate::headroom::{Headroom, ROOM};
 use crate::layout::{L3Kind, LayerLayout, Layout};
 use crate::parse::tunnel::{ETHERTYPE_TEB, GRE_CHECKSUM, GRE_KEY, GTPU_PDU, gre_len};
-use crate::parse::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, PROTO_GRE, PROTO_UDP,
-};
+use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, PROTO_GRE, PROTO_UDP};
 use crate::segment::{gre_checksum, tunnel_checksum};
 use crate::view::{Ethernet, Ipv4, Ipv6, Udp, Vlan, Vxlan};
 
@@ -372,9 +370,8 @@ impl Encapsulation {
     /// Lengths, time to live, type of service and source port.
     #[inline(always)]
     fn fill(&self, own: &mut [u8], total: usize, entropy: u32, tos: Option<u8>, ttl: Option<u8>) {
-        let length = |at: u16| {
-            u16::try_from(total.saturating_sub(usize::from(at))).unwrap_or(u16::MAX)
-        };
+        let length =
+            |at: u16| u16::try_from(total.saturating_sub(usize::from(at))).unwrap_or(u16::MAX);
         let ecn = match tos {
             Some(tos) if self.ecn => ecn::encapsulated(tos),
             _ => 0,
@@ -544,8 +541,8 @@ fn put_tunnel(
             Ok(TunnelKind::Geneve)
         }
         TunnelHeader::Gre { key, checksum } => {
-            let flags = if checksum { GRE_CHECKSUM } else { 0 }
-                | if key.is_some() { GRE_KEY } else { 0 };
+            let flags =
+                if checksum { GRE_CHECKSUM } else { 0 } | if key.is_some() { GRE_KEY } else { 0 };
             let at = stack.put(&flags.to_be_bytes())?;
             stack.put(&ETHERTYPE_TEB.to_be_bytes())?;
             if checksum {

@@ -57,8 +57,12 @@ pub fn icmp_error(
             _ => false,
         };
     // Path MTU discovery goes on for IPv6 groups.
-    let to_group = !question.is_unicast() && !(v6 && matches!(error, IcmpError::TooBig { .. }));
-    if later_fragment || about_error || to_group || !question.has_sender() {
+    let may_be_group = v6 && matches!(error, IcmpError::TooBig { .. });
+    if later_fragment
+        || about_error
+        || !(question.is_unicast() || may_be_group)
+        || !question.has_sender()
+    {
         return Ok(None);
     }
     let (kind, code, rest) = match (error, v6) {
@@ -74,5 +78,9 @@ pub fn icmp_error(
     let to = question.end.min(from + most).min(header.len());
     let quote = header.get(from..to).unwrap_or_default();
     let frame: FrameBuilder<'_> = question.answer(out, source, TOS);
-    frame.icmp(kind, code, rest).payload(quote).finish().map(Some)
+    frame
+        .icmp(kind, code, rest)
+        .payload(quote)
+        .finish()
+        .map(Some)
 }

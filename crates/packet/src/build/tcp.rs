@@ -11,10 +11,7 @@ use crate::parse::PROTO_TCP;
 use crate::view::Tcp;
 
 /// A segment that is whole as far as its headers go, with its payload's length.
-fn segment<'a>(
-    header: &'a [u8],
-    layer: &'a LayerLayout,
-) -> Option<(Question<'a>, &'a Tcp, u32)> {
+fn segment<'a>(header: &'a [u8], layer: &'a LayerLayout) -> Option<(Question<'a>, &'a Tcp, u32)> {
     if layer.l4 == 0 || layer.l4_proto != PROTO_TCP || layer.is_fragment() {
         return None;
     }
@@ -104,7 +101,8 @@ pub fn syn_cookie(
         .map(Some)
 }
 
-/// The maximum segment size that a SYN offers; 536 without the option (RFC 9293 section 3.7.1), `None` for what is no TCP.
+/// The maximum segment size that a SYN offers; 536 without the option (RFC 9293 section 3.7.1), `None` for what is
+/// no TCP and for options that are cut short.
 pub fn offered_mss(header: &[u8], layer: &LayerLayout) -> Option<u16> {
     if layer.l4 == 0 || layer.l4_proto != PROTO_TCP {
         return None;

@@ -148,7 +148,11 @@ fn quoted_ports(header: &[u8], quoted: &LayerLayout) -> Option<(u16, u16)> {
                 (quoted.l4_proto, l4[0]),
                 (PROTO_ICMP, 0 | 8) | (PROTO_ICMPV6, 128 | 129)
             );
-            let id = if echo { u16::from_be_bytes([l4[4], l4[5]]) } else { 0 };
+            let id = if echo {
+                u16::from_be_bytes([l4[4], l4[5]])
+            } else {
+                0
+            };
             (id, id)
         }
         _ => (
@@ -272,12 +276,7 @@ fn set_ports(work: &mut [u8], own: &LayerLayout, ends: &Ends) -> Result<(), Edit
         let old = core::mem::replace(place, port.to_be_bytes());
         if own.l4_proto == PROTO_ICMP {
             let sum = field::<2>(work, usize::from(own.l4) + 2)?;
-            *sum = update16(
-                u16::from_be_bytes(*sum),
-                u16::from_be_bytes(old),
-                port,
-            )
-            .to_be_bytes();
+            *sum = update16(u16::from_be_bytes(*sum), u16::from_be_bytes(old), port).to_be_bytes();
         } else {
             fix(work, own, &old, &port.to_be_bytes());
         }
