@@ -5,10 +5,10 @@
 //! 5.1.6.2): then an address change updates that sum and a port change leaves it alone. A UDP checksum of zero ("none",
 //! RFC 768) stays zero. Later fragments have no L4 header and only their IP header is fixed.
 //!
-//! A nonzero UDP checksum of an *outer* VXLAN header covers the inner headers too and is not followed up: after inner
-//! edits call [`clear_udp_checksum`] on the outer layer.
+//! A nonzero UDP checksum of an *outer* tunnel header covers the inner headers too and is not followed up: after inner
+//! edits call [`clear_udp_checksum`] on the outer layer, or write
+//! [`tunnel_checksum`](crate::segment::tunnel_checksum).
 
-use crate::checksum::{update16, update32, update128};
 mod embedded;
 mod modify;
 
@@ -16,6 +16,7 @@ pub use embedded::{Embedded, Ends, embedded, rewrite_embedded};
 pub use modify::{Bits, Change, Header, modify, read_bits};
 
 use crate::build::marks;
+use crate::checksum::{update16, update32, update128};
 use crate::ecn;
 use crate::layout::{L3Kind, LayerLayout, Layout};
 use crate::parse::{PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
