@@ -394,6 +394,24 @@ fn parse_l4<const BASE: usize>(
                 return tunnel::parse_udp(input, port, at + 8, at + len, words, layer, options);
             }
         }
+        _ => return parse_rare_l4::<BASE>(input, at, words, layer, options),
+    }
+    layer.l4 = at as u16;
+    layer.payload = (at + header_len) as u16;
+    Ok(Inside::NONE)
+}
+
+/// What is neither TCP nor UDP, out of their way.
+#[inline(never)]
+fn parse_rare_l4<const BASE: usize>(
+    input: Input<'_>,
+    at: usize,
+    words: &mut [u64; WORDS],
+    layer: &mut LayerLayout,
+    options: &ParseOptions,
+) -> Result<Inside, Malformed> {
+    let header_len;
+    match layer.l4_proto {
         PROTO_ICMP if layer.l3_kind == L3Kind::Ipv4 => {
             let icmp = input.take::<8>(at, Malformed::Icmp)?;
             words[BASE + 2] |= u64::from(icmp[0]) << 48 | u64::from(icmp[1]) << 32;
