@@ -1,5 +1,7 @@
 //! The connection table against a naive one: a list of connections, searched from end to end, over random packets, times, translations and ends.
 
+#![allow(clippy::unwrap_used)]
+
 use proptest::prelude::*;
 use sumeru_switch::conntrack::*;
 
@@ -30,12 +32,21 @@ impl Known {
 #[derive(Clone, Debug)]
 enum Event {
     /// A packet of the tuple with this number, or an answer to it; committed when new, with this translation.
-    Packet { number: u8, answer: bool, nat: u8 },
+    Packet {
+        number: u8,
+        answer: bool,
+        nat: u8,
+    },
     /// Time goes on.
     Wait(u64),
     Expire(usize),
-    Mark { number: u8, mark: u32 },
-    Flush { owner: u16 },
+    Mark {
+        number: u8,
+        mark: u32,
+    },
+    Flush {
+        owner: u16,
+    },
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -50,21 +61,57 @@ fn event() -> impl Strategy<Value = Event> {
 
 /// Few hosts and ports, so that answers of translated connections fall together.
 fn tuple(number: u8) -> Tuple {
-    let (src, dst, zone) = (10 + u128::from(number & 3), 20 + u128::from(number >> 2 & 1), u16::from(number >> 3 & 1));
+    let (src, dst, zone) = (
+        10 + u128::from(number & 3),
+        20 + u128::from(number >> 2 & 1),
+        u16::from(number >> 3 & 1),
+    );
     match number >> 4 {
-        0 => Tuple { src, dst, sport: 5000, dport: 53, proto: 17, family: Family::V4, zone },
+        0 => Tuple {
+            src,
+            dst,
+            sport: 5000,
+            dport: 53,
+            proto: 17,
+            family: Family::V4,
+            zone,
+        },
         1 => Tuple::query(Family::V6, (src << 64, dst << 64), 128, 0, 7, zone).unwrap(),
-        _ => Tuple { src, dst, sport: 0, dport: 0, proto: 47, family: Family::V4, zone },
+        _ => Tuple {
+            src,
+            dst,
+            sport: 0,
+            dport: 0,
+            proto: 47,
+            family: Family::V4,
+            zone,
+        },
     }
 }
 
 fn translation(kind: u8, tuple: &Tuple) -> Option<Nat> {
     let shift = if tuple.family == Family::V6 { 64 } else { 0 };
-    let range = |min: u128, max: u128, ports| Some(NatRange { min: min << shift, max: max << shift, ports, random: false });
+    let range = |min: u128, max: u128, ports| {
+        Some(NatRange {
+            min: min << shift,
+            max: max << shift,
+            ports,
+            random: false,
+        })
+    };
     match kind {
-        1 => Some(Nat { source: range(40, 40, Some((5000, 5002))), destination: None }),
-        2 => Some(Nat { source: None, destination: range(21, 21, None) }),
-        3 => Some(Nat { source: range(10, 10, None), destination: range(20, 20, Some((53, 54))) }),
+        1 => Some(Nat {
+            source: range(40, 40, Some((5000, 5002))),
+            destination: None,
+        }),
+        2 => Some(Nat {
+            source: None,
+            destination: range(21, 21, None),
+        }),
+        3 => Some(Nat {
+            source: range(10, 10, None),
+            destination: range(20, 20, Some((53, 54))),
+        }),
         _ => None,
     }
 }
@@ -79,24 +126,37 @@ const CAPACITY: usize = 24;
 
 impl Pair {
     fn live(&self) -> impl Iterator<Item = &Known> {
-        self.list.iter().filter(|known| self.now - known.seen <= known.timeout())
+        self.list
+            .iter()
+            .filter(|known| self.now - known.seen <= known.timeout())
     }
 
     fn position(&self, tuple: &Tuple) -> Option<(usize, Direction)> {
-        self.list.iter().enumerate().filter(|(_, known)| self.now - known.seen <= known.timeout()).find_map(|(index, known)| {
-            if known.original == *tuple {
-                Some((index, Direction::Original))
-            } else {
-                (known.reply == *tuple).then_some((index, Direction::Reply))
-            }
-        })
+        self.list
+            .iter()
+            .enumerate()
+            .filter(|(_, known)| self.now - known.seen <= known.timeout())
+            .find_map(|(index, known)| {
+                if known.original == *tuple {
+                    Some((index, Direction::Original))
+                } else {
+                    (known.reply == *tuple).then_some((index, Direction::Reply))
+                }
+            })
     }
 
     fn packet(&mut self, tuple: Tuple, nat: u8, owner: u16) -> Result<(), TestCaseError> {
-        let packet = CtPacket { now: self.now, bytes: 100, ..CtPacket::default() };
+        let packet = CtPacket {
+            now: self.now,
+            bytes: 100,
+            ..CtPacket::default()
+        };
         let found = self.table.lookup(&tuple, self.now);
         let expected = self.position(&tuple);
-        prop_assert_eq!(found, expected.map(|(index, direction)| (self.list[index].conn, direction)));
+        prop_assert_eq!(
+            found,
+            expected.map(|(index, direction)| (self.list[index].conn, direction))
+        );
         if let Some((index, direction)) = expected {
             let known = &mut self.list[index];
             let epoch = self.table.epoch(known.conn);
@@ -108,12 +168,23 @@ impl Pair {
             known.packets[direction as usize] += 1;
             prop_assert_eq!(verdict.state() & ct_state::EST != 0, known.replied);
             prop_assert_eq!(verdict.state() & ct_state::NEW != 0, !known.replied);
-            prop_assert_eq!(verdict.state() & ct_state::RPL != 0, direction == Direction::Reply);
+            prop_assert_eq!(
+                verdict.state() & ct_state::RPL != 0,
+                direction == Direction::Reply
+            );
             prop_assert_eq!(epoch != Some(verdict.epoch()), fresh);
             return Ok(());
         }
         let nat = translation(nat, &tuple);
-        let commit = Commit { tuple, packet, mark: 0, label: 0, owner, policy: 0, nat: nat.as_ref() };
+        let commit = Commit {
+            tuple,
+            packet,
+            mark: 0,
+            label: 0,
+            owner,
+            policy: 0,
+            nat: nat.as_ref(),
+        };
         let before = self.live().count();
         let used = |pair: &Self, wanted: &Tuple| pair.position(wanted).is_some();
         match self.table.commit(&commit) {
@@ -134,7 +205,17 @@ impl Pair {
                     ..tuple
                 };
                 prop_assert_eq!(outward.reversed(), reply);
-                let known = Known { conn, original, reply, replied: false, answered_then_used: false, seen: self.now, packets: [1, 0], mark: 0, owner };
+                let known = Known {
+                    conn,
+                    original,
+                    reply,
+                    replied: false,
+                    answered_then_used: false,
+                    seen: self.now,
+                    packets: [1, 0],
+                    mark: 0,
+                    owner,
+                };
                 self.list.push(known);
             }
             Err(Refusal::Full) => prop_assert!(self.list.len() >= CAPACITY || before >= CAPACITY),
@@ -148,11 +229,21 @@ impl Pair {
 
     fn run(&mut self, event: &Event) -> Result<(), TestCaseError> {
         match *event {
-            Event::Packet { number, answer, nat } => {
+            Event::Packet {
+                number,
+                answer,
+                nat,
+            } => {
                 let tuple = tuple(number);
                 // An answer as it comes over the wire: translated when the connection is.
-                let reply = self.position(&tuple).map(|(index, _)| self.list[index].reply);
-                let tuple = if answer { reply.unwrap_or(tuple.reversed()) } else { tuple };
+                let reply = self
+                    .position(&tuple)
+                    .map(|(index, _)| self.list[index].reply);
+                let tuple = if answer {
+                    reply.unwrap_or(tuple.reversed())
+                } else {
+                    tuple
+                };
                 self.packet(tuple, nat, u16::from(number % 6))?;
             }
             Event::Wait(milliseconds) => self.now += milliseconds,
@@ -169,7 +260,14 @@ impl Pair {
                 }
             }
             Event::Flush { owner } => {
-                self.table.flush(0, usize::MAX, &Filter { owner: Some(owner), ..Filter::default() });
+                self.table.flush(
+                    0,
+                    usize::MAX,
+                    &Filter {
+                        owner: Some(owner),
+                        ..Filter::default()
+                    },
+                );
                 self.list.retain(|known| known.owner != owner);
             }
         }
@@ -179,20 +277,40 @@ impl Pair {
     /// What the table shows is what the list holds.
     fn compare(&self) -> Result<(), TestCaseError> {
         let mut shown = Vec::new();
-        self.table.list(0, usize::MAX, &Filter::default(), self.now, |conn, connection| {
-            if connection.remaining > 0 {
-                shown.push((conn, connection));
-            }
-        });
+        self.table.list(
+            0,
+            usize::MAX,
+            &Filter::default(),
+            self.now,
+            |conn, connection| {
+                if connection.remaining > 0 {
+                    shown.push((conn, connection));
+                }
+            },
+        );
         for (conn, connection) in &shown {
             let known = self.live().find(|known| known.conn == *conn);
             prop_assert!(known.is_some());
             let known = known.unwrap();
-            prop_assert_eq!((connection.original, connection.reply, connection.mark), (known.original, known.reply, known.mark));
-            prop_assert_eq!(connection.traffic.map(|traffic| traffic.packets), known.packets);
-            prop_assert_eq!(u64::from(connection.remaining), known.timeout() - (self.now - known.seen));
+            prop_assert_eq!(
+                (connection.original, connection.reply, connection.mark),
+                (known.original, known.reply, known.mark)
+            );
+            prop_assert_eq!(
+                connection.traffic.map(|traffic| traffic.packets),
+                known.packets
+            );
+            prop_assert_eq!(
+                u64::from(connection.remaining),
+                known.timeout() - (self.now - known.seen)
+            );
         }
-        prop_assert_eq!(shown.len(), self.live().filter(|known| self.now - known.seen < known.timeout()).count());
+        prop_assert_eq!(
+            shown.len(),
+            self.live()
+                .filter(|known| self.now - known.seen < known.timeout())
+                .count()
+        );
         Ok(())
     }
 }

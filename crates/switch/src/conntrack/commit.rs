@@ -1,5 +1,7 @@
 //! Making connections.
 
+use sumeru_virtio::slice::prefetch_write;
+
 use super::nat::Nat;
 use super::packet::CtPacket;
 use super::state::{POLICIES, State};
@@ -88,12 +90,16 @@ impl Conntrack {
     /// # Errors
     /// The reason why not, counted in [`Stats::refused`](super::Stats).
     pub fn commit(&mut self, commit: &Commit<'_>) -> Result<ConnRef, Refusal> {
-        self.try_commit(commit).inspect_err(|refusal| self.stats.refused[refusal.number()] += 1)
+        self.try_commit(commit)
+            .inspect_err(|refusal| self.stats.refused[refusal.number()] += 1)
     }
 
     fn try_commit(&mut self, commit: &Commit<'_>) -> Result<ConnRef, Refusal> {
         let (tuple, packet) = (&commit.tuple, &commit.packet);
         let original = self.key(tuple);
+        let plain = self.key(&tuple.reversed());
+        self.prefetch(&original);
+        self.prefetch(&plain);
         if let Some((index, _)) = self.entry(&original) {
             if !self.is_expired(index, packet.now) {
                 return Ok(self.reference(index));
@@ -105,22 +111,27 @@ impl Conntrack {
             return Err(Refusal::Policy(commit.policy));
         }
         self.admit(tuple.zone, commit.owner)?;
-        let plain = tuple.reversed();
         let (reply, nat) = match commit.nat {
-            None => {
-                let reply = self.key(&plain);
-                if !self.is_vacant(&reply, packet.now) {
-                    return Err(Refusal::Clash);
-                }
-                (reply, 0)
-            }
+            None if self.is_vacant(&plain, packet.now) => (plain, 0),
+            None => return Err(Refusal::Clash),
             Some(nat) => self.translate(tuple, nat, packet.now)?,
         };
         let index = self.place([&original, &reply])?;
-        let liberal = if self.zone_is_liberal(tuple.zone) { flag::LIBERAL } else { 0 };
+        let liberal = if self.zone_is_liberal(tuple.zone) {
+            flag::LIBERAL
+        } else {
+            0
+        };
         let hot = &mut self.hot[index as usize];
         let generation = hot.generation;
-        *hot = Hot { generation, last_seen: packet.now as u32, state, flags: nat | liberal, policy: commit.policy, ..Hot::FREE };
+        *hot = Hot {
+            generation,
+            last_seen: packet.now as u32,
+            state,
+            flags: nat | liberal,
+            policy: commit.policy,
+            ..Hot::FREE
+        };
         hot.packets[Direction::Original as usize] = 1;
         hot.bytes[Direction::Original as usize] = packet.bytes;
         match state {
@@ -182,7 +193,18 @@ impl Conntrack {
             self.wheel.release(index);
             return Err(Refusal::Full);
         }
+        self.prefetch_place(self.wheel.next_free());
         Ok(index)
+    }
+
+    /// Asks for the lines of the place that the next connection will take.
+    #[inline(always)]
+    fn prefetch_place(&self, index: usize) {
+        if let (Some(hot), Some(cold)) = (self.hot.get(index), self.cold.get(index)) {
+            prefetch_write(std::ptr::from_ref(hot).cast());
+            prefetch_write(std::ptr::from_ref(&cold.original).cast());
+            prefetch_write(std::ptr::from_ref(&cold.reply).cast());
+        }
     }
 
     /// Sets a connection's mark. `false`: it is gone.

@@ -126,11 +126,18 @@ impl Fragments {
     /// # Errors
     /// When there is no memory.
     pub fn new(datagrams: usize) -> Result<Self, TryReserveError> {
-        let count = datagrams.div_ceil(WAYS).clamp(1, 1 << 24).next_power_of_two();
+        let count = datagrams
+            .div_ceil(WAYS)
+            .clamp(1, 1 << 24)
+            .next_power_of_two();
         let mut sets = Vec::new();
         sets.try_reserve_exact(count)?;
         sets.resize(count, [FREE; WAYS]);
-        Ok(Self { sets, secret: Secret::new(), stats: FragmentStats::default() })
+        Ok(Self {
+            sets,
+            secret: Secret::new(),
+            stats: FragmentStats::default(),
+        })
     }
 
     /// Sums.
@@ -154,12 +161,17 @@ impl Fragments {
 
     fn judge(&mut self, fragment: &Fragment, now: u64) -> Result<Ports, FragmentRefusal> {
         let bytes = u32::from(fragment.offset) * 8 + u32::from(fragment.length);
-        if fragment.length == 0 || fragment.more && fragment.length % 8 != 0 || bytes > 65_535 {
+        if fragment.length == 0
+            || fragment.more && !fragment.length.is_multiple_of(8)
+            || bytes > 65_535
+        {
             return Err(FragmentRefusal::Malformed);
         }
         let tcp = fragment.proto == protocol::TCP;
         let first = match (fragment.offset, fragment.ports) {
-            (0, ports) if fragment.length >= if tcp { TCP_HEADER } else { OTHER_HEADER } => Some(ports.ok_or(FragmentRefusal::Tiny)?),
+            (0, ports) if fragment.length >= if tcp { TCP_HEADER } else { OTHER_HEADER } => {
+                Some(ports.ok_or(FragmentRefusal::Tiny)?)
+            }
             (0, _) => return Err(FragmentRefusal::Tiny),
             (1 | 2, _) if tcp => return Err(FragmentRefusal::InHeader),
             _ => None,
@@ -171,27 +183,49 @@ impl Fragments {
             return Ok(ports);
         }
         let key = key(fragment);
-        let hash = self.secret.mix([key[0] ^ key[4], key[1] ^ key[5].rotate_left(32), key[2], key[3]]);
+        let hash = self.secret.mix([
+            key[0] ^ key[4],
+            key[1] ^ key[5].rotate_left(32),
+            key[2],
+            key[3],
+        ]);
         let place = hash as usize & (self.sets.len() - 1);
         let set = &mut self.sets[place];
-        let known = set.iter_mut().find(|datagram| datagram.count != 0 && datagram.key == key && now.saturating_sub(datagram.since) < LIFE);
+        let known = set.iter_mut().find(|datagram| {
+            datagram.count != 0 && datagram.key == key && now.saturating_sub(datagram.since) < LIFE
+        });
         let datagram = match (known, first) {
             (Some(datagram), _) => datagram,
             (None, None) => return Err(FragmentRefusal::Unknown),
             (None, Some(ports)) => {
-                let Some(oldest) = set.iter_mut().min_by_key(|datagram| (datagram.count != 0, datagram.since)) else {
+                let Some(oldest) = set
+                    .iter_mut()
+                    .min_by_key(|datagram| (datagram.count != 0, datagram.since))
+                else {
                     return Err(FragmentRefusal::Unknown);
                 };
-                self.stats.evicted += u64::from(oldest.count != 0 && now.saturating_sub(oldest.since) < LIFE);
+                self.stats.evicted +=
+                    u64::from(oldest.count != 0 && now.saturating_sub(oldest.since) < LIFE);
                 let mut pieces = [(0, 0); PIECES];
                 pieces[0] = (0, fragment.length / 8);
-                *oldest = Datagram { key, since: now, ports, pieces, count: 1, ..FREE };
+                *oldest = Datagram {
+                    key,
+                    since: now,
+                    ports,
+                    pieces,
+                    count: 1,
+                    ..FREE
+                };
                 return Ok(ports);
             }
         };
         let end = fragment.offset + fragment.length.div_ceil(8);
         let answer = datagram.add((fragment.offset, end), fragment.more);
-        if answer.is_ok() && datagram.total != 0 && datagram.count == 1 && datagram.pieces[0] == (0, datagram.total) {
+        if answer.is_ok()
+            && datagram.total != 0
+            && datagram.count == 1
+            && datagram.pieces[0] == (0, datagram.total)
+        {
             datagram.count = 0;
             self.stats.completed += 1;
         }
@@ -202,7 +236,14 @@ impl Fragments {
 fn key(fragment: &Fragment) -> [u64; 6] {
     let (src, dst) = (fragment.src, fragment.dst);
     let rest = u64::from(fragment.proto) << 8 | fragment.family as u64;
-    [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64, u64::from(fragment.id) << 16 | u64::from(fragment.zone), rest]
+    [
+        (src >> 64) as u64,
+        src as u64,
+        (dst >> 64) as u64,
+        dst as u64,
+        u64::from(fragment.id) << 16 | u64::from(fragment.zone),
+        rest,
+    ]
 }
 
 impl Datagram {
@@ -246,11 +287,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PORTS: Ports = Ports { sport: 1234, dport: 53 };
+    const PORTS: Ports = Ports {
+        sport: 1234,
+        dport: 53,
+    };
 
     fn fragment(id: u32, offset: u16, length: u16, more: bool) -> Fragment {
         let ports = (offset == 0).then_some(PORTS);
-        Fragment { src: 1, dst: 2, id, proto: 17, family: Family::V4, zone: 0, offset, length, more, ports }
+        Fragment {
+            src: 1,
+            dst: 2,
+            id,
+            proto: 17,
+            family: Family::V4,
+            zone: 0,
+            offset,
+            length,
+            more,
+            ports,
+        }
     }
 
     fn table() -> Fragments {
@@ -260,38 +315,104 @@ mod tests {
     #[test]
     fn later_fragments_get_the_ports_of_the_first() {
         let mut table = table();
-        assert_eq!(table.accept(&fragment(7, 185, 1480, true), 0), Err(FragmentRefusal::Unknown));
+        assert_eq!(
+            table.accept(&fragment(7, 185, 1480, true), 0),
+            Err(FragmentRefusal::Unknown)
+        );
         assert_eq!(table.accept(&fragment(7, 0, 1480, true), 0), Ok(PORTS));
-        assert_eq!(table.accept(&fragment(7, 370, 100, false), 1), Ok(PORTS), "in any order");
-        assert_eq!(table.accept(&Fragment { zone: 1, ..fragment(7, 185, 1480, true) }, 1), Err(FragmentRefusal::Unknown));
+        assert_eq!(
+            table.accept(&fragment(7, 370, 100, false), 1),
+            Ok(PORTS),
+            "in any order"
+        );
+        assert_eq!(
+            table.accept(
+                &Fragment {
+                    zone: 1,
+                    ..fragment(7, 185, 1480, true)
+                },
+                1
+            ),
+            Err(FragmentRefusal::Unknown)
+        );
         assert_eq!(table.accept(&fragment(7, 185, 1480, true), 2), Ok(PORTS));
         assert_eq!(table.stats().completed, 1);
-        assert_eq!(table.accept(&fragment(7, 185, 1480, true), 3), Err(FragmentRefusal::Unknown), "complete");
+        assert_eq!(
+            table.accept(&fragment(7, 185, 1480, true), 3),
+            Err(FragmentRefusal::Unknown),
+            "complete"
+        );
         assert_eq!(table.accept(&fragment(8, 0, 1480, true), 3), Ok(PORTS));
-        assert_eq!(table.accept(&fragment(8, 185, 1480, false), 3 + LIFE), Err(FragmentRefusal::Unknown), "too late");
+        assert_eq!(
+            table.accept(&fragment(8, 185, 1480, false), 3 + LIFE),
+            Err(FragmentRefusal::Unknown),
+            "too late"
+        );
     }
 
     #[test]
     fn refuses_what_hides_headers() {
         let mut table = table();
-        let tcp = |fragment| Fragment { proto: 6, ..fragment };
-        assert_eq!(table.accept(&tcp(fragment(1, 0, 16, true)), 0), Err(FragmentRefusal::Tiny));
+        let tcp = |fragment| Fragment {
+            proto: 6,
+            ..fragment
+        };
+        assert_eq!(
+            table.accept(&tcp(fragment(1, 0, 16, true)), 0),
+            Err(FragmentRefusal::Tiny)
+        );
         assert_eq!(table.accept(&tcp(fragment(1, 0, 24, true)), 0), Ok(PORTS));
-        assert_eq!(table.accept(&tcp(fragment(1, 1, 80, true)), 0), Err(FragmentRefusal::InHeader));
-        assert_eq!(table.accept(&Fragment { ports: None, ..fragment(2, 0, 80, true) }, 0), Err(FragmentRefusal::Tiny));
-        assert_eq!(table.accept(&fragment(3, 0, 81, true), 0), Err(FragmentRefusal::Malformed));
-        assert_eq!(table.accept(&fragment(3, 8191, 80, false), 0), Err(FragmentRefusal::Malformed), "ping of death");
-        assert_eq!(table.accept(&fragment(3, 0, 0, true), 0), Err(FragmentRefusal::Malformed));
+        assert_eq!(
+            table.accept(&tcp(fragment(1, 1, 80, true)), 0),
+            Err(FragmentRefusal::InHeader)
+        );
+        assert_eq!(
+            table.accept(
+                &Fragment {
+                    ports: None,
+                    ..fragment(2, 0, 80, true)
+                },
+                0
+            ),
+            Err(FragmentRefusal::Tiny)
+        );
+        assert_eq!(
+            table.accept(&fragment(3, 0, 81, true), 0),
+            Err(FragmentRefusal::Malformed)
+        );
+        assert_eq!(
+            table.accept(&fragment(3, 8191, 80, false), 0),
+            Err(FragmentRefusal::Malformed),
+            "ping of death"
+        );
+        assert_eq!(
+            table.accept(&fragment(3, 0, 0, true), 0),
+            Err(FragmentRefusal::Malformed)
+        );
     }
 
     #[test]
     fn an_overlap_poisons_the_datagram() {
-        for (offset, length, more) in [(0, 80, true), (9, 80, true), (4, 8, true), (30, 80, true), (12, 80, false), (19, 16, true)] {
+        for (offset, length, more) in [
+            (0, 80, true),
+            (9, 80, true),
+            (4, 8, true),
+            (30, 80, true),
+            (12, 80, false),
+            (19, 16, true),
+        ] {
             let mut table = table();
             table.accept(&fragment(1, 0, 80, true), 0).unwrap();
             table.accept(&fragment(1, 20, 80, false), 0).unwrap();
-            assert_eq!(table.accept(&fragment(1, offset, length, more), 0), Err(FragmentRefusal::Overlap), "{offset}");
-            assert_eq!(table.accept(&fragment(1, 10, 80, true), 0), Err(FragmentRefusal::Overlap));
+            assert_eq!(
+                table.accept(&fragment(1, offset, length, more), 0),
+                Err(FragmentRefusal::Overlap),
+                "{offset}"
+            );
+            assert_eq!(
+                table.accept(&fragment(1, 10, 80, true), 0),
+                Err(FragmentRefusal::Overlap)
+            );
         }
     }
 
@@ -299,11 +420,19 @@ mod tests {
     fn holes_and_datagrams_are_bounded() {
         let mut table = table();
         table.accept(&fragment(1, 0, 8, true), 0).unwrap();
-        let answers: Vec<_> = (1..20).map(|n| table.accept(&fragment(1, n * 10, 8, true), 0)).collect();
+        let answers: Vec<_> = (1..20)
+            .map(|n| table.accept(&fragment(1, n * 10, 8, true), 0))
+            .collect();
         assert!(answers[..7].iter().all(Result::is_ok));
-        assert!(answers[7..].iter().all(|answer| *answer == Err(FragmentRefusal::Scattered)));
+        assert!(
+            answers[7..]
+                .iter()
+                .all(|answer| *answer == Err(FragmentRefusal::Scattered))
+        );
         for id in 2..100_000 {
-            table.accept(&fragment(id, 0, 8, true), u64::from(id) / 100).unwrap();
+            table
+                .accept(&fragment(id, 0, 8, true), u64::from(id) / 100)
+                .unwrap();
         }
         assert!(table.stats().evicted > 90_000);
         table.accept(&fragment(99_999, 1, 8, false), 1000).unwrap();

@@ -26,7 +26,12 @@ struct Bucket {
 const _: () = assert!(size_of::<Bucket>() == 64);
 
 impl Bucket {
-    const EMPTY: Self = Self { tags: [0; ENTRIES], refs: [0; ENTRIES], next: 0, spare: 0 };
+    const EMPTY: Self = Self {
+        tags: [0; ENTRIES],
+        refs: [0; ENTRIES],
+        next: 0,
+        spare: 0,
+    };
 
     fn put(&mut self, tag: u32, entry: u32) -> bool {
         let Some(place) = self.refs.iter().position(|&r| r == 0) else {
@@ -63,6 +68,8 @@ pub(super) struct Index {
     entries: usize,
     limit: usize,
     growing: bool,
+    /// Buckets touched ahead of use.
+    prepared: usize,
 }
 
 impl Index {
@@ -73,18 +80,34 @@ impl Index {
         main.try_reserve_exact(limit)?;
         overflow.try_reserve_exact(limit / 8 + FIRST)?;
         main.resize(FIRST, Bucket::EMPTY);
-        Ok(Self { main, overflow, free: 0, mask: FIRST as u32 - 1, split: 0, entries: 0, limit, growing: false })
+        Ok(Self {
+            main,
+            overflow,
+            free: 0,
+            mask: FIRST as u32 - 1,
+            split: 0,
+            entries: 0,
+            limit,
+            growing: false,
+            prepared: 0,
+        })
     }
 
     #[inline(always)]
     fn bucket(&self, tag: u32) -> usize {
         let bucket = tag & self.mask;
-        (if bucket < self.split { tag & (self.mask << 1 | 1) } else { bucket }) as usize
+        (if bucket < self.split {
+            tag & (self.mask << 1 | 1)
+        } else {
+            bucket
+        }) as usize
     }
 
     #[inline(always)]
     pub fn prefetch(&self, tag: u32) {
-        sumeru_virtio::slice::prefetch_read(std::ptr::from_ref(&self.main[self.bucket(tag)]).cast());
+        sumeru_virtio::slice::prefetch_read(
+            std::ptr::from_ref(&self.main[self.bucket(tag)]).cast(),
+        );
     }
 
     /// The first entry with this tag that `matches`.
@@ -93,7 +116,10 @@ impl Index {
         let mut bucket = &self.main[self.bucket(tag)];
         loop {
             for place in 0..ENTRIES {
-                if bucket.tags[place] == tag && bucket.refs[place] != 0 && matches(bucket.refs[place] - 1) {
+                if bucket.tags[place] == tag
+                    && bucket.refs[place] != 0
+                    && matches(bucket.refs[place] - 1)
+                {
                     return Some(bucket.refs[place] - 1);
                 }
             }
@@ -127,7 +153,10 @@ impl Index {
             }
             next = bucket.next;
         }
-        let mut new = Bucket { next: self.main[bucket].next, ..Bucket::EMPTY };
+        let mut new = Bucket {
+            next: self.main[bucket].next,
+            ..Bucket::EMPTY
+        };
         new.put(tag, entry);
         let number = match self.free {
             0 if self.overflow.len() == self.overflow.capacity() => return Err(NoRoom),
@@ -146,7 +175,10 @@ impl Index {
     }
 
     fn release(&mut self, number: u32) {
-        self.overflow[number as usize - 1] = Bucket { next: self.free, ..Bucket::EMPTY };
+        self.overflow[number as usize - 1] = Bucket {
+            next: self.free,
+            ..Bucket::EMPTY
+        };
         self.free = number;
     }
 
@@ -168,23 +200,31 @@ impl Index {
     /// Splits the next bucket in two. What its chain gives back is enough for what the two chains need.
     fn split_one(&mut self) {
         let from = self.split as usize;
-        let mut bucket = std::mem::replace(&mut self.main[from], Bucket::EMPTY);
-        self.main.push(Bucket::EMPTY);
+        let old = self.main[from];
+        let (mut halves, mut counts) = ([Bucket::EMPTY; 2], [0; 2]);
+        for place in 0..ENTRIES {
+            let half = usize::from(old.tags[place] & (self.mask + 1) != 0);
+            halves[half].tags[counts[half]] = old.tags[place];
+            halves[half].refs[counts[half]] = old.refs[place];
+            counts[half] += usize::from(old.refs[place] != 0);
+        }
+        self.main[from] = halves[0];
+        self.main.push(halves[1]);
         self.split += 1;
-        loop {
-            for place in 0..ENTRIES {
-                let (tag, entry) = (bucket.tags[place], bucket.refs[place]);
-                if entry != 0 {
-                    let placed = self.place(self.bucket(tag), tag, entry);
-                    debug_assert_eq!(placed, Ok(()));
-                }
+        let mut next = old.next;
+        while next != 0 {
+            let bucket = self.overflow[next as usize - 1];
+            self.release(next);
+            for (tag, entry) in bucket
+                .tags
+                .into_iter()
+                .zip(bucket.refs)
+                .filter(|&(_, entry)| entry != 0)
+            {
+                let placed = self.place(self.bucket(tag), tag, entry);
+                debug_assert_eq!(placed, Ok(()));
             }
-            if bucket.next == 0 {
-                return;
-            }
-            let number = bucket.next;
-            bucket = self.overflow[number as usize - 1];
-            self.release(number);
+            next = bucket.next;
         }
     }
 
@@ -214,9 +254,31 @@ impl Index {
         }
     }
 
+    /// Touches the memory for up to `entries` entries, beginning behind what is used.
+    pub fn prepare(&mut self, entries: usize) {
+        // At most two buckets for three entries, right after a doubling.
+        let buckets = (entries * 2 / LOAD).min(self.limit);
+        touch(&mut self.main, self.prepared, buckets, Bucket::EMPTY);
+        self.prepared = self.prepared.max(buckets);
+    }
+
     /// Bytes committed.
     pub fn bytes(&self) -> usize {
         (self.main.len() + self.overflow.len()) * size_of::<Bucket>()
+    }
+}
+
+/// Writes to each page of the places `from..to` of a vector that are reserved and not in use.
+pub(super) fn touch<T: Copy>(vec: &mut Vec<T>, from: usize, to: usize, value: T) {
+    const PAGE: usize = 4096;
+    let used = vec.len();
+    let spare = vec.spare_capacity_mut();
+    let (from, to) = (
+        from.max(used) - used,
+        to.saturating_sub(used).min(spare.len()),
+    );
+    for place in (from..to).step_by(PAGE / size_of::<T>()) {
+        spare[place].write(value);
     }
 }
 
@@ -244,7 +306,10 @@ mod tests {
             assert_eq!(index.find(tag(n), |entry| entry == n), None);
         }
         assert_eq!(index.entries, 0);
-        assert!(index.main.iter().all(|bucket| bucket.next == 0), "overflow buckets are given back");
+        assert!(
+            index.main.iter().all(|bucket| bucket.next == 0),
+            "overflow buckets are given back"
+        );
     }
 
     #[test]
@@ -255,7 +320,10 @@ mod tests {
             index.insert(5, n).unwrap();
         }
         assert_eq!(index.insert(5, 1 << 20), Err(NoRoom));
-        assert_eq!(index.find(5, |entry| entry == room as u32 - 1), Some(room as u32 - 1));
+        assert_eq!(
+            index.find(5, |entry| entry == room as u32 - 1),
+            Some(room as u32 - 1)
+        );
         index.remove(5, 3);
         index.insert(5, 1 << 20).unwrap();
         assert_eq!(index.insert(5, 1 << 21), Err(NoRoom));

@@ -70,7 +70,12 @@ impl Conntrack {
         if hot.state == State::Free || !is(filter.state, hot.state) {
             return false;
         }
-        if *filter == (Filter { state: filter.state, ..Filter::default() }) {
+        if *filter
+            == (Filter {
+                state: filter.state,
+                ..Filter::default()
+            })
+        {
             return true;
         }
         let tuple = cold.original.tuple();
@@ -81,7 +86,9 @@ impl Conntrack {
             && is(filter.sport, tuple.sport)
             && is(filter.dport, tuple.dport)
             && is(filter.owner, cold.owner)
-            && filter.mark.is_none_or(|(value, mask)| cold.mark & mask == value & mask)
+            && filter
+                .mark
+                .is_none_or(|(value, mask)| cold.mark & mask == value & mask)
     }
 
     /// Places after `cursor`, no more than `places`, and where to go on.
@@ -93,7 +100,14 @@ impl Conntrack {
 
     /// Shows the connections that pass `filter` among the next `places` places, starting with cursor 0. Returns the cursor to go on with; nothing at the end.
     /// A connection that lives from the first to the last call is shown once.
-    pub fn list(&self, cursor: u32, places: usize, filter: &Filter, now: u64, mut show: impl FnMut(ConnRef, Connection)) -> Option<u32> {
+    pub fn list(
+        &self,
+        cursor: u32,
+        places: usize,
+        filter: &Filter,
+        now: u64,
+        mut show: impl FnMut(ConnRef, Connection),
+    ) -> Option<u32> {
         let (range, next) = self.chunk(cursor, places);
         for index in range {
             if self.passes(index, filter)
@@ -133,7 +147,8 @@ impl Conntrack {
     pub fn connection(&self, conn: ConnRef, now: u64) -> Option<Connection> {
         let index = self.live(conn)?;
         let (hot, cold) = (&self.hot[index], &self.cold[index]);
-        let timeout = self.timeouts[usize::from(hot.policy) % super::POLICIES].get(hot.state) as i32;
+        let timeout =
+            self.timeouts[usize::from(hot.policy) % super::POLICIES].get(hot.state) as i32;
         let [high, low] = cold.label;
         Some(Connection {
             original: cold.original.tuple(),
@@ -148,7 +163,8 @@ impl Conntrack {
             policy: hot.policy,
             created: cold.created,
             remaining: timeout.saturating_sub(hot.silence(now)).clamp(0, timeout) as u32,
-            traffic: [Direction::Original, Direction::Reply].map(|direction| traffic(hot, cold, direction)),
+            traffic: [Direction::Original, Direction::Reply]
+                .map(|direction| traffic(hot, cold, direction)),
         })
     }
 
@@ -166,6 +182,7 @@ impl Conntrack {
     /// The translation of sequence numbers of a connection, if it has one.
     pub fn splice(&self, conn: ConnRef) -> Option<Splice> {
         let index = self.live(conn)?;
-        (self.hot[index].flags & flag::SPLICED != 0).then(|| Splice::from_delta(self.cold[index].splice))
+        (self.hot[index].flags & flag::SPLICED != 0)
+            .then(|| Splice::from_delta(self.cold[index].splice))
     }
 }

@@ -67,7 +67,11 @@ impl Rewrite {
             src: changed(from.src, to.src),
             dst: changed(from.dst, to.dst),
             sport: changed(from.sport, to.sport),
-            dport: if from.is_query() { None } else { changed(from.dport, to.dport) },
+            dport: if from.is_query() {
+                None
+            } else {
+                changed(from.dport, to.dport)
+            },
         }
     }
 }
@@ -113,12 +117,19 @@ pub(super) struct Probe {
 }
 
 fn has_ports(proto: u8) -> bool {
-    matches!(proto, protocol::TCP | protocol::UDP | protocol::SCTP | protocol::UDP_LITE | protocol::DCCP)
+    matches!(
+        proto,
+        protocol::TCP | protocol::UDP | protocol::SCTP | protocol::UDP_LITE | protocol::DCCP
+    )
 }
 
 fn check(range: &NatRange, family: Family) -> Result<(), Refusal> {
     let ports = range.ports.is_none_or(|(first, last)| first <= last);
-    if range.min > range.max || !family.holds(range.max) || !ports { Err(Refusal::NatRange) } else { Ok(()) }
+    if range.min > range.max || !family.holds(range.max) || !ports {
+        Err(Refusal::NatRange)
+    } else {
+        Ok(())
+    }
 }
 
 /// Addresses of a range, from the one that `hash` points to, as many as are looked at.
@@ -145,14 +156,29 @@ struct Search {
 
 impl Conntrack {
     /// The half of the answers to a translated connection, and its NAT bits.
-    pub(super) fn translate(&mut self, tuple: &Tuple, nat: &Nat, now: u64) -> Result<(Key, u8), Refusal> {
+    pub(super) fn translate(
+        &mut self,
+        tuple: &Tuple,
+        nat: &Nat,
+        now: u64,
+    ) -> Result<(Key, u8), Refusal> {
         let reply = tuple.reversed();
         for range in [&nat.source, &nat.destination].into_iter().flatten() {
             check(range, tuple.family)?;
         }
         // One opener keeps its address, whatever it calls (RFC 4787, REQ-2); one end point of a service likewise.
-        let opener = self.secret.mix([(tuple.src >> 64) as u64, tuple.src as u64, tuple.zone.into(), 1]);
-        let mut search = Search { original: Half::new(tuple), reply, side: Side::Source, now };
+        let opener = self.secret.mix([
+            (tuple.src >> 64) as u64,
+            tuple.src as u64,
+            tuple.zone.into(),
+            1,
+        ]);
+        let mut search = Search {
+            original: Half::new(tuple),
+            reply,
+            side: Side::Source,
+            now,
+        };
         let found = match (nat.source, nat.destination) {
             (None, None) => {
                 let key = self.key(&reply);
@@ -165,7 +191,9 @@ impl Conntrack {
             (Some(range), None) => self.search(&mut search, range, opener),
             (Some(source), Some(destination)) => {
                 let hash = opener.rotate_left(32);
-                search.reply.src = addresses(destination, hash).next().ok_or(Refusal::NatRange)?;
+                search.reply.src = addresses(destination, hash)
+                    .next()
+                    .ok_or(Refusal::NatRange)?;
                 if let Some((first, last)) = destination.ports.filter(|_| has_ports(tuple.proto))
                     && (destination.random || !(first..=last).contains(&reply.sport))
                 {
@@ -174,7 +202,15 @@ impl Conntrack {
                 self.search(&mut search, source, opener)
             }
         };
-        let bits = if nat.source.is_some() { ct_state::SNAT } else { 0 } | if nat.destination.is_some() { ct_state::DNAT } else { 0 };
+        let bits = if nat.source.is_some() {
+            ct_state::SNAT
+        } else {
+            0
+        } | if nat.destination.is_some() {
+            ct_state::DNAT
+        } else {
+            0
+        };
         found.map(|key| (key, bits)).ok_or(Refusal::NatExhausted)
     }
 
@@ -193,7 +229,9 @@ impl Conntrack {
     }
 
     fn search_port(&mut self, search: &Search, range: &NatRange) -> Option<Key> {
-        let Search { ref reply, side, .. } = *search;
+        let Search {
+            ref reply, side, ..
+        } = *search;
         let wanted = match side {
             Side::Source if !reply.is_query() => reply.dport,
             _ => reply.sport,
@@ -213,14 +251,24 @@ impl Conntrack {
             return Some(key);
         }
         let span = u32::from(last - first) + 1;
-        let other = u64::from(if side == Side::Source { reply.sport } else { reply.dport });
+        let other = u64::from(if side == Side::Source {
+            reply.sport
+        } else {
+            reply.dport
+        });
         let high = (reply.src >> 64) as u64 ^ (reply.dst >> 64) as u64;
-        let hash = self.secret.mix([high ^ other << 16, reply.src as u64, reply.dst as u64, 2]);
+        let hash = self
+            .secret
+            .mix([high ^ other << 16, reply.src as u64, reply.dst as u64, 2]);
         for turn in 0..=TURNS {
             // Random steps: nobody learns from his port how many connections others made.
             let random = self.secret.mix([self.nat_probe.step, hash, turn, 3]);
             self.nat_probe.step = self.nat_probe.step.wrapping_add(1 + random % 64);
-            let start = if turn == 0 { hash.wrapping_add(self.nat_probe.step) } else { random } % u64::from(span);
+            let start = if turn == 0 {
+                hash.wrapping_add(self.nat_probe.step)
+            } else {
+                random
+            } % u64::from(span);
             for n in 0..(if turn == 0 { PORTS } else { TURN }).min(span) {
                 let port = first + ((start as u32 + n) % span) as u16;
                 if let Some(key) = self.try_port(search, port) {

@@ -76,7 +76,8 @@ impl Sum {
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
-            let product = u128::from(self.0 ^ u64::from_le_bytes(word)) * 0x9e37_79b9_7f4a_7c15_u128;
+            let product =
+                u128::from(self.0 ^ u64::from_le_bytes(word)) * 0x9e37_79b9_7f4a_7c15_u128;
             self.0 = (product as u64 ^ (product >> 64) as u64).wrapping_add(0x2545_f491_4f6c_dd1d);
         }
     }
@@ -114,7 +115,13 @@ impl Reading<'_> {
 
 fn write_record(place: &mut [u8], hot: &Hot, cold: &Cold, remaining: u32, age: u64) {
     let mut fields = Fields(place);
-    for word in cold.original.0.into_iter().chain(cold.reply.0).chain(cold.label) {
+    for word in cold
+        .original
+        .0
+        .into_iter()
+        .chain(cold.reply.0)
+        .chain(cold.label)
+    {
         fields.put(word.to_le_bytes());
     }
     fields.put(age.to_le_bytes());
@@ -132,7 +139,13 @@ fn write_record(place: &mut [u8], hot: &Hot, cold: &Cold, remaining: u32, age: u
         fields.put(word.to_le_bytes());
     }
     fields.put(cold.owner.to_le_bytes());
-    fields.put([hot.state as u8, hot.flags & !flag::HALF_OPEN, hot.policy, hot.scales, hot.tcp]);
+    fields.put([
+        hot.state as u8,
+        hot.flags & !flag::HALF_OPEN,
+        hot.policy,
+        hot.scales,
+        hot.tcp,
+    ]);
     fields.put([0; 5]);
 }
 
@@ -153,28 +166,52 @@ fn read_half(reading: &mut Reading<'_>) -> Result<Half, &'static str> {
 
 /// The state of a kept connection of this protocol.
 fn read_state(number: u8, proto: u8) -> Result<State, &'static str> {
-    let state = STATES.into_iter().find(|&state| state as u8 == number && state.is_kept()).ok_or("state")?;
+    let state = STATES
+        .into_iter()
+        .find(|&state| state as u8 == number && state.is_kept())
+        .ok_or("state")?;
     let fits = match state {
         State::UdpReplied | State::UdpStream => matches!(proto, protocol::UDP | protocol::UDP_LITE),
         State::SctpEstablished => proto == protocol::SCTP,
         State::Generic => {
-            const OTHERS: [u8; 6] = [protocol::UDP, protocol::UDP_LITE, protocol::TCP, protocol::SCTP, protocol::ICMP, protocol::ICMPV6];
+            const OTHERS: [u8; 6] = [
+                protocol::UDP,
+                protocol::UDP_LITE,
+                protocol::TCP,
+                protocol::SCTP,
+                protocol::ICMP,
+                protocol::ICMPV6,
+            ];
             !OTHERS.contains(&proto)
         }
         _ => proto == protocol::TCP,
     };
-    if fits { Ok(state) } else { Err("state for its protocol") }
+    if fits {
+        Ok(state)
+    } else {
+        Err("state for its protocol")
+    }
 }
 
 /// The answers' tuple must be the reverse of the opener's but for what is translated.
 fn check_halves(original: &Half, reply: &Half, flags: u8) -> Result<(), &'static str> {
     let (plain, reply) = (original.tuple().reversed(), reply.tuple());
-    let (snat, dnat) = (flags & super::ct_state::SNAT != 0, flags & super::ct_state::DNAT != 0);
+    let (snat, dnat) = (
+        flags & super::ct_state::SNAT != 0,
+        flags & super::ct_state::DNAT != 0,
+    );
     let same = (plain.zone, plain.proto, plain.family) == (reply.zone, reply.proto, reply.family);
-    if !same || !dnat && (plain.src, plain.sport) != (reply.src, reply.sport) || !snat && (plain.dst, plain.dport) != (reply.dst, reply.dport) {
+    if !same
+        || !dnat && (plain.src, plain.sport) != (reply.src, reply.sport)
+        || !snat && (plain.dst, plain.dport) != (reply.dst, reply.dport)
+    {
         return Err("pair of tuples");
     }
-    if reply == original.tuple() { Err("pair of equal tuples") } else { Ok(()) }
+    if reply == original.tuple() {
+        Err("pair of equal tuples")
+    } else {
+        Ok(())
+    }
 }
 
 /// A record, and its remaining milliseconds.
@@ -183,11 +220,17 @@ fn read_record(record: &[u8; RECORD], now: u64) -> Result<(Hot, Cold, u32), &'st
     let (original, reply) = (read_half(reading)?, read_half(reading)?);
     let label = [reading.u64(), reading.u64()];
     let created = now.saturating_sub(reading.u64());
-    let [(packets, bytes), (answers, answer_bytes)] = [(); 2].map(|()| (reading.u64(), reading.u64()));
+    let [(packets, bytes), (answers, answer_bytes)] =
+        [(); 2].map(|()| (reading.u64(), reading.u64()));
     if packets >> 48 != 0 || answers >> 48 != 0 {
         return Err("number of packets");
     }
-    let peers = [(); 2].map(|()| Peer { end: reading.u32(), max_end: reading.u32(), max_window: reading.u32(), max_ack: reading.u32() });
+    let peers = [(); 2].map(|()| Peer {
+        end: reading.u32(),
+        max_end: reading.u32(),
+        max_window: reading.u32(),
+        max_ack: reading.u32(),
+    });
     let (remaining, mark, splice) = (reading.u32(), reading.u32(), reading.u32());
     let owner = u16::from_le_bytes(reading.take());
     let [state, flags, policy, scales, tcp] = reading.take();
@@ -198,14 +241,21 @@ fn read_record(record: &[u8; RECORD], now: u64) -> Result<(Hot, Cold, u32), &'st
     let state = read_state(state, proto)?;
     check_halves(&original, &reply, flags)?;
     let (known, tcp_bits) = match proto {
-        protocol::TCP => (flag::REPLIED | flag::NAT | flag::LIBERAL | flag::SPLICED, 3 * (tcp_bit::FIN | tcp_bit::ACKED_SYN)),
+        protocol::TCP => (
+            flag::REPLIED | flag::NAT | flag::LIBERAL | flag::SPLICED,
+            3 * (tcp_bit::FIN | tcp_bit::ACKED_SYN),
+        ),
         protocol::SCTP => (flag::REPLIED | flag::NAT | flag::LIBERAL, 3 * tcp_bit::TAG),
         _ => (flag::REPLIED | flag::NAT | flag::LIBERAL, 0),
     };
     if flags & !known != 0 || tcp & !tcp_bits != 0 {
         return Err("flags");
     }
-    if scales & 15 == 15 || scales >> 4 == 15 || proto != protocol::TCP && scales != 0 || peers.iter().any(|peer| peer.max_window > 65_535 << 14) {
+    if scales & 15 == 15
+        || scales >> 4 == 15
+        || proto != protocol::TCP && scales != 0
+        || peers.iter().any(|peer| peer.max_window > 65_535 << 14)
+    {
         return Err("window");
     }
     if usize::from(policy) >= POLICIES {
@@ -259,7 +309,13 @@ impl Conntrack {
             let timeout = self.timeouts[usize::from(hot.policy) % POLICIES].get(hot.state) as i32;
             let remaining = timeout.saturating_sub(hot.silence(now)).clamp(0, timeout) as u32;
             let place = filled * RECORD;
-            write_record(&mut block[place..place + RECORD], hot, cold, remaining, now.saturating_sub(cold.created));
+            write_record(
+                &mut block[place..place + RECORD],
+                hot,
+                cold,
+                remaining,
+                now.saturating_sub(cold.created),
+            );
             (filled, total) = (filled + 1, total + 1);
             if filled == BLOCK {
                 write(&(filled as u32).to_le_bytes())?;
@@ -282,7 +338,12 @@ impl Conntrack {
     ///
     /// # Errors
     /// What is wrong with the bytes; the table is empty then.
-    pub fn restore(&mut self, now: u64, input: &mut impl Read, owner: impl FnMut(u16) -> Option<u16>) -> Result<Restored, RestoreError> {
+    pub fn restore(
+        &mut self,
+        now: u64,
+        input: &mut impl Read,
+        owner: impl FnMut(u16) -> Option<u16>,
+    ) -> Result<Restored, RestoreError> {
         if self.stats.live != 0 {
             return Err(RestoreError::NotEmpty);
         }
@@ -297,7 +358,12 @@ impl Conntrack {
         answer
     }
 
-    fn read_all(&mut self, now: u64, input: &mut impl Read, mut owner: impl FnMut(u16) -> Option<u16>) -> Result<Restored, RestoreError> {
+    fn read_all(
+        &mut self,
+        now: u64,
+        input: &mut impl Read,
+        mut owner: impl FnMut(u16) -> Option<u16>,
+    ) -> Result<Restored, RestoreError> {
         let mut sum = Sum(0);
         let mut read = |place: &mut [u8]| -> Result<u64, RestoreError> {
             input.read_exact(place)?;
@@ -329,10 +395,15 @@ impl Conntrack {
             read(&mut block[..count * RECORD])?;
             let (records, _) = block[..count * RECORD].as_chunks::<RECORD>();
             for (place, record) in records.iter().enumerate() {
-                let bad = |what| RestoreError::Record { number: number + place as u64, what };
+                let bad = |what| RestoreError::Record {
+                    number: number + place as u64,
+                    what,
+                };
                 let (hot, cold, remaining) = read_record(record, now).map_err(bad)?;
                 let known = match owner(cold.owner) {
-                    Some(owner) => self.revive(hot, Cold { owner, ..cold }, remaining, now).map_err(bad)?,
+                    Some(owner) => self
+                        .revive(hot, Cold { owner, ..cold }, remaining, now)
+                        .map_err(bad)?,
                     None => false,
                 };
                 restored.connections += u64::from(known);
@@ -345,11 +416,21 @@ impl Conntrack {
             return Err(RestoreError::Count);
         }
         let expected = read(&mut checksum)?;
-        if u64::from_le_bytes(checksum) != expected { Err(RestoreError::Checksum) } else { Ok(restored) }
+        if u64::from_le_bytes(checksum) != expected {
+            Err(RestoreError::Checksum)
+        } else {
+            Ok(restored)
+        }
     }
 
     /// Enters a connection that was read. `Ok(false)`: its time is over or there is no room.
-    fn revive(&mut self, hot: Hot, cold: Cold, remaining: u32, now: u64) -> Result<bool, &'static str> {
+    fn revive(
+        &mut self,
+        hot: Hot,
+        cold: Cold,
+        remaining: u32,
+        now: u64,
+    ) -> Result<bool, &'static str> {
         let keys = [self.key_of(cold.original), self.key_of(cold.reply)];
         if keys.iter().any(|key| self.entry(key).is_some()) {
             return Err("second connection of a tuple");
@@ -364,7 +445,11 @@ impl Conntrack {
         };
         let generation = self.hot[index as usize].generation;
         let last_seen = (now as u32).wrapping_sub(timeout - remaining);
-        self.hot[index as usize] = Hot { generation, last_seen, ..hot };
+        self.hot[index as usize] = Hot {
+            generation,
+            last_seen,
+            ..hot
+        };
         self.wheel.link(index, now + u64::from(remaining) + 1);
         self.enter(cold.original.zone(), cold.owner);
         self.cold[index as usize] = cold;

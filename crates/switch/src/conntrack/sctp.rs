@@ -46,8 +46,11 @@ pub(super) fn step(hot: &mut Hot, direction: Direction, packet: &CtPacket) -> St
     }
     let known = hot.has(TAG, direction);
     // ABORT and SHUTDOWN COMPLETE may reflect the sender's own tag (section 8.5.1).
-    let reflected = flags & (ABORT | SHUTDOWN_COMPLETE) != 0 && hot.has(TAG, direction.other()) && packet.seq == hot.peers[direction.other() as usize].end;
-    if !reflected && !(known && packet.seq == hot.peers[d].end) {
+    let reflected = flags & (ABORT | SHUTDOWN_COMPLETE) != 0
+        && hot.has(TAG, direction.other())
+        && packet.seq == hot.peers[direction.other() as usize].end;
+    let direct = known && packet.seq == hot.peers[d].end;
+    if !reflected && !direct {
         return Step::Invalid;
     }
     let before = hot.state;
@@ -64,10 +67,18 @@ pub(super) fn step(hot: &mut Hot, direction: Direction, packet: &CtPacket) -> St
     }
     hot.state = match before {
         _ if flags & (ABORT | SHUTDOWN_COMPLETE) != 0 => State::SctpClosed,
-        State::SctpCookieWait if flags & COOKIE_ECHO != 0 && direction == Direction::Original => State::SctpCookieEchoed,
-        State::SctpCookieEchoed if flags & COOKIE_ACK != 0 && direction == Direction::Reply => State::SctpEstablished,
+        State::SctpCookieWait if flags & COOKIE_ECHO != 0 && direction == Direction::Original => {
+            State::SctpCookieEchoed
+        }
+        State::SctpCookieEchoed if flags & COOKIE_ACK != 0 && direction == Direction::Reply => {
+            State::SctpEstablished
+        }
         State::SctpEstablished if flags & SHUTDOWN != 0 => State::SctpShutdown,
         state => state,
     };
-    if hot.state == before && !fresh { Step::Pass } else { Step::Changed }
+    if hot.state == before && !fresh {
+        Step::Pass
+    } else {
+        Step::Changed
+    }
 }

@@ -101,14 +101,32 @@ impl State {
 
     /// Whether a full table may give this connection up for a new one, if so configured.
     pub(super) const fn may_drop(self) -> bool {
-        const GIVEN_UP: [State; 4] = [State::Pickup, State::UdpUnreplied, State::GenericUnreplied, State::SctpCookieWait];
-        self.half_open() || self.is_any(&GIVEN_UP) || self.is_any(&[State::TimeWait, State::Close, State::SctpClosed])
+        const GIVEN_UP: [State; 4] = [
+            State::Pickup,
+            State::UdpUnreplied,
+            State::GenericUnreplied,
+            State::SctpCookieWait,
+        ];
+        self.half_open()
+            || self.is_any(&GIVEN_UP)
+            || self.is_any(&[State::TimeWait, State::Close, State::SctpClosed])
     }
 
     /// Whether it outlives an orderly restart.
     pub(super) const fn is_kept(self) -> bool {
-        const TCP: [State; 4] = [State::Established, State::FinWait, State::CloseWait, State::LastAck];
-        self.is_any(&TCP) || self.is_any(&[State::UdpReplied, State::UdpStream, State::Generic, State::SctpEstablished])
+        const TCP: [State; 4] = [
+            State::Established,
+            State::FinWait,
+            State::CloseWait,
+            State::LastAck,
+        ];
+        self.is_any(&TCP)
+            || self.is_any(&[
+                State::UdpReplied,
+                State::UdpStream,
+                State::Generic,
+                State::SctpEstablished,
+            ])
     }
 
     pub(super) const fn is_tcp(self) -> bool {
@@ -117,7 +135,13 @@ impl State {
 
     /// 0: opening or open, 1: closing in order, 2: gone. A cached decision is looked at again when this changes.
     pub(super) const fn phase(self) -> u8 {
-        if self.is_any(&[State::FinWait, State::CloseWait, State::LastAck, State::TimeWait, State::SctpShutdown]) {
+        if self.is_any(&[
+            State::FinWait,
+            State::CloseWait,
+            State::LastAck,
+            State::TimeWait,
+            State::SctpShutdown,
+        ]) {
             1
         } else if self.is_any(&[State::Close, State::SctpClosed, State::Free]) {
             2
@@ -130,7 +154,10 @@ impl State {
 /// States in which a packet of this direction changes nothing, by [`Direction`](super::Direction): a bit per state.
 pub(super) const STEADY: [u32; 2] = {
     let both = State::UdpStream.bit() | State::Generic.bit();
-    let original = State::UdpUnreplied.bit() | State::Icmp.bit() | State::Icmpv6.bit() | State::GenericUnreplied.bit();
+    let original = State::UdpUnreplied.bit()
+        | State::Icmp.bit()
+        | State::Icmpv6.bit()
+        | State::GenericUnreplied.bit();
     [both | original, both | State::UdpReplied.bit()]
 };
 
@@ -221,10 +248,18 @@ impl Default for Timeouts {
         for state in STATES {
             let seconds = match state {
                 State::Free => 0,
-                State::SynSent | State::SynSent2 | State::FinWait | State::TimeWait | State::UdpStream => 120,
+                State::SynSent
+                | State::SynSent2
+                | State::FinWait
+                | State::TimeWait
+                | State::UdpStream => 120,
                 State::SynRecv | State::CloseWait => 60,
                 State::Established => 432_000,
-                State::LastAck | State::UdpUnreplied | State::UdpReplied | State::Icmp | State::Icmpv6 => 30,
+                State::LastAck
+                | State::UdpUnreplied
+                | State::UdpReplied
+                | State::Icmp
+                | State::Icmpv6 => 30,
                 State::Close | State::SctpClosed => 10,
                 State::Pickup => 300,
                 State::GenericUnreplied | State::Generic => 600,

@@ -80,7 +80,12 @@ impl Hot {
         spare: 0,
         packets: [0; 2],
         bytes: [0; 2],
-        peers: [Peer { end: 0, max_end: 0, max_window: 0, max_ack: 0 }; 2],
+        peers: [Peer {
+            end: 0,
+            max_end: 0,
+            max_window: 0,
+            max_ack: 0,
+        }; 2],
     };
 
     pub fn scale(&self, direction: Direction) -> u32 {

@@ -59,7 +59,9 @@ impl CookieSecret {
         let age = (current as u32).wrapping_sub(cookie >> 27) & 31;
         let slot = current.checked_sub(u64::from(age)).filter(|_| age <= 1)?;
         let size = (cookie >> 24 & 7) as u8;
-        (self.mac(tuple, isn, slot, size) == cookie & 0xff_ffff).then(|| Cookie { mss: SIZES[usize::from(size)] })
+        (self.mac(tuple, isn, slot, size) == cookie & 0xff_ffff).then(|| Cookie {
+            mss: SIZES[usize::from(size)],
+        })
     }
 }
 
@@ -76,7 +78,10 @@ fn siphash(key: [u64; 2], data: &[u8]) -> u64 {
     last[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
     last[7] = data.len() as u8;
     for chunk in chunks.chain([last.as_slice()]) {
-        let word = chunk.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+        let word = chunk
+            .iter()
+            .rev()
+            .fold(0, |word, &byte| word << 8 | u64::from(byte));
         v[3] ^= word;
         round(&mut v);
         round(&mut v);
@@ -169,7 +174,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn tuple(sport: u16) -> Tuple {
-        Tuple { src: 0x0a00_0001, dst: 0x0a00_0002, sport, dport: 80, proto: 6, family: Family::V4, zone: 3 }
+        Tuple {
+            src: 0x0a00_0001,
+            dst: 0x0a00_0002,
+            sport,
+            dport: 80,
+            proto: 6,
+            family: Family::V4,
+            zone: 3,
+        }
     }
 
     #[test]
@@ -206,7 +219,13 @@ mod tests {
     #[test]
     fn guessing_does_not_work() {
         let secret = CookieSecret::new();
-        let hits = (0..100_000_u32).filter(|n| secret.check(&tuple(9), 1, n.wrapping_mul(0x9e37_79b9), 6_400_000).is_some()).count();
+        let hits = (0..100_000_u32)
+            .filter(|n| {
+                secret
+                    .check(&tuple(9), 1, n.wrapping_mul(0x9e37_79b9), 6_400_000)
+                    .is_some()
+            })
+            .count();
         assert!(hits <= 2, "{hits}");
     }
 }

@@ -45,11 +45,16 @@ fn latest(a: u32, b: u32) -> u32 {
 /// Sequence number after the packet.
 fn end(packet: &CtPacket) -> u32 {
     let flags = u32::from(packet.flags & SYN != 0) + u32::from(packet.flags & FIN != 0);
-    packet.seq.wrapping_add(u32::from(packet.payload)).wrapping_add(flags)
+    packet
+        .seq
+        .wrapping_add(u32::from(packet.payload))
+        .wrapping_add(flags)
 }
 
 fn offered(packet: &CtPacket) -> u8 {
-    packet.scale.map_or(NOT_OFFERED, |scale| scale.min(LARGEST_SCALE))
+    packet
+        .scale
+        .map_or(NOT_OFFERED, |scale| scale.min(LARGEST_SCALE))
 }
 
 /// The state that a first packet makes, if it may be one.
@@ -70,13 +75,31 @@ pub(super) fn start(hot: &mut Hot, state: State, packet: &CtPacket) {
         // Scales are unknown: no bound would be right.
         hot.flags |= flag::LIBERAL;
         hot.scales = 0;
-        hot.peers[0] = Peer { end, max_end: end, max_window: window, max_ack: packet.ack };
-        hot.peers[1] = Peer { end: packet.ack, max_end: packet.ack.wrapping_add(window), max_window: 1, max_ack: packet.seq };
+        hot.peers[0] = Peer {
+            end,
+            max_end: end,
+            max_window: window,
+            max_ack: packet.ack,
+        };
+        hot.peers[1] = Peer {
+            end: packet.ack,
+            max_end: packet.ack.wrapping_add(window),
+            max_window: 1,
+            max_ack: packet.seq,
+        };
         return;
     }
     hot.scales = NOT_OFFERED << 4 | offered(packet);
-    hot.peers[0] = Peer { end, max_end: end, max_window: window, max_ack: 0 };
-    hot.peers[1] = Peer { max_ack: packet.seq, ..Peer::default() };
+    hot.peers[0] = Peer {
+        end,
+        max_end: end,
+        max_window: window,
+        max_ack: 0,
+    };
+    hot.peers[1] = Peer {
+        max_ack: packet.seq,
+        ..Peer::default()
+    };
 }
 
 /// Checks a packet that is neither SYN nor RST against the bounds and moves them. `false`: out of window, nothing changed.
@@ -90,7 +113,9 @@ pub(super) fn window(hot: &mut Hot, direction: Direction, packet: &CtPacket, fin
         Direction::Reply => (reply, original),
     };
     let (seq, ack) = (packet.seq, packet.ack);
-    let end = seq.wrapping_add(u32::from(packet.payload)).wrapping_add(fin);
+    let end = seq
+        .wrapping_add(u32::from(packet.payload))
+        .wrapping_add(fin);
     let oldest = sender.max_window.max(OLDEST_ACK);
     let good = !after(seq, sender.max_end)
         & !after(sender.end.wrapping_sub(receiver.max_window), end)
@@ -133,7 +158,12 @@ fn syn(hot: &mut Hot, direction: Direction, packet: &CtPacket) -> Step {
         (State::SynSent, Direction::Reply) => {
             let (end, window) = (end(packet), u32::from(packet.window).max(1));
             let isn = hot.peers[1].max_ack;
-            hot.peers[1] = Peer { end, max_end: end, max_window: window, max_ack: isn };
+            hot.peers[1] = Peer {
+                end,
+                max_end: end,
+                max_window: window,
+                max_ack: isn,
+            };
             hot.peers[0].max_ack = packet.seq;
             agree_on_scale(hot, packet);
             hot.state = State::SynSent2;
@@ -172,7 +202,12 @@ fn syn_ack(hot: &mut Hot, direction: Direction, packet: &CtPacket) -> Step {
             }
             let (end, window) = (end(packet), u32::from(packet.window));
             let max_end = end.wrapping_add(hot.peers[0].max_window);
-            hot.peers[1] = Peer { end, max_end, max_window: window.max(1), max_ack: packet.ack };
+            hot.peers[1] = Peer {
+                end,
+                max_end,
+                max_window: window.max(1),
+                max_ack: packet.ack,
+            };
             hot.peers[0].max_ack = packet.seq;
             hot.peers[0].max_end = latest(packet.ack.wrapping_add(window), hot.peers[0].max_end);
             agree_on_scale(hot, packet);
@@ -182,17 +217,26 @@ fn syn_ack(hot: &mut Hot, direction: Direction, packet: &CtPacket) -> Step {
             Step::Changed
         }
         (State::SynSent2 | State::SynRecv, _) => {
-            let (sender, receiver) = (hot.peers[direction as usize], hot.peers[direction.other() as usize]);
+            let (sender, receiver) = (
+                hot.peers[direction as usize],
+                hot.peers[direction.other() as usize],
+            );
             if end(packet) != sender.end || packet.ack != receiver.end {
                 return Step::Invalid;
             }
             let side = &mut hot.peers[direction.other() as usize];
-            side.max_end = latest(packet.ack.wrapping_add(u32::from(packet.window)), side.max_end);
+            side.max_end = latest(
+                packet.ack.wrapping_add(u32::from(packet.window)),
+                side.max_end,
+            );
             hot.peers[direction as usize].max_ack = packet.ack;
             acknowledged(hot, direction)
         }
         // A retransmission, or what the ends answer with a challenge.
-        (State::Established | State::FinWait | State::CloseWait | State::LastAck | State::Pickup, _) => Step::Ignore,
+        (
+            State::Established | State::FinWait | State::CloseWait | State::LastAck | State::Pickup,
+            _,
+        ) => Step::Ignore,
         _ => Step::Invalid,
     }
 }
@@ -201,13 +245,25 @@ fn syn_ack(hot: &mut Hot, direction: Direction, packet: &CtPacket) -> Step {
 fn acknowledged(hot: &mut Hot, direction: Direction) -> Step {
     let before = hot.state;
     hot.set(tcp_bit::ACKED_SYN, direction);
-    let both = hot.has(tcp_bit::ACKED_SYN, Direction::Original) && hot.has(tcp_bit::ACKED_SYN, Direction::Reply);
-    hot.state = if both { State::Established } else { State::SynRecv };
-    if hot.state == before { Step::Pass } else { Step::Changed }
+    let both = hot.has(tcp_bit::ACKED_SYN, Direction::Original)
+        && hot.has(tcp_bit::ACKED_SYN, Direction::Reply);
+    hot.state = if both {
+        State::Established
+    } else {
+        State::SynRecv
+    };
+    if hot.state == before {
+        Step::Pass
+    } else {
+        Step::Changed
+    }
 }
 
 fn reset(hot: &mut Hot, direction: Direction, packet: &CtPacket) -> Step {
-    let (sender, receiver) = (&hot.peers[direction as usize], &hot.peers[direction.other() as usize]);
+    let (sender, receiver) = (
+        &hot.peers[direction as usize],
+        &hot.peers[direction.other() as usize],
+    );
     let exact = match (hot.state, direction) {
         // RFC 9293, section 3.10.7.3: the acknowledgement must be of the SYN.
         (State::SynSent, Direction::Reply) => {
@@ -226,8 +282,13 @@ fn reset(hot: &mut Hot, direction: Direction, packet: &CtPacket) -> Step {
         hot.state = State::Close;
         return Step::Changed;
     }
-    let inside = !after(packet.seq, sender.max_end) && !after(sender.end.wrapping_sub(receiver.max_window), packet.seq);
-    if hot.state != State::SynSent && (inside || hot.flags & flag::LIBERAL != 0) { Step::Ignore } else { Step::Invalid }
+    let inside = !after(packet.seq, sender.max_end)
+        && !after(sender.end.wrapping_sub(receiver.max_window), packet.seq);
+    if hot.state != State::SynSent && (inside || hot.flags & flag::LIBERAL != 0) {
+        Step::Ignore
+    } else {
+        Step::Invalid
+    }
 }
 
 /// ACK with or without data or FIN.
@@ -267,7 +328,11 @@ fn data(hot: &mut Hot, direction: Direction, packet: &CtPacket) -> Step {
         hot.flags |= flag::REPLIED;
     }
     close(hot);
-    if hot.state == before { Step::Pass } else { Step::Changed }
+    if hot.state == before {
+        Step::Pass
+    } else {
+        Step::Changed
+    }
 }
 
 /// The state that FINs and their acknowledgements make.
@@ -285,7 +350,10 @@ fn close(hot: &mut Hot) {
 
 /// Whether an ICMP error's embedded packet, sent by `direction`, can have been one of the connection's (RFC 5927, section 4.1).
 pub(super) fn was_sent(hot: &Hot, direction: Direction, seq: u32) -> bool {
-    let (sender, receiver) = (&hot.peers[direction as usize], &hot.peers[direction.other() as usize]);
+    let (sender, receiver) = (
+        &hot.peers[direction as usize],
+        &hot.peers[direction.other() as usize],
+    );
     if hot.flags & flag::LIBERAL != 0 {
         return true;
     }

@@ -97,7 +97,14 @@ fn counterpart(proto: u8, kind: u8) -> Option<u8> {
 
 impl Tuple {
     /// The tuple of an ICMP or ICMPv6 query or its answer; nothing when `kind` is no query: such messages are related to a connection or untracked.
-    pub fn query(family: Family, addresses: (u128, u128), kind: u8, code: u8, identifier: u16, zone: u16) -> Option<Self> {
+    pub fn query(
+        family: Family,
+        addresses: (u128, u128),
+        kind: u8,
+        code: u8,
+        identifier: u16,
+        zone: u16,
+    ) -> Option<Self> {
         let proto = match family {
             Family::V4 => protocol::ICMP,
             Family::V6 => protocol::ICMPV6,
@@ -105,7 +112,15 @@ impl Tuple {
         counterpart(proto, kind)?;
         let (src, dst) = addresses;
         let dport = u16::from(kind) << 8 | u16::from(code);
-        Some(Self { src, dst, sport: identifier, dport, proto, family, zone })
+        Some(Self {
+            src,
+            dst,
+            sport: identifier,
+            dport,
+            proto,
+            family,
+            zone,
+        })
     }
 
     /// Whether this is an ICMP query or answer, whose `sport` is an identifier.
@@ -123,20 +138,46 @@ impl Tuple {
         }
     }
 
+    /// Whether its answer would look the same.
+    pub(super) fn is_its_reverse(&self) -> bool {
+        self.src == self.dst && self.sport == self.dport && !self.is_query()
+    }
+
     /// What the answer to a packet of this tuple looks like.
     pub fn reversed(&self) -> Self {
-        let swapped = Self { src: self.dst, dst: self.src, ..*self };
+        let swapped = Self {
+            src: self.dst,
+            dst: self.src,
+            ..*self
+        };
         if self.is_query() {
-            let kind = counterpart(self.proto, (self.dport >> 8) as u8).map_or(self.dport >> 8, u16::from);
-            return Self { dport: kind << 8 | self.dport & 0xff, ..swapped };
+            let kind =
+                counterpart(self.proto, (self.dport >> 8) as u8).map_or(self.dport >> 8, u16::from);
+            return Self {
+                dport: kind << 8 | self.dport & 0xff,
+                ..swapped
+            };
         }
-        Self { sport: self.dport, dport: self.sport, ..swapped }
+        Self {
+            sport: self.dport,
+            dport: self.sport,
+            ..swapped
+        }
     }
 }
 
 /// A tuple as it is stored and compared: five words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Eq)]
 pub(super) struct Half(pub [u64; 5]);
+
+impl PartialEq for Half {
+    /// Without the call that comparing arrays becomes.
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let (a, b) = (&self.0, &other.0);
+        (a[4] ^ b[4]) | (a[3] ^ b[3]) | (a[2] ^ b[2]) | (a[1] ^ b[1]) | (a[0] ^ b[0]) == 0
+    }
+}
 
 impl Half {
     pub const ZERO: Self = Self([0; 5]);
@@ -145,7 +186,13 @@ impl Half {
     pub fn new(tuple: &Tuple) -> Self {
         let ports = u64::from(tuple.sport) << 48 | u64::from(tuple.dport) << 32;
         let rest = u64::from(tuple.zone) << 16 | u64::from(tuple.proto) << 8 | tuple.family as u64;
-        Self([(tuple.src >> 64) as u64, tuple.src as u64, (tuple.dst >> 64) as u64, tuple.dst as u64, ports | rest])
+        Self([
+            (tuple.src >> 64) as u64,
+            tuple.src as u64,
+            (tuple.dst >> 64) as u64,
+            tuple.dst as u64,
+            ports | rest,
+        ])
     }
 
     pub fn tuple(&self) -> Tuple {
@@ -157,7 +204,11 @@ impl Half {
             dport: (rest >> 32) as u16,
             zone: (rest >> 16) as u16,
             proto: (rest >> 8) as u8,
-            family: if rest as u8 == Family::V4 as u8 { Family::V4 } else { Family::V6 },
+            family: if rest as u8 == Family::V4 as u8 {
+                Family::V4
+            } else {
+                Family::V6
+            },
         }
     }
 
@@ -199,7 +250,12 @@ impl Secret {
     /// A number for anything else that must not be foreseen.
     pub fn mix(&self, words: [u64; 4]) -> u64 {
         let k = &self.0;
-        fold(fold(words[0] ^ k[2], words[1] ^ k[3]) ^ fold(words[2] ^ k[4], words[3] ^ k[5]).rotate_left(23) ^ k[1], k[0] | 1)
+        fold(
+            fold(words[0] ^ k[2], words[1] ^ k[3])
+                ^ fold(words[2] ^ k[4], words[3] ^ k[5]).rotate_left(23)
+                ^ k[1],
+            k[0] | 1,
+        )
     }
 }
 
@@ -217,16 +273,36 @@ mod tests {
 
     pub(super) fn any_tuple() -> impl Strategy<Value = Tuple> {
         let kinds = prop_oneof![Just(6_u8), Just(17), Just(132), Just(47), Just(1), Just(58)];
-        (any::<(u128, u128, u16, u16, u16)>(), kinds, 0_usize..6).prop_map(|((src, dst, sport, dport, zone), proto, kind)| {
-            let family = if proto == 1 || proto != 58 && src & 1 == 0 { Family::V4 } else { Family::V6 };
-            let cut = |address: u128| if family == Family::V4 { address & 0xffff_ffff } else { address };
-            let dport = match proto {
-                1 => [8, 0, 13, 14, 17, 18][kind] << 8,
-                58 => [128, 129, 139, 140, 128, 129][kind] << 8,
-                _ => dport,
-            };
-            Tuple { src: cut(src), dst: cut(dst), sport, dport, proto, family, zone }
-        })
+        (any::<(u128, u128, u16, u16, u16)>(), kinds, 0_usize..6).prop_map(
+            |((src, dst, sport, dport, zone), proto, kind)| {
+                let family = if proto == 1 || proto != 58 && src & 1 == 0 {
+                    Family::V4
+                } else {
+                    Family::V6
+                };
+                let cut = |address: u128| {
+                    if family == Family::V4 {
+                        address & 0xffff_ffff
+                    } else {
+                        address
+                    }
+                };
+                let dport = match proto {
+                    1 => [8, 0, 13, 14, 17, 18][kind] << 8,
+                    58 => [128, 129, 139, 140, 128, 129][kind] << 8,
+                    _ => dport,
+                };
+                Tuple {
+                    src: cut(src),
+                    dst: cut(dst),
+                    sport,
+                    dport,
+                    proto,
+                    family,
+                    zone,
+                }
+            },
+        )
     }
 
     proptest! {
@@ -234,6 +310,9 @@ mod tests {
         fn stored_and_reversed_tuples_come_back(tuple in any_tuple()) {
             prop_assert_eq!(Half::new(&tuple).tuple(), tuple);
             prop_assert_eq!(tuple.reversed().reversed(), tuple);
+            let same = Tuple { dst: tuple.src, dport: if tuple.is_query() { tuple.dport } else { tuple.sport }, ..tuple };
+            prop_assert_eq!(same.is_its_reverse(), same.reversed() == same);
+            prop_assert_eq!(tuple.is_its_reverse(), tuple.reversed() == tuple);
             prop_assert_eq!((tuple.reversed().src, tuple.reversed().dst), (tuple.dst, tuple.src));
             if tuple.is_query() {
                 prop_assert!(tuple.may_open() != tuple.reversed().may_open());
@@ -246,8 +325,18 @@ mod tests {
         let query = |kind| Tuple::query(Family::V4, (1, 2), kind, 0, 7, 0);
         assert!(query(3).is_none() && query(11).is_none() && query(5).is_none());
         let request = query(8).unwrap();
-        assert_eq!(request.reversed(), Tuple { src: 2, dst: 1, ..query(0).unwrap() });
-        assert!(Tuple::query(Family::V6, (1, 2), 135, 0, 7, 0).is_none(), "neighbour discovery");
+        assert_eq!(
+            request.reversed(),
+            Tuple {
+                src: 2,
+                dst: 1,
+                ..query(0).unwrap()
+            }
+        );
+        assert!(
+            Tuple::query(Family::V6, (1, 2), 135, 0, 7, 0).is_none(),
+            "neighbour discovery"
+        );
     }
 
     #[test]
@@ -256,12 +345,23 @@ mod tests {
         let mut buckets = [0_u32; 256];
         let mut same = 0;
         for n in 0..65536_u32 {
-            let tuple = Tuple { src: 0x0a00_0000 + u128::from(n & 255), dst: 9, sport: (n >> 8) as u16, dport: 80, proto: 17, family: Family::V4, zone: 0 };
+            let tuple = Tuple {
+                src: 0x0a00_0000 + u128::from(n & 255),
+                dst: 9,
+                sport: (n >> 8) as u16,
+                dport: 80,
+                proto: 17,
+                family: Family::V4,
+                zone: 0,
+            };
             let half = Half::new(&tuple);
             buckets[one.hash(&half) as usize & 255] += 1;
             same += u32::from(one.hash(&half) as u16 == two.hash(&half) as u16);
         }
-        assert!(buckets.iter().all(|&count| (150..370).contains(&count)), "{buckets:?}");
+        assert!(
+            buckets.iter().all(|&count| (150..370).contains(&count)),
+            "{buckets:?}"
+        );
         assert!(same < 20, "{same}");
     }
 }

@@ -30,7 +30,12 @@ impl Wheel {
     pub fn reserve(connections: usize) -> Result<Self, std::collections::TryReserveError> {
         let mut links = Vec::new();
         links.try_reserve_exact(connections)?;
-        Ok(Self { heads: Box::new([0; SLOTS]), links, cursor: 0, free: 0 })
+        Ok(Self {
+            heads: Box::new([0; SLOTS]),
+            links,
+            cursor: 0,
+            free: 0,
+        })
     }
 
     /// A free connection number, below the number of connections reserved for.
@@ -47,9 +52,19 @@ impl Wheel {
         Some(self.links.len() as u32 - 1)
     }
 
+    /// The connection that [`Self::allocate`] gives next.
+    pub fn next_free(&self) -> usize {
+        self.free
+            .checked_sub(1)
+            .map_or(self.links.len(), |index| index as usize)
+    }
+
     /// Gives back a connection that is in no slot.
     pub fn release(&mut self, index: u32) {
-        self.links[index as usize] = Link { next: self.free, previous: 0 };
+        self.links[index as usize] = Link {
+            next: self.free,
+            previous: 0,
+        };
         self.free = index + 1;
     }
 
@@ -61,7 +76,10 @@ impl Wheel {
         if next != 0 {
             self.links[next as usize - 1].previous = index + 1;
         }
-        self.links[index as usize] = Link { next, previous: HEAD | slot as u32 };
+        self.links[index as usize] = Link {
+            next,
+            previous: HEAD | slot as u32,
+        };
         self.heads[slot] = index + 1;
     }
 
@@ -104,6 +122,11 @@ impl Wheel {
         self.heads[self.cursor as usize % SLOTS].checked_sub(1)
     }
 
+    /// Touches the memory of connections `from..to` that were never used.
+    pub fn prepare(&mut self, from: usize, to: usize) {
+        super::index::touch(&mut self.links, from, to, Link::default());
+    }
+
     /// Starts the clock of an empty wheel.
     pub fn start(&mut self, now: u64) {
         self.cursor = now >> TICK;
@@ -135,13 +158,19 @@ mod tests {
         let mut seen = 0;
         for now in (5_000_000..6_200_000).step_by(500) {
             while let Some(n) = wheel.due(now) {
-                assert!(n % 3 != 0 && deadline(n) <= now && now - deadline(n) < 3000, "{n} at {now}");
+                assert!(
+                    n % 3 != 0 && deadline(n) <= now && now - deadline(n) < 3000,
+                    "{n} at {now}"
+                );
                 seen += 1;
                 wheel.release(n);
             }
         }
         assert_eq!(seen, 666);
-        assert_eq!((0..1000).filter(|_| wheel.allocate().is_some()).count(), 1000);
+        assert_eq!(
+            (0..1000).filter(|_| wheel.allocate().is_some()).count(),
+            1000
+        );
     }
 
     #[test]
