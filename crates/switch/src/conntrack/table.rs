@@ -421,8 +421,8 @@ impl Conntrack {
                 sumeru_virtio::slice::prefetch_read(std::ptr::from_ref(&cold.reply).cast());
             }
             let hot = &self.hot[index as usize];
-            let left = self.timeouts[usize::from(hot.policy) % POLICIES].get(hot.state) as i32
-                - hot.silence(now);
+            let timeout = self.timeouts[usize::from(hot.policy) % POLICIES].get(hot.state);
+            let left = (timeout as i32).saturating_sub(hot.silence(now));
             if left < 0 {
                 self.release(index);
                 ended += 1;
