@@ -1,5 +1,7 @@
 //! The connection table against a naive one: a list of connections, searched from end to end, over random packets, times, translations and ends.
 
+#![allow(clippy::unwrap_used)]
+
 use proptest::prelude::*;
 use sumeru_switch::conntrack::*;
 

@@ -1,5 +1,7 @@
 //! Making connections.
 
+use sumeru_virtio::slice::prefetch_write;
+
 use super::nat::Nat;
 use super::packet::CtPacket;
 use super::state::{POLICIES, State};
@@ -95,6 +97,9 @@ impl Conntrack {
     fn try_commit(&mut self, commit: &Commit<'_>) -> Result<ConnRef, Refusal> {
         let (tuple, packet) = (&commit.tuple, &commit.packet);
         let original = self.key(tuple);
+        let plain = self.key(&tuple.reversed());
+        self.prefetch(&original);
+        self.prefetch(&plain);
         if let Some((index, _)) = self.entry(&original) {
             if !self.is_expired(index, packet.now) {
                 return Ok(self.reference(index));
@@ -106,15 +111,9 @@ impl Conntrack {
             return Err(Refusal::Policy(commit.policy));
         }
         self.admit(tuple.zone, commit.owner)?;
-        let plain = tuple.reversed();
         let (reply, nat) = match commit.nat {
-            None => {
-                let reply = self.key(&plain);
-                if !self.is_vacant(&reply, packet.now) {
-                    return Err(Refusal::Clash);
-                }
-                (reply, 0)
-            }
+            None if self.is_vacant(&plain, packet.now) => (plain, 0),
+            None => return Err(Refusal::Clash),
             Some(nat) => self.translate(tuple, nat, packet.now)?,
         };
         let index = self.place([&original, &reply])?;
@@ -194,7 +193,18 @@ impl Conntrack {
             self.wheel.release(index);
             return Err(Refusal::Full);
         }
+        self.prefetch_place(self.wheel.next_free());
         Ok(index)
+    }
+
+    /// Asks for the lines of the place that the next connection will take.
+    #[inline(always)]
+    fn prefetch_place(&self, index: usize) {
+        if let (Some(hot), Some(cold)) = (self.hot.get(index), self.cold.get(index)) {
+            prefetch_write(std::ptr::from_ref(hot).cast());
+            prefetch_write(std::ptr::from_ref(&cold.original).cast());
+            prefetch_write(std::ptr::from_ref(&cold.reply).cast());
+        }
     }
 
     /// Sets a connection's mark. `false`: it is gone.

@@ -161,7 +161,10 @@ impl Fragments {
 
     fn judge(&mut self, fragment: &Fragment, now: u64) -> Result<Ports, FragmentRefusal> {
         let bytes = u32::from(fragment.offset) * 8 + u32::from(fragment.length);
-        if fragment.length == 0 || fragment.more && fragment.length % 8 != 0 || bytes > 65_535 {
+        if fragment.length == 0
+            || fragment.more && !fragment.length.is_multiple_of(8)
+            || bytes > 65_535
+        {
             return Err(FragmentRefusal::Malformed);
         }
         let tcp = fragment.proto == protocol::TCP;

@@ -68,6 +68,8 @@ pub(super) struct Index {
     entries: usize,
     limit: usize,
     growing: bool,
+    /// Buckets touched ahead of use.
+    prepared: usize,
 }
 
 impl Index {
@@ -87,6 +89,7 @@ impl Index {
             entries: 0,
             limit,
             growing: false,
+            prepared: 0,
         })
     }
 
@@ -197,23 +200,31 @@ impl Index {
     /// Splits the next bucket in two. What its chain gives back is enough for what the two chains need.
     fn split_one(&mut self) {
         let from = self.split as usize;
-        let mut bucket = std::mem::replace(&mut self.main[from], Bucket::EMPTY);
-        self.main.push(Bucket::EMPTY);
+        let old = self.main[from];
+        let (mut halves, mut counts) = ([Bucket::EMPTY; 2], [0; 2]);
+        for place in 0..ENTRIES {
+            let half = usize::from(old.tags[place] & (self.mask + 1) != 0);
+            halves[half].tags[counts[half]] = old.tags[place];
+            halves[half].refs[counts[half]] = old.refs[place];
+            counts[half] += usize::from(old.refs[place] != 0);
+        }
+        self.main[from] = halves[0];
+        self.main.push(halves[1]);
         self.split += 1;
-        loop {
-            for place in 0..ENTRIES {
-                let (tag, entry) = (bucket.tags[place], bucket.refs[place]);
-                if entry != 0 {
-                    let placed = self.place(self.bucket(tag), tag, entry);
-                    debug_assert_eq!(placed, Ok(()));
-                }
+        let mut next = old.next;
+        while next != 0 {
+            let bucket = self.overflow[next as usize - 1];
+            self.release(next);
+            for (tag, entry) in bucket
+                .tags
+                .into_iter()
+                .zip(bucket.refs)
+                .filter(|&(_, entry)| entry != 0)
+            {
+                let placed = self.place(self.bucket(tag), tag, entry);
+                debug_assert_eq!(placed, Ok(()));
             }
-            if bucket.next == 0 {
-                return;
-            }
-            let number = bucket.next;
-            bucket = self.overflow[number as usize - 1];
-            self.release(number);
+            next = bucket.next;
         }
     }
 
@@ -243,9 +254,31 @@ impl Index {
         }
     }
 
+    /// Touches the memory for up to `entries` entries, beginning behind what is used.
+    pub fn prepare(&mut self, entries: usize) {
+        // At most two buckets for three entries, right after a doubling.
+        let buckets = (entries * 2 / LOAD).min(self.limit);
+        touch(&mut self.main, self.prepared, buckets, Bucket::EMPTY);
+        self.prepared = self.prepared.max(buckets);
+    }
+
     /// Bytes committed.
     pub fn bytes(&self) -> usize {
         (self.main.len() + self.overflow.len()) * size_of::<Bucket>()
+    }
+}
+
+/// Writes to each page of the places `from..to` of a vector that are reserved and not in use.
+pub(super) fn touch<T: Copy>(vec: &mut Vec<T>, from: usize, to: usize, value: T) {
+    const PAGE: usize = 4096;
+    let used = vec.len();
+    let spare = vec.spare_capacity_mut();
+    let (from, to) = (
+        from.max(used) - used,
+        to.saturating_sub(used).min(spare.len()),
+    );
+    for place in (from..to).step_by(PAGE / size_of::<T>()) {
+        spare[place].write(value);
     }
 }
 

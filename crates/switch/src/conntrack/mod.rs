@@ -10,8 +10,12 @@ mod fragment;
 mod index;
 mod inspect;
 mod nat;
+#[cfg(test)]
+mod nat_tests;
 mod packet;
 mod save;
+#[cfg(test)]
+mod save_tests;
 mod sctp;
 mod state;
 mod store;
@@ -22,6 +26,7 @@ mod table_tests;
 mod tcp;
 #[cfg(test)]
 mod tcp_tests;
+mod track;
 mod tuple;
 mod wheel;
 

@@ -49,7 +49,8 @@ pub(super) fn step(hot: &mut Hot, direction: Direction, packet: &CtPacket) -> St
     let reflected = flags & (ABORT | SHUTDOWN_COMPLETE) != 0
         && hot.has(TAG, direction.other())
         && packet.seq == hot.peers[direction.other() as usize].end;
-    if !reflected && !(known && packet.seq == hot.peers[d].end) {
+    let direct = known && packet.seq == hot.peers[d].end;
+    if !reflected && !direct {
         return Step::Invalid;
     }
     let before = hot.state;

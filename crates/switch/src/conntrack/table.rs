@@ -1,14 +1,12 @@
-//! The table: look-ups, the state machines' entry for packets, removal and expiry.
+//! The table: look-ups, limits, removal and expiry.
 
 use super::commit::Refusal;
-use super::index::Index;
+use super::index::{Index, touch};
 use super::nat::Probe;
-use super::packet::{CtPacket, tcp_flag};
-use super::state::{POLICIES, STEADY, State, Timeouts, Verdict, ct_state, packet_state};
+use super::state::{POLICIES, State, Timeouts};
 use super::store::{Cold, ConnRef, Hot, flag};
-use super::tcp::{self, Step};
-use super::tuple::{Direction, Half, Key, Secret, Tuple, protocol};
-use super::{sctp, syncookie::Pressure, wheel::Wheel};
+use super::tuple::{Direction, Half, Key, Secret, Tuple};
+use super::{syncookie::Pressure, wheel::Wheel};
 
 /// Most connections of a table.
 const LARGEST: usize = 1 << 28;
@@ -104,6 +102,8 @@ pub struct Conntrack {
     port_counts: Vec<u32>,
     port_limits: Vec<u32>,
     drop_cursor: u32,
+    /// Connections whose memory was touched ahead of use.
+    prepared: usize,
 }
 
 const ANY: usize = 1 << 16;
@@ -141,7 +141,21 @@ impl Conntrack {
             port_counts: vec![0; ANY],
             port_limits: vec![0; ANY],
             drop_cursor: 0,
+            prepared: 0,
         })
+    }
+
+    /// Has the memory of the first `connections` connections committed before they come, beyond what earlier calls did: about two page faults per thirty.
+    /// Without it a connection that comes first in its place pays for that. To be called in small steps when there is nothing else to do.
+    pub fn prepare(&mut self, connections: usize) {
+        let (from, to) = (self.prepared, connections.min(self.config.capacity));
+        if from < to {
+            touch(&mut self.hot, from, to, Hot::FREE);
+            touch(&mut self.cold, from, to, Cold::FREE);
+            self.wheel.prepare(from, to);
+            self.index.prepare(2 * to);
+            self.prepared = to;
+        }
     }
 
     /// Sets a zone's policy. Connections beyond a new limit live on.
@@ -294,218 +308,9 @@ impl Conntrack {
     }
 
     /// What changes when the decision about a connection's packets may: new to established, closing, closed, mark, label, translation, splice. Nothing when
-    /// the connection is gone. Equal to [`Verdict::epoch`].
+    /// the connection is gone. Equal to [`Verdict::epoch`](super::Verdict::epoch).
     pub fn epoch(&self, conn: ConnRef) -> Option<u16> {
         self.live(conn).map(|index| self.hot[index].epoch)
-    }
-
-    /// The state that the first packet of a tuple makes; nothing: it is no beginning.
-    pub(super) fn opening(&self, tuple: &Tuple, packet: &CtPacket) -> Option<State> {
-        if packet.related || !tuple.may_open() || *tuple == tuple.reversed() {
-            return None;
-        }
-        match tuple.proto {
-            protocol::TCP => tcp::opening(
-                packet,
-                self.zone_flags[usize::from(tuple.zone)] & PICKUP != 0,
-            ),
-            protocol::SCTP => sctp::opening(packet),
-            protocol::UDP | protocol::UDP_LITE => Some(State::UdpUnreplied),
-            protocol::ICMP => Some(State::Icmp),
-            protocol::ICMPV6 => Some(State::Icmpv6),
-            _ => Some(State::GenericUnreplied),
-        }
-    }
-
-    /// What to say of a packet whose tuple is not found: new, or invalid.
-    pub fn classify(&self, tuple: &Tuple, packet: &CtPacket) -> Verdict {
-        match self.opening(tuple, packet) {
-            Some(_) => Verdict::new(ct_state::TRK | ct_state::NEW, packet_state::VALID, 0),
-            None => Verdict::new(ct_state::TRK | ct_state::INV, packet_state::INVALID, 0),
-        }
-    }
-
-    /// What [`Self::track`] says of a packet that is in order and changes nothing. A connection that is gone: [`Verdict::STALE`].
-    pub fn verdict(&self, conn: ConnRef, direction: Direction) -> Verdict {
-        self.live(conn).map_or(Verdict::STALE, |index| {
-            let hot = &self.hot[index];
-            Verdict::new(bits(hot.flags, direction), packet_state::VALID, hot.epoch)
-        })
-    }
-
-    /// Runs a packet through its connection's state machine, counts it and keeps the connection alive. A stale or expired reference changes nothing and
-    /// answers [`Verdict::STALE`].
-    #[inline(always)]
-    pub fn track(&mut self, conn: ConnRef, direction: Direction, packet: &CtPacket) -> Verdict {
-        let Some(hot) = self.hot.get_mut(conn.index as usize) else {
-            return Verdict::STALE;
-        };
-        let timeout = self.timeouts[usize::from(hot.policy) % POLICIES].get(hot.state) as i32;
-        if hot.generation != conn.generation || hot.silence(packet.now) > timeout {
-            return Verdict::STALE;
-        }
-        const FLAGS: u8 = tcp_flag::SYN | tcp_flag::ACK | tcp_flag::FIN | tcp_flag::RST;
-        let quick = if hot.state == State::Established {
-            packet.flags & FLAGS == tcp_flag::ACK
-                && !packet.related
-                && tcp::window(hot, direction, packet, 0)
-        } else {
-            STEADY[direction as usize] >> (hot.state as u32) & 1 != 0 && !packet.related
-        };
-        if !quick {
-            return self.track_slowly(conn.index, direction, packet);
-        }
-        hot.last_seen = packet.now as u32;
-        let flags = hot.flags;
-        let verdict = Verdict::new(
-            bits(flags, direction),
-            packet_state::VALID | flags & flag::LIBERAL,
-            hot.epoch,
-        );
-        let d = direction as usize;
-        let (packets, packet_carry) = hot.packets[d].overflowing_add(1);
-        let (bytes, byte_carry) = hot.bytes[d].overflowing_add(packet.bytes);
-        (hot.packets[d], hot.bytes[d]) = (packets, bytes);
-        if packet_carry | byte_carry {
-            self.carry(conn.index, direction, packet_carry, byte_carry);
-        }
-        verdict
-    }
-
-    #[cold]
-    fn carry(&mut self, index: u32, direction: Direction, packets: bool, bytes: bool) {
-        let cold = &mut self.cold[index as usize];
-        let d = direction as usize;
-        cold.packet_carries[d] = cold.packet_carries[d].wrapping_add(u16::from(packets));
-        cold.byte_carries[d] = cold.byte_carries[d].wrapping_add(u32::from(bytes));
-    }
-
-    /// Adds a packet to a connection's sums.
-    fn count(&mut self, index: u32, direction: Direction, bytes: u32) {
-        let (hot, d) = (&mut self.hot[index as usize], direction as usize);
-        let (packets, packet_carry) = hot.packets[d].overflowing_add(1);
-        let (bytes, byte_carry) = hot.bytes[d].overflowing_add(bytes);
-        (hot.packets[d], hot.bytes[d]) = (packets, bytes);
-        self.carry(index, direction, packet_carry, byte_carry);
-    }
-
-    #[inline(never)]
-    fn track_slowly(&mut self, index: u32, direction: Direction, packet: &CtPacket) -> Verdict {
-        let hot = &mut self.hot[index as usize];
-        if packet.related {
-            return self.track_related(index, direction, packet);
-        }
-        let (before, replied) = (hot.state, hot.flags & flag::REPLIED);
-        let step = match before {
-            State::Free => return Verdict::STALE,
-            state if state.is_tcp() => tcp::step(hot, direction, packet),
-            State::SctpCookieWait
-            | State::SctpCookieEchoed
-            | State::SctpEstablished
-            | State::SctpShutdown
-            | State::SctpClosed => sctp::step(hot, direction, packet),
-            _ => answered(hot, direction),
-        };
-        match step {
-            Step::Invalid | Step::Bad => {
-                self.stats.invalid += 1;
-                let bad = if step == Step::Bad {
-                    packet_state::BAD
-                } else {
-                    0
-                };
-                return Verdict::new(
-                    ct_state::TRK | ct_state::INV,
-                    packet_state::INVALID | bad,
-                    hot.epoch,
-                );
-            }
-            Step::Over => {
-                self.remove(index);
-                return Verdict::STALE;
-            }
-            Step::Pass | Step::Ignore | Step::Changed | Step::Reopened => {}
-        }
-        if step != Step::Ignore {
-            hot.last_seen = packet.now as u32;
-        }
-        let (state, flags) = (hot.state, hot.flags);
-        if step == Step::Reopened {
-            self.reopen(index, packet.now);
-        }
-        if state.phase() != before.phase()
-            || flags & flag::REPLIED != replied
-            || step == Step::Reopened
-        {
-            self.advance(index);
-        }
-        if state != before {
-            self.changed(index, before, packet.now);
-        }
-        self.count(index, direction, packet.bytes);
-        let changed = if matches!(step, Step::Changed | Step::Reopened) {
-            packet_state::CHANGED
-        } else {
-            0
-        };
-        let packet = packet_state::VALID | flags & flag::LIBERAL | changed;
-        Verdict::new(
-            bits(flags, direction),
-            packet,
-            self.hot[index as usize].epoch,
-        )
-    }
-
-    /// An ICMP error: said to be related, and nothing else.
-    fn track_related(&mut self, index: u32, direction: Direction, packet: &CtPacket) -> Verdict {
-        let hot = &self.hot[index as usize];
-        if hot.state.is_tcp() && !tcp::was_sent(hot, direction.other(), packet.seq) {
-            self.stats.invalid += 1;
-            return Verdict::new(
-                ct_state::TRK | ct_state::INV,
-                packet_state::INVALID,
-                hot.epoch,
-            );
-        }
-        let state = bits(hot.flags, direction) & !(ct_state::NEW | ct_state::EST) | ct_state::REL;
-        Verdict::new(state, packet_state::VALID, hot.epoch)
-    }
-
-    /// A connection starts again: its sums, mark and label are those of a new one; its translation stays.
-    fn reopen(&mut self, index: u32, now: u64) {
-        let (hot, cold) = (
-            &mut self.hot[index as usize],
-            &mut self.cold[index as usize],
-        );
-        (hot.packets, hot.bytes) = ([0; 2], [0; 2]);
-        (cold.packet_carries, cold.byte_carries) = ([0; 2], [0; 2]);
-        (cold.mark, cold.label, cold.splice, cold.created) = (0, [0; 2], 0, now);
-        self.stats.reopened += 1;
-    }
-
-    /// Makes cached decisions about a connection void. After 65,535 times all references to it become stale instead, so that no epoch is met twice.
-    pub(super) fn advance(&mut self, index: u32) {
-        let hot = &mut self.hot[index as usize];
-        hot.epoch = hot.epoch.wrapping_add(1);
-        if hot.epoch == 0 {
-            hot.generation = hot.generation.wrapping_add(1);
-        }
-    }
-
-    fn changed(&mut self, index: u32, before: State, now: u64) {
-        let hot = &mut self.hot[index as usize];
-        let timeouts = &self.timeouts[usize::from(hot.policy) % POLICIES];
-        let (old, new) = (timeouts.get(before), timeouts.get(hot.state));
-        let state = hot.state;
-        if new < old {
-            self.wheel.unlink(index);
-            self.wheel.link(index, now + u64::from(new));
-        }
-        match (before.half_open(), state.half_open()) {
-            (true, false) => self.settle(index),
-            (false, true) => self.begin_half_open(index),
-            _ => {}
-        }
     }
 
     pub(super) fn begin_half_open(&mut self, index: u32) {
@@ -516,7 +321,7 @@ impl Conntrack {
     }
 
     /// A half-open connection is none any more.
-    fn settle(&mut self, index: u32) {
+    pub(super) fn settle(&mut self, index: u32) {
         let hot = &mut self.hot[index as usize];
         if hot.flags & flag::HALF_OPEN != 0 {
             hot.flags &= !flag::HALF_OPEN;
@@ -561,6 +366,11 @@ impl Conntrack {
             }
         }
         false
+    }
+
+    /// Whether the zone lets TCP connections be picked up in their middle.
+    pub(super) fn zone_picks_up(&self, zone: u16) -> bool {
+        self.zone_flags[usize::from(zone)] & PICKUP != 0
     }
 
     pub(super) fn zone_is_liberal(&self, zone: u16) -> bool {
@@ -611,8 +421,8 @@ impl Conntrack {
                 sumeru_virtio::slice::prefetch_read(std::ptr::from_ref(&cold.reply).cast());
             }
             let hot = &self.hot[index as usize];
-            let left = self.timeouts[usize::from(hot.policy) % POLICIES].get(hot.state) as i32
-                - hot.silence(now);
+            let timeout = self.timeouts[usize::from(hot.policy) % POLICIES].get(hot.state);
+            let left = (timeout as i32).saturating_sub(hot.silence(now));
             if left < 0 {
                 self.release(index);
                 ended += 1;
@@ -622,40 +432,5 @@ impl Conntrack {
         }
         self.stats.expired += ended as u64;
         ended
-    }
-}
-
-/// The first answer, and what follows it, of protocols without a state machine.
-fn answered(hot: &mut Hot, direction: Direction) -> Step {
-    let next = match (hot.state, direction) {
-        (State::UdpUnreplied, Direction::Reply) => State::UdpReplied,
-        (State::UdpReplied, Direction::Original) => State::UdpStream,
-        (State::GenericUnreplied, Direction::Reply) => State::Generic,
-        (state, _) => state,
-    };
-    let fresh = direction == Direction::Reply && hot.flags & flag::REPLIED == 0;
-    if fresh {
-        hot.flags |= flag::REPLIED;
-    }
-    let same = hot.state == next && !fresh;
-    hot.state = next;
-    if same { Step::Pass } else { Step::Changed }
-}
-
-/// `ct_state` of a valid packet.
-#[inline(always)]
-pub(super) fn bits(flags: u8, direction: Direction) -> u8 {
-    let known = if flags & flag::REPLIED != 0 {
-        ct_state::EST
-    } else {
-        ct_state::NEW
-    };
-    let nat = flags & flag::NAT;
-    match direction {
-        Direction::Original => ct_state::TRK | known | nat,
-        // Answers are translated back: the other address.
-        Direction::Reply => {
-            ct_state::TRK | ct_state::RPL | known | (nat << 1 | nat >> 1) & flag::NAT
-        }
     }
 }

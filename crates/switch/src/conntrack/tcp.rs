@@ -200,45 +200,60 @@ fn syn_ack(hot: &mut Hot, direction: Direction, packet: &CtPacket) -> Step {
             if !after(packet.ack, isn) || after(packet.ack, hot.peers[0].end) {
                 return Step::Invalid;
             }
-            let (end, window) = (end(packet), u32::from(packet.window));
-            let max_end = end.wrapping_add(hot.peers[0].max_window);
+            let end = end(packet);
             hot.peers[1] = Peer {
                 end,
-                max_end,
-                max_window: window.max(1),
+                max_end: end.wrapping_add(hot.peers[0].max_window),
+                max_window: u32::from(packet.window).max(1),
                 max_ack: packet.ack,
             };
             hot.peers[0].max_ack = packet.seq;
-            hot.peers[0].max_end = latest(packet.ack.wrapping_add(window), hot.peers[0].max_end);
+            announce(hot, direction, packet);
             agree_on_scale(hot, packet);
             hot.set(tcp_bit::ACKED_SYN, Direction::Reply);
             hot.state = State::SynRecv;
             hot.flags |= flag::REPLIED;
             Step::Changed
         }
-        (State::SynSent2 | State::SynRecv, _) => {
-            let (sender, receiver) = (
-                hot.peers[direction as usize],
-                hot.peers[direction.other() as usize],
-            );
-            if end(packet) != sender.end || packet.ack != receiver.end {
+        (State::SynSent, Direction::Original) => Step::Invalid,
+        (State::SynSent2 | State::SynRecv, _) if !hot.has(tcp_bit::ACKED_SYN, direction) => {
+            let sender = &hot.peers[direction as usize];
+            let receiver = &hot.peers[direction.other() as usize];
+            let of_syn = after(packet.ack, sender.max_ack) && !after(packet.ack, receiver.end);
+            if end(packet) != sender.end || !of_syn {
                 return Step::Invalid;
             }
-            let side = &mut hot.peers[direction.other() as usize];
-            side.max_end = latest(
-                packet.ack.wrapping_add(u32::from(packet.window)),
-                side.max_end,
-            );
+            announce(hot, direction, packet);
             hot.peers[direction as usize].max_ack = packet.ack;
             acknowledged(hot, direction)
         }
-        // A retransmission, or what the ends answer with a challenge.
-        (
-            State::Established | State::FinWait | State::CloseWait | State::LastAck | State::Pickup,
-            _,
-        ) => Step::Ignore,
-        _ => Step::Invalid,
+        // Again, or what the ends answer with a challenge.
+        (state, _) => {
+            let sender = &hot.peers[direction as usize];
+            let receiver = &hot.peers[direction.other() as usize];
+            let oldest = sender.end.wrapping_sub(receiver.max_window);
+            let end = end(packet);
+            let again =
+                !after(end, sender.end) && !after(oldest, end) && !after(packet.ack, receiver.end);
+            if again {
+                announce(hot, direction, packet);
+            }
+            match state {
+                State::SynSent2 | State::SynRecv if again => Step::Pass,
+                State::SynSent2 | State::SynRecv => Step::Invalid,
+                _ => Step::Ignore,
+            }
+        }
     }
+}
+
+/// Lets the other side send what a SYN's window, never scaled, allows.
+fn announce(hot: &mut Hot, direction: Direction, packet: &CtPacket) {
+    let receiver = &mut hot.peers[direction.other() as usize];
+    let window = u32::from(packet.window).max(1);
+    receiver.max_end = latest(packet.ack.wrapping_add(window), receiver.max_end);
+    let sender = &mut hot.peers[direction as usize];
+    sender.max_window = sender.max_window.max(window);
 }
 
 /// `direction` has acknowledged the other's SYN.

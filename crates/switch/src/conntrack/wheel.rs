@@ -52,6 +52,13 @@ impl Wheel {
         Some(self.links.len() as u32 - 1)
     }
 
+    /// The connection that [`Self::allocate`] gives next.
+    pub fn next_free(&self) -> usize {
+        self.free
+            .checked_sub(1)
+            .map_or(self.links.len(), |index| index as usize)
+    }
+
     /// Gives back a connection that is in no slot.
     pub fn release(&mut self, index: u32) {
         self.links[index as usize] = Link {
@@ -113,6 +120,11 @@ impl Wheel {
     /// The connection that [`Self::due`] gives next, if it is in the same slot.
     pub fn upcoming(&self) -> Option<u32> {
         self.heads[self.cursor as usize % SLOTS].checked_sub(1)
+    }
+
+    /// Touches the memory of connections `from..to` that were never used.
+    pub fn prepare(&mut self, from: usize, to: usize) {
+        super::index::touch(&mut self.links, from, to, Link::default());
     }
 
     /// Starts the clock of an empty wheel.
