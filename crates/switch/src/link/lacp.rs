@@ -160,13 +160,12 @@ impl Lacp {
             }
             SlowPdu::Marker(marker) => {
                 port.stats.markers = port.stats.markers.wrapping_add(1);
-                if port.enabled && !marker.response {
+                if !marker.response && port.answers(now) {
                     // Frames are sent in the order they come, so all that the asker sent before has been taken.
                     let answer = SlowPdu::Marker(Marker {
                         response: true,
                         ..*marker
                     });
-                    port.stats.marker_responses = port.stats.marker_responses.wrapping_add(1);
                     send(id, &answer.frame(port.mac));
                 }
             }

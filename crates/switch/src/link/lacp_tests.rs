@@ -405,4 +405,8 @@ fn markers_are_answered() {
     assert_eq!(ask(&mut lacp, answer), [], "an answer is not answered");
     let stats = lacp.status(5).unwrap().stats;
     assert_eq!((stats.markers, stats.marker_responses), (3, 1));
+    let answered = (0..100)
+        .filter(|_| !ask(&mut lacp, question).is_empty())
+        .count();
+    assert_eq!(answered, 4, "a flood is not answered with a flood");
 }
