@@ -269,6 +269,14 @@ mod tests {
             levels.select(&mut members, |_| Some(1)),
             Selected::Member(0)
         );
+        // What was saved up for a long frame is not kept by who leaves.
+        assert_eq!(
+            levels.select(&mut members, |_| Some(100_000)),
+            Selected::Member(0)
+        );
+        levels.leave(&mut members, 0);
+        levels.join(&mut members, 0);
+        assert_eq!(members[0].deficit, QUANTUM);
         levels.leave(&mut members, 0);
         levels.leave(&mut members, 3);
         assert_eq!(levels.select(&mut members, |_| Some(1)), Selected::Nobody);
