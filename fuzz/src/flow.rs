@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use sumeru_flow::model::PortRef;
 use sumeru_flow::{Command, PacketDescription, Rule, SyntaxError, syntax};
 use sumeru_packet::{FlowKey, FlowMask, key::WORDS};
-use sumeru_switch::rules::{CompiledRule, Context, RuleTable, compile};
+use sumeru_switch::classifier::{Classes, Found};
+use sumeru_switch::rules::{ActionList, CompiledRule, Context, RuleTable, compile, name_from};
 
 /// Most lines that are looked at, so that an input is quick.
 const LINES: usize = 12;
@@ -93,12 +94,15 @@ fn check_description(text: &str) {
     }
 }
 
+/// Places of a rule that are looked at; a rule with ranges may have many.
+const PLACES: usize = 8;
+
 /// A rule as plainly as can be.
 struct Plain {
-    order: (u32, u64),
+    order: (u32, u32),
     group: u32,
-    mask: FlowMask,
-    value: FlowKey,
+    places: Vec<(FlowMask, FlowKey)>,
+    actions: ActionList,
 }
 
 /// The engine's table and the same rules in a list.
@@ -117,8 +121,6 @@ impl Table {
                 let context = Context {
                     port: resolve(&port).unwrap_or(0),
                     id: self.created,
-                    sequence: self.created.into(),
-                    workers: 1,
                     resolve: &resolve,
                 };
                 let Ok(rule) = compile(&rule, &context) else {
@@ -148,54 +150,65 @@ impl Table {
 
     fn insert(&mut self, rule: CompiledRule) {
         let plain = Plain {
-            order: (rule.priority, rule.sequence),
+            order: (rule.priority, rule.name.1),
             group: rule.group,
-            mask: rule.mask,
-            value: rule.value,
+            places: rule.places.clone(),
+            actions: rule.actions.clone(),
         };
-        assert_eq!(
-            rule.value.masked(&rule.mask),
-            rule.value,
-            "values outside the mask"
-        );
+        for (mask, value) in &rule.places {
+            assert_eq!(value.masked(mask), *value, "values outside the mask");
+        }
+        assert!(self.table.insert(&rule).is_ok(), "numbers are not reused");
         self.plain.insert(rule.name, plain);
-        assert!(self.table.insert(rule).is_ok(), "numbers are not reused");
     }
 
     /// Looks up keys that meet rules, and keys one bit beside them.
-    fn check(&self) {
-        assert_eq!(self.table.len(), self.plain.len());
+    fn check(&mut self) {
+        self.table.publish();
+        let places = self.plain.values().map(|plain| plain.places.len());
+        assert_eq!(self.table.len(), places.sum::<usize>());
         for rule in self.plain.values() {
-            for flip in 0..=WORDS {
-                let mut key = rule.value;
-                if flip < WORDS {
-                    let bits = rule.mask.word(flip);
-                    key.set_word(flip, key.word(flip) ^ (bits & bits.wrapping_neg()));
+            for (mask, value) in rule.places.iter().take(PLACES) {
+                for flip in 0..=WORDS {
+                    let mut key = *value;
+                    if flip < WORDS {
+                        let bits = mask.word(flip);
+                        key.set_word(flip, key.word(flip) ^ (bits & bits.wrapping_neg()));
+                    }
+                    self.check_key(rule.group, &key);
                 }
-                self.check_key(rule.group, &key);
             }
         }
     }
 
     fn check_key(&self, group: u32, key: &FlowKey) {
         let mut looked = FlowMask::ZERO;
-        let found = self
-            .table
-            .lookup(group, key, |mask| looked.merge(mask))
-            .map(|rule| rule.name);
-        let agrees =
-            |plain: &&Plain| plain.group == group && key.masked(&plain.mask) == plain.value;
+        let view = &self.table.view().rules;
+        let found = view.lookup(group, key, &mut Classes::new(), |mask| looked.merge(mask));
+        let agrees = |plain: &&Plain| {
+            let mut places = plain.places.iter();
+            plain.group == group && places.any(|(mask, value)| key.masked(mask) == *value)
+        };
         let expected = self.plain.values().filter(agrees).map(|p| p.order).min();
         let found_order = found
-            .and_then(|name| self.plain.get(&name))
+            .and_then(|found| self.plain.get(&name_from(found.name)))
             .map(|p| p.order);
         assert_eq!(found_order, expected, "the best rule of group {group}");
-        // Bits that were not looked at do not matter.
+        // Bits that were not looked at do not matter, but to which of several rules that do the same it is.
         let mut other = *key;
         for i in 0..WORDS {
             other.set_word(i, key.word(i) ^ !looked.word(i));
         }
-        let again = self.table.lookup(group, &other, |_| {}).map(|r| r.name);
-        assert_eq!(again, found, "a bit mattered that was not looked at");
+        let again = view.lookup(group, &other, &mut Classes::new(), |_| {});
+        let done = |found: Option<Found>| {
+            let found = found?;
+            let rule = self.plain.get(&name_from(found.name))?;
+            Some((found.priority, found.counter, &rule.actions))
+        };
+        assert_eq!(
+            done(again),
+            done(found),
+            "a bit mattered that was not looked at"
+        );
     }
 }

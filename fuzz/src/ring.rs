@@ -175,6 +175,7 @@ struct Lcore<'a> {
     net_header_len: usize,
     mtu: u16,
     _publisher: Publisher<Snapshot>,
+    _rules: RuleTable,
 }
 
 impl<'a> Lcore<'a> {
@@ -187,11 +188,15 @@ impl<'a> Lcore<'a> {
             tcp6: tso,
             ecn: tso,
         };
-        let mut publisher = Publisher::new(snapshot(has(4), has(5)));
+        let mut publisher = Publisher::new(snapshot(has(5)));
         let subscriber = publisher.subscribe();
+        let mut table = RuleTable::default();
+        let rules = table.subscribe();
+        insert_rules(&mut table, has(4));
         let faults = Box::new(|_, _, fault: QueueFault| assert!(!fault.to_string().is_empty()));
         let counters = Arc::new(PipelineCounters::default());
-        let mut worker = SwitchWorker::new(0, subscriber, counters.clone(), faults);
+        let mut worker = SwitchWorker::new(subscriber, rules, counters.clone(), faults);
+        worker.refresh();
         let Ok(watch) = Watch::new() else {
             panic!("no file descriptors left");
         };
@@ -235,6 +240,7 @@ impl<'a> Lcore<'a> {
             net_header_len: net_header_len.into(),
             mtu: if has(5) { SMALL_MTU } else { 1500 },
             _publisher: publisher,
+            _rules: table,
         }
     }
 
@@ -456,7 +462,7 @@ fn queue(guest: &Guest, place: Place, event_idx: bool) -> SplitQueue {
     }
 }
 
-fn snapshot(rules: bool, small: bool) -> Snapshot {
+fn snapshot(small: bool) -> Snapshot {
     let mtu = if small { SMALL_MTU } else { 1500 };
     let port = |index: u16| PortView {
         index,
@@ -480,17 +486,19 @@ fn snapshot(rules: bool, small: bool) -> Snapshot {
         addresses: vec![(Ipv4Addr::new(192, 0, 2, 1).into(), 24)],
         vxlan_port: 4789,
     };
-    let mut table = RuleTable::default();
-    for (id, text) in RULES.iter().enumerate().filter(|_| rules) {
-        let inserted = compiled(text, id as u32).map(|rule| table.insert(rule));
-        assert!(matches!(inserted, Some(Ok(()))), "rule {id}");
-    }
     Snapshot {
         ports: (0..=TAP).map(|index| Some(port(index))).collect(),
         networks: HashMap::from([(7, network)]),
         underlay: Some(underlay),
-        rules: table,
     }
+}
+
+fn insert_rules(table: &mut RuleTable, rules: bool) {
+    for (id, text) in RULES.iter().enumerate().filter(|_| rules) {
+        let inserted = compiled(text, id as u32).map(|rule| table.insert(&rule));
+        assert!(matches!(inserted, Some(Ok(()))), "rule {id}");
+    }
+    table.publish();
 }
 
 fn compiled(text: &str, id: u32) -> Option<CompiledRule> {
@@ -501,8 +509,6 @@ fn compiled(text: &str, id: u32) -> Option<CompiledRule> {
     let context = Context {
         port: resolve(&port)?,
         id,
-        sequence: id.into(),
-        workers: 1,
         resolve: &resolve,
     };
     compile(&rule, &context).ok()

@@ -6,14 +6,16 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use sumeru_engine::publish::Subscriber;
 use sumeru_packet::field::LAYER_INNER_PRESENT;
 use sumeru_packet::key::WORDS;
 use sumeru_packet::{Field, FlowKey, FlowMask, Layer, Layout, ParseOptions, build, parse};
-use sumeru_switch::cache::Cache;
-use sumeru_switch::fdb::{Fdb, Learned};
-use sumeru_switch::program::{RuleCounts, Validity};
-use sumeru_switch::rules::{CompiledRule, RuleAction};
+use sumeru_switch::cache::{Cache, Decision, Hit};
+use sumeru_switch::fdb::{Fdb, Learned, change_of};
+use sumeru_switch::program::Op;
+use sumeru_switch::rules::{CompiledRule, RuleAction, RuleTable, RuleView};
 use sumeru_switch::snapshot::{NetworkView, PortView, Snapshot, Underlay};
+use sumeru_switch::track::Tracking;
 use sumeru_switch::translate::{Tables, Translation, translate};
 use sumeru_switch::underlay::{Neighbours, handle};
 
@@ -40,9 +42,12 @@ pub fn run(data: &[u8]) {
             1 => switch.remove_rule(&mut input),
             2 => {
                 let touched = &mut switch.fdb;
-                switch
-                    .cache
-                    .sweep(|network, mac| touched.touch(network, mac, 1));
+                switch.cache.begin_sweep();
+                while switch.cache.sweeping() {
+                    switch
+                        .cache
+                        .sweep(|(network, mac)| touched.touch(network, mac, 1));
+                }
             }
             _ => switch.frame(&mut input),
         }
@@ -55,6 +60,8 @@ struct Switch {
     fdb: Fdb,
     neighbours: Neighbours,
     cache: Cache,
+    table: RuleTable,
+    view: Subscriber<RuleView>,
     rules: u32,
 }
 
@@ -91,8 +98,9 @@ impl Switch {
             ports: (0..=UPLINK).map(|index| Some(port(index))).collect(),
             networks,
             underlay: (bits & 1 != 0).then_some(underlay),
-            ..Snapshot::default()
         };
+        let mut table = RuleTable::default();
+        let (view, _) = table.subscribe();
         let mut neighbours = Neighbours::default();
         neighbours.reconcile(&snapshot);
         if bits & 2 != 0
@@ -105,6 +113,8 @@ impl Switch {
             fdb: Fdb::default(),
             neighbours,
             cache: Cache::new(),
+            table,
+            view,
             rules: 0,
         }
     }
@@ -112,6 +122,7 @@ impl Switch {
     fn tables(&self) -> Tables<'_> {
         Tables {
             snapshot: &self.snapshot,
+            rules: &self.view,
             fdb: &self.fdb,
             neighbours: &self.neighbours,
         }
@@ -120,43 +131,46 @@ impl Switch {
     /// One frame's key: from the cache if it is there, by the slow path else, both compared.
     fn frame(&mut self, input: &mut Input) {
         let key = key(input);
-        let fresh = translate(self.tables(), &key, None);
+        let fresh = translate(self.tables(), &key, Tracking::OFF, None);
         self.check_mask(&key, &fresh);
         let hash = self.cache.hash(&key);
-        if let Some((index, level)) = self.cache.find(&key, hash) {
-            let entry = self.cache.entry(index);
-            entry.hits += 1;
-            let sender = fresh.learn.map(|(network, mac, _)| (network, mac));
-            assert_eq!(entry.sender, sender, "{key:?} from {level:?}");
-            assert_eq!(
-                format!("{:?}", entry.ops),
-                format!("{:?}", fresh.ops.as_slice()),
-                "{key:?} from {level:?}"
-            );
+        if let Some((index, level)) = self.cache.find(&key, hash, self.view.rules.stamps()) {
+            let cached = match self.cache.hit(index) {
+                Hit::Output(port) => vec![Op::Output(port)],
+                Hit::Run(ops, counter) => {
+                    let count = counter.map(Op::Count);
+                    count.into_iter().chain(ops.iter().cloned()).collect()
+                }
+                Hit::Tracked(..) => unreachable!("no rule tracks"),
+            };
+            assert_eq!(cached, fresh.ops, "{key:?} from {level:?}");
             return;
         }
         if let Some(remote) = fresh.resolve {
             self.neighbours.want(remote);
         }
-        let learned = fresh
-            .learn
-            .map_or(Learned::Known, |(network, mac, target)| {
-                self.fdb.learn(network, mac, target, 1)
-            });
-        match learned {
-            Learned::New => self.cache.invalidate_unknown(),
-            Learned::Moved => self.cache.invalidate(),
-            Learned::Known | Learned::Refused => {}
+        let mut outdated = false;
+        if let Some((network, mac, target)) = fresh.learn
+            && let Learned::New | Learned::Moved = self.fdb.learn(network, mac, target, 1)
+        {
+            outdated = true;
+            self.cache.learned(change_of(network, mac));
         }
         // What was decided before the addresses changed is good for this frame only.
-        if fresh.validity == Validity::Once || matches!(learned, Learned::New | Learned::Moved) {
+        if fresh.once || outdated {
             return;
         }
-        let sender = fresh.learn.map(|(network, mac, _)| (network, mac));
-        self.cache
-            .insert(&key, fresh.mask, fresh.validity, fresh.ops.into(), sender);
+        let kept = Decision {
+            mask: fresh.mask,
+            rests: fresh.rests,
+            ops: fresh.ops,
+            sender: fresh.learn.map(|(network, mac, _)| (network, mac)),
+            tracks: fresh.tracks,
+        };
+        self.cache.insert(&key, kept);
         let hash = self.cache.hash(&key);
-        assert!(self.cache.find(&key, hash).is_some(), "just inserted");
+        let found = self.cache.find(&key, hash, self.view.rules.stamps());
+        assert!(found.is_some(), "just inserted");
     }
 
     /// Any frame that agrees in the bits that were looked at is decided alike.
@@ -165,9 +179,9 @@ impl Switch {
         for i in 0..WORDS {
             other.set_word(i, key.word(i) ^ !fresh.mask.word(i));
         }
-        let again = translate(self.tables(), &other, None);
+        let again = translate(self.tables(), &other, Tracking::OFF, None);
         let text =
-            |t: &Translation| format!("{:?} {:?} {:?} {:?}", t.ops, t.validity, t.learn, t.resolve);
+            |t: &Translation| format!("{:?} {:?} {:?} {:?}", t.ops, t.once, t.learn, t.resolve);
         assert_eq!(text(&again), text(fresh), "{key:?} decided otherwise");
     }
 
@@ -196,25 +210,26 @@ impl Switch {
             name: (0, self.rules),
             priority: input.below(3) as u32,
             group: input.below(4) as u32,
-            sequence: self.rules.into(),
-            mask,
-            value: value.masked(&mask),
-            counts: actions
-                .contains(&RuleAction::Count)
-                .then(|| RuleCounts::new(1)),
+            places: vec![(mask, value.masked(&mask))],
             actions: actions.into(),
         };
         self.rules += 1;
-        assert!(self.snapshot.rules.insert(rule).is_ok());
-        self.cache.invalidate();
+        assert!(self.table.insert(&rule).is_ok());
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        self.table.publish();
+        assert!(self.view.refresh());
+        self.cache.adopt(self.view.rules.version());
     }
 
     fn remove_rule(&mut self, input: &mut Input) {
         if self.rules > 0 {
             let id = u32::from(input.u8()) % self.rules;
-            let had = self.snapshot.rules.get(0, id).is_some();
-            assert_eq!(self.snapshot.rules.remove(0, id).is_ok(), had);
-            self.cache.invalidate();
+            let had = self.table.contains(0, id);
+            assert_eq!(self.table.remove(0, id).is_ok(), had);
+            self.publish();
         }
     }
 }
@@ -233,12 +248,15 @@ fn learn_neighbour(underlay: &Underlay, neighbours: &mut Neighbours) {
             frame.len(),
             &mut key,
             &mut layout,
-            ParseOptions::PLAIN
+            &ParseOptions::PLAIN
         )
         .is_ok()
     );
     let reaction = handle(frame, &layout, underlay, neighbours, 1, &mut [0; 128]);
-    assert!(reaction.learned, "an answer to a question was not heard");
+    assert!(
+        reaction.learned.is_some(),
+        "an answer to a question was not heard"
+    );
 }
 
 /// A value of a field, from the few that make frames meet rules.
@@ -255,7 +273,7 @@ fn field_value(field: Field, input: &mut Input) -> u128 {
         ][choice],
         Field::IpProto(_) => [6, 17, 1, 58][choice],
         Field::IpSrc(_) | Field::IpDst(_) => 0xc000_0200 + choice as u128,
-        Field::Vni(_) => 7 + choice as u128 % 3,
+        Field::TunnelId(_) => 7 + choice as u128 % 3,
         Field::VlanTci(_) | Field::InnerVlanTci(_) => [0, 0x1005, 0x1006, 0x3005][choice],
         Field::Fragment(_) => [0, 0, 1, 3][choice],
         Field::Layers => [1, 3, 1, 3][choice],
@@ -285,7 +303,7 @@ fn key(input: &mut Input) -> FlowKey {
             key.set(field, field_value(field, input));
         }
         if layer == Layer::Outer {
-            key.set(Field::Vxlan(layer), inner.into());
+            key.set(Field::TunnelKind(layer), inner.into());
         }
     }
     key

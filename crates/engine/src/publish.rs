@@ -114,7 +114,8 @@ impl<T: Send + Sync> Publisher<T> {
         self.retired.len()
     }
 
-    fn oldest_acknowledged(&self) -> u64 {
+    /// The oldest version that a subscriber may run with; the newest if there is no subscriber.
+    pub fn oldest_acknowledged(&self) -> u64 {
         let acknowledged = self.slots.iter().filter(|slot| Arc::strong_count(slot) > 1);
         acknowledged
             .map(|slot| slot.acknowledged.load(Ordering::Acquire))

@@ -1,7 +1,8 @@
 //! Unsigned numbers as testpmd reads them: `strtoull` with base 0, without signs.
 
 /// The number, or `None` if the text is none: decimal, hexadecimal behind `0x`, octal behind `0`.
-pub(crate) fn parse(text: &str) -> Option<u64> {
+/// Wider than testpmd's, for labels of 128 bits; every caller has a limit of its own.
+pub(crate) fn parse(text: &str) -> Option<u128> {
     let (digits, radix) = match text.as_bytes() {
         [b'0', b'x' | b'X', ..] => (&text[2..], 16),
         [b'0', _, ..] => (&text[1..], 8),
@@ -11,5 +12,5 @@ pub(crate) fn parse(text: &str) -> Option<u64> {
     if digits.starts_with('+') {
         return None;
     }
-    u64::from_str_radix(digits, radix).ok()
+    u128::from_str_radix(digits, radix).ok()
 }

@@ -1,183 +1,12 @@
 //! Properties: printing and JSON lose nothing, matching means what rte_flow says, and no text and no
 //! rule makes anything panic.
 
-use proptest::collection::vec;
+mod strategy;
+
 use proptest::prelude::*;
-use proptest::sample::select;
-use sumeru_flow::model::{Access, Argument, ErasedMatch, FieldKind, Matched, Pcp, PortRef};
-use sumeru_flow::{Action, Attributes, Command, Item, PacketDescription, Rule, describe, syntax};
-
-fn low_mask(bits: u32) -> u128 {
-    u128::MAX >> (128 - bits)
-}
-
-fn port() -> impl Strategy<Value = PortRef> {
-    prop_oneof![
-        any::<u32>().prop_map(PortRef::from),
-        "[A-Za-z0-9_.:@-]{1,64}".prop_map(|name| PortRef::new(&name).expect("a valid name")),
-    ]
-}
-
-/// A value of a field, masked in all ways: not at all, in full, by a prefix, by any bits.
-fn field(bits: u32) -> impl Strategy<Value = ErasedMatch> {
-    let all = low_mask(bits);
-    let mask = prop_oneof![
-        Just(0),
-        Just(all),
-        (0..=bits).prop_map(move |low| all & all.checked_shl(low).unwrap_or(0)),
-        any::<u128>().prop_map(move |mask| mask & all),
-    ];
-    let value = any::<u128>().prop_map(move |value| value & all);
-    (value.clone(), mask, proptest::option::weighted(0.2, value))
-        .prop_map(|(spec, mask, last)| ErasedMatch { spec, mask, last })
-}
-
-fn item() -> impl Strategy<Value = Item> {
-    (0..Item::TABLE.len()).prop_flat_map(|index| {
-        let row = &Item::TABLE[index];
-        let base = Just((row.new)()).boxed();
-        row.fields.iter().fold(base, |item, row| match row.access {
-            Access::Field { set, .. } => (item, proptest::option::of(field(row.bits)))
-                .prop_map(move |(mut item, value)| {
-                    if let Some(value) = value {
-                        set(&mut item, value);
-                    }
-                    item
-                })
-                .boxed(),
-            Access::Port => (item, proptest::option::of(port()))
-                .prop_map(|(item, value)| match item {
-                    Item::PortId { .. } => Item::PortId { port: value },
-                    Item::PortRepresentor { .. } => Item::PortRepresentor { port: value },
-                    _ => Item::RepresentedPort { port: value },
-                })
-                .boxed(),
-            Access::Alias(_) => item,
-        })
-    })
-}
-
-fn argument(kind: FieldKind, bits: u32) -> BoxedStrategy<Argument> {
-    match kind {
-        FieldKind::Port => port().prop_map(Argument::Port).boxed(),
-        // One IP version throughout, so that both ends of a tunnel agree.
-        FieldKind::Ip => any::<std::net::Ipv6Addr>()
-            .prop_map(|address| Argument::Ip(address.into()))
-            .boxed(),
-        _ => any::<u128>()
-            .prop_map(move |value| Argument::Bits(value & low_mask(bits)))
-            .boxed(),
-    }
-}
-
-fn action() -> impl Strategy<Value = Action> {
-    (0..Action::TABLE.len()).prop_flat_map(|index| {
-        let row = &Action::TABLE[index];
-        let arguments: Vec<_> = row
-            .arguments
-            .iter()
-            .enumerate()
-            .map(|(index, argument_row)| {
-                let value = argument(argument_row.kind, argument_row.bits).prop_map(Some);
-                // The first three of an encapsulation and the only one of others are required.
-                let optional = index >= 3 || row.name == "count";
-                if optional {
-                    prop_oneof![Just(None), value].boxed()
-                } else {
-                    value.boxed()
-                }
-            })
-            .collect();
-        arguments.prop_map(move |values| (row.build)(&values).expect("arguments are complete"))
-    })
-}
-
-prop_compose! {
-    fn rule()(
-        group in prop_oneof![Just(0), any::<u32>()],
-        priority in prop_oneof![Just(0), any::<u32>()],
-        (ingress, egress, transfer) in any::<(bool, bool, bool)>(),
-        pattern in vec(item(), 0..8),
-        actions in vec(action(), 0..8),
-    ) -> Rule {
-        Rule { attributes: Attributes { group, priority, ingress, egress, transfer }, pattern, actions }
-    }
-}
-
-fn command() -> impl Strategy<Value = Command> {
-    prop_oneof![
-        (port(), rule()).prop_map(|(port, rule)| Command::Create { port, rule }),
-        (port(), rule()).prop_map(|(port, rule)| Command::Validate { port, rule }),
-        (port(), vec(any::<u64>(), 1..5))
-            .prop_map(|(port, rules)| Command::Destroy { port, rules }),
-        port().prop_map(|port| Command::Flush { port }),
-        (port(), vec(any::<u32>(), 0..5)).prop_map(|(port, groups)| Command::List { port, groups }),
-        (port(), any::<u64>()).prop_map(|(port, rule)| Command::QueryCount { port, rule }),
-    ]
-}
-
-/// Text made of the grammar's own words, values and noise.
-fn text() -> impl Strategy<Value = String> {
-    let mut words = vec![
-        "flow",
-        "create",
-        "validate",
-        "destroy",
-        "flush",
-        "list",
-        "query",
-        "0",
-        "vm1",
-        "rule",
-        "group",
-        "priority",
-        "ingress",
-        "egress",
-        "transfer",
-        "pattern",
-        "actions",
-        "end",
-        "/",
-        "is",
-        "spec",
-        "last",
-        "mask",
-        "prefix",
-        "24",
-        "0x",
-        "0xffffffffffffffff",
-        "18446744073709551616",
-        "10.0.0.1",
-        "::1",
-        "02:00:00:00:00:01",
-        "count",
-        "payload",
-        "hex",
-        "abc",
-        "arp",
-        "syn|ack",
-        "#",
-        "\u{1f980}",
-        "é",
-    ];
-    for row in Item::TABLE {
-        words.push(row.name);
-        words.extend(row.fields.iter().map(|field| field.name));
-    }
-    for row in Action::TABLE {
-        words.push(row.name);
-        words.extend(row.arguments.iter().map(|argument| argument.name));
-    }
-    for row in describe::Layer::TABLE {
-        words.extend(row.fields.iter().map(|field| field.name));
-    }
-    let word = prop_oneof![20 => select(words).prop_map(str::to_owned), 1 => "\\PC{0,8}"];
-    prop_oneof![
-        vec(word, 0..40).prop_map(|words| words.join(" ")),
-        "\\PC{0,200}",
-        any::<String>()
-    ]
-}
+use strategy::{command, rule, text};
+use sumeru_flow::model::{Access, ActionsTemplate, Matched, PatternTemplate, Pcp};
+use sumeru_flow::{Action, PacketDescription, Rule, syntax};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
@@ -195,6 +24,34 @@ proptest! {
     fn json_gives_the_same_rule(rule in rule()) {
         let json = serde_json::to_string(&rule)?;
         prop_assert_eq!(serde_json::from_str::<Rule>(&json)?, rule, "{}", json);
+    }
+
+    /// A rule made from templates has the template's masks and constants, and the rule's own rest.
+    #[test]
+    fn templates_share_masks_and_constants(masks in rule(), rule in rule()) {
+        let template = PatternTemplate { pattern: masks.pattern.clone(), ..PatternTemplate::default() };
+        let own = template.instantiate(&masks.pattern);
+        prop_assert_eq!(own.as_ref(), Ok(&masks.pattern));
+        match template.instantiate(&rule.pattern) {
+            Ok(made) => for (made, template) in made.iter().zip(&masks.pattern) {
+                for field in made.row().fields {
+                    if let Access::Field { get, .. } = field.access {
+                        prop_assert_eq!(get(made).map(|m| m.mask), get(template).map(|m| m.mask));
+                    }
+                }
+            },
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+        let template = ActionsTemplate {
+            actions: rule.actions.clone(),
+            masks: rule.actions.clone(),
+            ..ActionsTemplate::default()
+        };
+        prop_assert_eq!(template.instantiate(&rule.actions), Ok(rule.actions.clone()));
+        let judged = (template.validate(), template.constants(0));
+        prop_assert!(judged.1.len() == rule.actions.first().map_or(0, |a| a.row().arguments.len()));
+        let json = serde_json::to_string(&template)?;
+        prop_assert_eq!(serde_json::from_str::<ActionsTemplate>(&json)?, template);
     }
 
     #[test]
@@ -242,11 +99,13 @@ proptest! {
             .iter()
             .any(|row| row.arguments.iter().any(|argument| argument.name == before));
         let in_actions = text[..start].contains(" actions ");
+        let value = takes_value.contains(&before) || in_actions && is_argument && !names_action;
         let offered = syntax::complete(&text[..cut]);
-        if takes_value.contains(&before) || in_actions && is_argument && !names_action {
-            prop_assert!(offered.is_empty(), "{:?} at {:?}", offered, &text[..cut]);
-        } else {
-            prop_assert!(offered.iter().any(|offer| offer == word), "{:?} at {:?}", offered, &text[..cut]);
+        if !offered.iter().any(|offer| offer == word) {
+            // A value: behind what takes one, bare, or one of a list that `end` may end.
+            let number = word.bytes().all(|byte| byte.is_ascii_digit());
+            prop_assert!(value || number, "{:?} at {:?}", offered, &text[..cut]);
+            prop_assert!(offered.iter().all(|offer| offer == "end"), "{:?} at {:?}", offered, &text[..cut]);
         }
     }
 

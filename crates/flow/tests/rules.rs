@@ -221,7 +221,7 @@ fn bad_json_is_refused() {
             "VLAN identifier is 0 to 4095, found 4096",
         ),
         (r#"{"udp": {"dst": {"is": 65536}}}"#, "65536"),
-        (r#"{"gre": {}}"#, "unknown variant `gre`"),
+        (r#"{"nsh": {}}"#, "unknown variant `nsh`"),
         (
             r#"{"port_id": {"id": "a b"}}"#,
             "a port is a number or a name",
@@ -254,7 +254,8 @@ fn syntax_errors_say_where_and_what() {
         (
             "flow crate 0",
             "at byte 5: unexpected `crate`; expected one of: `create`, `validate`, `destroy`, \
-             `flush`, `list`, `query`",
+             `flush`, `list`, `query`, `isolate`, `aged`, `dump`, `indirect_action`, `configure`, \
+             `pattern_template`, `actions_template`, `template_table`, `queue`, `push`, `pull`",
         ),
         (
             "list",
@@ -265,12 +266,12 @@ fn syntax_errors_say_where_and_what() {
             "at byte 28: unexpected `02:00`; expected a MAC address",
         ),
         (
-            "create 0 pattern gre / end actions drop / end",
-            "at byte 17: item `gre` is not supported",
+            "create 0 pattern nsh / end actions drop / end",
+            "at byte 17: item `nsh` is not supported",
         ),
         (
-            "create 0 pattern eth / end actions rss / end",
-            "at byte 35: action `rss` is not supported",
+            "create 0 pattern eth / end actions vf / end",
+            "at byte 35: action `vf` is not supported",
         ),
         (
             "create 0 pattern eth / end actions jump / end",
@@ -339,7 +340,10 @@ fn text_is_limited() {
     let actions = |count| format!("pattern end actions {}end", "count / ".repeat(count));
     assert_eq!(rule(&actions(MAX_ACTIONS)).actions.len(), MAX_ACTIONS);
     let error = parse_rule(&actions(MAX_ACTIONS + 1)).expect_err("too many");
-    assert_eq!(error.kind, SyntaxErrorKind::TooManyActions);
+    assert_eq!(
+        error.kind,
+        SyntaxErrorKind::TooManyActions { max: MAX_ACTIONS }
+    );
     let long = " ".repeat(MAX_TEXT + 1);
     let error = parse(&long).expect_err("too long");
     assert_eq!(
@@ -357,13 +361,39 @@ fn words_are_completed() {
         (
             "",
             &[
-                "flow", "create", "validate", "destroy", "flush", "list", "query",
+                "flow",
+                "set",
+                "add",
+                "del",
+                "enable",
+                "disable",
+                "show",
+                "create",
+                "validate",
+                "destroy",
+                "flush",
+                "list",
+                "query",
+                "isolate",
+                "aged",
+                "dump",
+                "indirect_action",
+                "configure",
+                "pattern_template",
+                "actions_template",
+                "template_table",
+                "queue",
+                "push",
+                "pull",
             ][..],
         ),
-        ("flow c", &["create"]),
+        ("flow c", &["create", "configure"]),
         ("flow create ", &[]),
         ("flow create 0 in", &["ingress"]),
-        ("create 0 pattern eth / ip", &["ipv4", "ipv6"]),
+        (
+            "create 0 pattern eth / ip",
+            &["ipv4", "ipv6", "ipv6_ext", "ipv6_frag_ext"],
+        ),
         ("create 0 pattern eth / ipv4 d", &["dst"]),
         (
             "create 0 pattern eth / ipv4 dst ",
@@ -383,6 +413,30 @@ fn words_are_completed() {
         ("destroy 0 rule 1 ", &["rule"]),
         ("list 0 ", &["group"]),
         ("nonsense 0 ", &[]),
+        ("create 0 pattern conntrack i", &["is"]),
+        (
+            "create 0 pattern meter color is ",
+            &["green", "yellow", "red", "all"],
+        ),
+        (
+            "create 0 pattern eth / end actions rss func s",
+            &["simple_xor", "symmetric_toeplitz"],
+        ),
+        (
+            "create 0 pattern eth / end actions modify_field op set dst_type ipv4_d",
+            &["ipv4_dscp", "ipv4_dst"],
+        ),
+        ("create 0 pattern eth / end actions indirect ", &[]),
+        (
+            "create 0 pattern eth / end actions ct nat_",
+            &["nat_restore", "nat_src", "nat_dst"],
+        ),
+        (
+            "flow queue 0 create 1 template_table 3 ",
+            &["pattern_template"],
+        ),
+        ("set raw_encap 0 eth / ipv4 / end", &["end_set"]),
+        ("add port meter ", &["policy", "profile"]),
     ] {
         assert_eq!(complete(prefix), expected, "{prefix}");
     }

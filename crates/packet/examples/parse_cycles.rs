@@ -142,7 +142,7 @@ fn main() -> ExitCode {
                     len,
                     key,
                     layout,
-                    ParseOptions::VXLAN,
+                    &ParseOptions::TUNNELS,
                 )
                 .is_ok();
             }
@@ -167,7 +167,7 @@ fn main() -> ExitCode {
                     len,
                     key,
                     layout,
-                    ParseOptions::VXLAN,
+                    &ParseOptions::TUNNELS,
                 )
                 .is_ok();
                 sum ^= key.hash(black_box(&mask), active);

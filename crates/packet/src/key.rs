@@ -1,12 +1,12 @@
-//! Flow keys: everything a classifier may match on, as 24 words (three cache lines).
+//! Flow keys: everything a classifier may match on, as 40 words (five cache lines).
 //!
 //! The key never holds pointers or offsets (those are in [`Layout`](crate::Layout)) and is compared and hashed as
-//! plain words. Words 18 to 23 are reserved and stay zero.
+//! plain words, in three blocks: [0, 12), [12, 20), [20, 40). A mask without bits in a block never looks there.
 //!
 //! | word | bits 63..48 | 47..32 | 31..16 | 15..0 |
 //! |---|---|---|---|---|
 //! | 0 | mark | mark | in_port | in_port |
-//! | 1 | – | layers (2 bits from 32) | network | network |
+//! | 1 | – | layers (3 bits from 32) | network | network |
 //! | L+0 | eth_dst | eth_dst | eth_dst | ethertype |
 //! | L+1 | eth_src | eth_src | eth_src | vlan tci, bit 12 = tag present |
 //! | L+2 | l4_src, ICMP type | l4_dst, ICMP code, ARP opcode | ip_proto, ip_tos | ip_ttl, tcp_flags |
@@ -14,16 +14,34 @@
 //! | L+4 | ip src high half | | | |
 //! | L+5 | ip dst low half | | IPv4 here | IPv4 here |
 //! | L+6 | ip dst high half | | | |
-//! | L+7 | vni | vni (to 40), vxlan (39), fragment (33..32) | – | second vlan tci |
+//! | L+7 | tunnel id | tunnel id | kind (31..28), fragment (27..26), GRE key present (25) | second vlan tci |
+//! | 18 | ct_state | ct_zone | ct_mark | ct_mark |
+//! | 19, 20 | ct_label | | | |
+//! | 21 | meta | meta | tag0 | tag0 |
+//! | 22 | tag1 | tag1 | tag2 | tag2 |
+//! | 23 | tag3 | tag3 | – | conntrack item (7..0) |
+//! | 24, 25 | l4_extra, outer and inner | | | |
+//! | 26, 27 | ip_extra, outer and inner | | | |
+//! | 28, 29 | nd_target, or ARP sender's (28) and target's (29) MAC address | | | |
+//! | 30 | present (63) | nd source link address | | |
+//! | 31 | present (63) | nd target link address | | |
+//! | 32 | outermost MPLS entry | | second MPLS entry | |
+//! | 33 | tunnel head | tunnel protocol | GTP-U session | raw present (2), Geneve present (1..0) |
+//! | 34, 35 | data of the first Geneve option | | | |
+//! | 36, 37 | data of the second Geneve option | | | |
+//! | 38, 39 | raw bytes | | | |
 //!
-//! L is 2 for the outer layer (the outermost headers) and 10 for the inner layer (inside VXLAN).
+//! L is 2 for the outer layer (the outermost headers) and 10 for the inner layer (inside a tunnel). Words 18 to 23 are
+//! the caller's; [`parse`](crate::parse()) never touches them. It writes words 24 to 39 only when
+//! [`ParseOptions::extras`](crate::ParseOptions::extras) is set and else leaves them as they are, so they stay zero in a
+//! key that never saw that option.
 
-use crate::field::{Field, LAYER_INNER_PRESENT};
+use crate::field::{EXTRA_BASE, Field, LAYER_INNER_PRESENT};
 
 /// Words of a key.
-pub const WORDS: usize = 24;
-/// Words of a key that can be other than zero.
-pub const USED_WORDS: usize = crate::field::USED_WORDS_END;
+pub const WORDS: usize = crate::field::USED_WORDS_END;
+/// Words of a key that can be other than zero: all of them.
+pub const USED_WORDS: usize = WORDS;
 
 /// What a packet is, as far as matching goes.
 #[repr(C, align(64))]
@@ -35,12 +53,12 @@ pub struct FlowKey(pub(crate) [u64; WORDS]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowMask(pub(crate) [u64; WORDS]);
 
-const _: () = assert!(size_of::<FlowKey>() == 192 && align_of::<FlowKey>() == 64);
-const _: () = assert!(size_of::<FlowMask>() == 192 && align_of::<FlowMask>() == 64);
+const _: () = assert!(size_of::<FlowKey>() == 320 && align_of::<FlowKey>() == 64);
+const _: () = assert!(size_of::<FlowMask>() == 320 && align_of::<FlowMask>() == 64);
 
 /// The set of words of a mask that are not zero; bit `i` stands for word `i`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct ActiveWords(u32);
+pub struct ActiveWords(u64);
 
 impl ActiveWords {
     /// No word.
@@ -48,17 +66,17 @@ impl ActiveWords {
     /// Every used word.
     pub const ALL: ActiveWords = ActiveWords((1 << USED_WORDS) - 1);
 
-    /// A set from its bitmap; bits of reserved words are dropped.
-    pub const fn from_bits(bits: u32) -> ActiveWords {
+    /// A set from its bitmap; bits beyond the last word are dropped.
+    pub const fn from_bits(bits: u64) -> ActiveWords {
         ActiveWords(bits & Self::ALL.0)
     }
 
     /// The bitmap.
-    pub const fn bits(self) -> u32 {
+    pub const fn bits(self) -> u64 {
         self.0
     }
 
-    /// Number of words in the set, 0..=18.
+    /// Number of words in the set, 0..=40.
     pub const fn len(self) -> usize {
         self.0.count_ones() as usize
     }
@@ -98,12 +116,12 @@ impl Iterator for ActiveWords {
     }
 }
 
-/// Odd 64-bit constants, one per word: a Weyl sequence over the golden ratio, mixed so that no two are close.
-const MULTIPLIERS: [u64; WORDS] = {
-    let mut out = [0u64; WORDS];
+/// Odd 64-bit constants, one per word and two to finish with: a Weyl sequence over the golden ratio, mixed so that no two are close.
+const MULTIPLIERS: [u64; WORDS + 2] = {
+    let mut out = [0u64; WORDS + 2];
     let mut state = 0u64;
     let mut i = 0;
-    while i < WORDS {
+    while i < WORDS + 2 {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = state;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -123,13 +141,15 @@ const fn fold(a: u64, b: u64) -> u64 {
 
 #[inline(always)]
 const fn finish(sum: u64) -> u64 {
-    fold(sum ^ MULTIPLIERS[22], MULTIPLIERS[23])
+    fold(sum ^ MULTIPLIERS[WORDS], MULTIPLIERS[WORDS + 1])
 }
 
 /// The first words, handled at once: metadata and the outer layer, rounded up to whole vectors.
 const FIRST_BLOCK: usize = 12;
-/// The rest of the used words, likewise.
+/// The inner layer and the start of connection tracking, likewise.
 const SECOND_BLOCK: usize = 20;
+/// Registers and extra fields.
+const THIRD_BLOCK: usize = WORDS;
 
 /// Adds the NH products of words `FROM..TO`, four lanes wide so that the compiler uses vectors.
 #[inline(always)]
@@ -173,13 +193,8 @@ macro_rules! word_array {
             /// All words zero.
             pub const ZERO: $type = $type([0; WORDS]);
 
-            /// From its words; the reserved ones (18..24) are cleared.
-            pub const fn from_words(mut words: [u64; WORDS]) -> $type {
-                let mut i = USED_WORDS;
-                while i < WORDS {
-                    words[i] = 0;
-                    i += 1;
-                }
+            /// From its words.
+            pub const fn from_words(words: [u64; WORDS]) -> $type {
                 $type(words)
             }
 
@@ -195,10 +210,10 @@ macro_rules! word_array {
                 if index < WORDS { self.0[index] } else { 0 }
             }
 
-            /// Sets word `index`; a reserved word stays zero.
+            /// Sets word `index`; no effect beyond the last.
             #[inline(always)]
             pub const fn set_word(&mut self, index: usize, value: u64) {
-                if index < USED_WORDS {
+                if index < WORDS {
                     self.0[index] = value;
                 }
             }
@@ -255,6 +270,13 @@ impl FlowKey {
         self.0[1] = network as u64;
     }
 
+    /// Clears the extra fields (words 24 to 39), as is needed when a key was parsed into with
+    /// [`ParseOptions::extras`](crate::ParseOptions::extras) and the next frame's options have none.
+    #[inline]
+    pub fn clear_extras(&mut self) {
+        self.0[EXTRA_BASE..].fill(0);
+    }
+
     /// Whether an inner layer was parsed.
     #[inline(always)]
     pub const fn has_inner(&self) -> bool {
@@ -286,6 +308,9 @@ impl FlowKey {
         sum_products::<0, FIRST_BLOCK>(&self.0, &mask.0, &mut lanes);
         if active.bits() >> FIRST_BLOCK != 0 {
             sum_products::<FIRST_BLOCK, SECOND_BLOCK>(&self.0, &mask.0, &mut lanes);
+            if active.bits() >> SECOND_BLOCK != 0 {
+                sum_products::<SECOND_BLOCK, THIRD_BLOCK>(&self.0, &mask.0, &mut lanes);
+            }
         }
         finish(
             lanes[0]
@@ -302,6 +327,9 @@ impl FlowKey {
         differ::<0, FIRST_BLOCK>(&self.0, &entry.0, &mask.0, &mut difference);
         if active.bits() >> FIRST_BLOCK != 0 {
             differ::<FIRST_BLOCK, SECOND_BLOCK>(&self.0, &entry.0, &mask.0, &mut difference);
+            if active.bits() >> SECOND_BLOCK != 0 {
+                differ::<SECOND_BLOCK, THIRD_BLOCK>(&self.0, &entry.0, &mask.0, &mut difference);
+            }
         }
         difference[0] | difference[1] | difference[2] | difference[3] == 0
     }
@@ -330,12 +358,12 @@ impl FlowKey {
 }
 
 impl FlowMask {
-    /// Every bit of every used word.
+    /// Every bit of every word.
     pub const EXACT: FlowMask = FlowMask::from_words([u64::MAX; WORDS]);
 
     /// The words that are not zero.
     pub const fn active(&self) -> ActiveWords {
-        let mut bits = 0;
+        let mut bits = 0u64;
         let mut i = 0;
         while i < USED_WORDS {
             if self.0[i] != 0 {

@@ -3,6 +3,8 @@
 //! Offsets are bytes from the first byte of the frame. They never exceed [`HEADER_MAX`](crate::HEADER_MAX) and always
 //! point inside the captured header bytes that were parsed, so a header at an offset is there in full.
 
+use crate::field::TunnelKind;
+
 /// Network-layer protocol of a layer.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -22,7 +24,7 @@ pub enum L3Kind {
 #[repr(C, align(16))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct LayerLayout {
-    /// Ethernet header.
+    /// Start of the layer: its Ethernet header, or with [`LayerLayout::NO_ETHERNET`] its IP header.
     pub eth: u16,
     /// First VLAN tag, pointing at its TPID (the EtherType position of the Ethernet header); 0 when untagged.
     pub vlan: u16,
@@ -32,7 +34,8 @@ pub struct LayerLayout {
     pub l3_len: u16,
     /// L4 header; 0 when there is none that is understood, or the packet is a later fragment.
     pub l4: u16,
-    /// First byte after the last header that was recognised in this layer. For VXLAN this is the VXLAN header.
+    /// First byte after the last header that was recognised in this layer. For a tunnel this is the tunnel's own
+    /// header (VXLAN, Geneve, GRE, GTP-U header, MPLS label stack).
     pub payload: u16,
     /// Network-layer protocol.
     pub l3_kind: L3Kind,
@@ -40,7 +43,8 @@ pub struct LayerLayout {
     pub l4_proto: u8,
     /// Number of VLAN tags, 0..=2.
     pub vlan_tags: u8,
-    /// [`LayerLayout::FRAGMENT`] and [`LayerLayout::ROUTED`].
+    /// [`LayerLayout::FRAGMENT`], [`LayerLayout::ROUTED`], [`LayerLayout::NO_ETHERNET`] and in the high half the
+    /// number of the layer's [`TunnelKind`].
     pub flags: u8,
 }
 
@@ -52,6 +56,10 @@ impl LayerLayout {
     /// Bit of `flags`: an IPv6 routing header has segments left, so the destination address in the header is not
     /// the one of the L4 pseudo-header (RFC 8200 section 8.1).
     pub const ROUTED: u8 = 2;
+    /// Bit of `flags`: the layer has no Ethernet header and starts with IP (only an inner layer).
+    pub const NO_ETHERNET: u8 = 4;
+    /// The lowest bit of the tunnel's number in `flags`.
+    pub const TUNNEL_SHIFT: u32 = 4;
 
     /// A layer with no header.
     pub const EMPTY: LayerLayout = LayerLayout {
@@ -73,6 +81,25 @@ impl LayerLayout {
         self.l4 != 0
     }
 
+    /// Whether the layer starts with an Ethernet header.
+    #[inline(always)]
+    pub const fn has_ethernet(&self) -> bool {
+        self.flags & Self::NO_ETHERNET == 0
+    }
+
+    /// What the layer carries its payload in.
+    #[inline(always)]
+    pub const fn tunnel_kind(&self) -> TunnelKind {
+        TunnelKind::from_number(self.flags >> Self::TUNNEL_SHIFT)
+    }
+
+    /// The same layer carrying a tunnel of `kind`.
+    #[must_use]
+    pub const fn with_tunnel(mut self, kind: TunnelKind) -> LayerLayout {
+        self.flags = self.flags & 0x0f | (kind as u8) << Self::TUNNEL_SHIFT;
+        self
+    }
+
     /// Whether the packet is a fragment.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
@@ -80,7 +107,7 @@ impl LayerLayout {
     }
 }
 
-/// The headers of a frame: layer 0 outermost, layer 1 inside a VXLAN tunnel.
+/// The headers of a frame: layer 0 outermost, layer 1 inside a tunnel.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Layout {
@@ -102,7 +129,7 @@ impl Layout {
         &self.layers[0]
     }
 
-    /// The layer inside a VXLAN tunnel, if it was parsed.
+    /// The layer inside a tunnel, if it was parsed.
     #[inline(always)]
     pub const fn inner(&self) -> Option<&LayerLayout> {
         if self.has_inner() {
@@ -115,7 +142,7 @@ impl Layout {
     /// Whether there is an inner layer.
     #[inline(always)]
     pub const fn has_inner(&self) -> bool {
-        // An inner Ethernet header is never at offset zero.
+        // An inner layer never starts at offset zero.
         self.layers[1].eth != 0
     }
 
@@ -126,6 +153,18 @@ impl Layout {
             &self.layers[1]
         } else {
             &self.layers[0]
+        }
+    }
+
+    /// Where the header of the tunnel around the inner layer starts and how long it is, with its options, in bytes;
+    /// `None` without an inner layer.
+    #[inline(always)]
+    pub const fn tunnel(&self) -> Option<(usize, usize)> {
+        if self.has_inner() {
+            let at = self.layers[0].payload;
+            Some((at as usize, self.layers[1].eth.saturating_sub(at) as usize))
+        } else {
+            None
         }
     }
 

@@ -1,48 +1,27 @@
 //! One pass over the captured header bytes of a frame: bytes in, [`FlowKey`] and [`Layout`] out.
 //!
 //! Ethernet II and IEEE 802.3, up to two VLAN tags (802.1Q, 802.1ad), ARP (RFC 826), IPv4 (RFC 791), IPv6 with
-//! hop-by-hop, routing, fragment and destination options (RFC 8200 section 4), TCP (RFC 9293), UDP (RFC 768),
-//! ICMP (RFC 792), ICMPv6 (RFC 4443), SCTP ports (RFC 9260) and VXLAN (RFC 7348) with the frame inside it.
+//! hop-by-hop, routing, fragment, authentication and destination headers (RFC 8200 section 4, RFC 4302), TCP
+//! (RFC 9293), UDP (RFC 768), ICMP (RFC 792), ICMPv6 (RFC 4443), SCTP (RFC 9260), ESP (RFC 4303), and the tunnels VXLAN,
+//! VXLAN-GPE, Geneve, GRE, GTP-U and MPLS with one packet inside: a tunnel in a tunnel is payload. Mobility, HIP and
+//! shim6 headers end the chain, as they do for hosts.
 //!
 //! Lengths are checked against the headers around them, so what the layout points at is there. Checksums are not
 //! verified here (a frame with an offloaded checksum has none yet). Nothing in the payload is read.
 
+mod extras;
 mod general;
+mod input;
 mod malformed;
+mod options;
+pub(crate) mod tunnel;
 
 pub use malformed::Malformed;
+pub use options::{GeneveExtract, ParseOptions, RawBase, RawExtract};
 
-use crate::field::{INNER_BASE, LAYER_OUTER_PRESENT, OUTER_BASE, USED_WORDS_END};
+use crate::field::{INNER_BASE, LAYER_OUTER_PRESENT, LAYERS_END, OUTER_BASE};
 use crate::key::FlowKey;
 use crate::layout::{L3Kind, LayerLayout, Layout};
-
-/// What to look for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ParseOptions {
-    /// UDP destination port of VXLAN, host order; 0 recognises no VXLAN. 4789 is IANA's.
-    pub vxlan_port: u16,
-    /// Whether to parse the frame inside VXLAN. When not, the VNI is still found.
-    pub inner: bool,
-}
-
-impl ParseOptions {
-    /// VXLAN on port 4789, inner headers parsed.
-    pub const VXLAN: ParseOptions = ParseOptions {
-        vxlan_port: 4789,
-        inner: true,
-    };
-    /// No tunnel is looked for.
-    pub const PLAIN: ParseOptions = ParseOptions {
-        vxlan_port: 0,
-        inner: false,
-    };
-}
-
-impl Default for ParseOptions {
-    fn default() -> ParseOptions {
-        ParseOptions::VXLAN
-    }
-}
 
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
@@ -53,6 +32,8 @@ pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub(crate) const PROTO_ICMP: u8 = 1;
 pub(crate) const PROTO_TCP: u8 = 6;
 pub(crate) const PROTO_UDP: u8 = 17;
+pub(crate) const PROTO_GRE: u8 = 47;
+pub(crate) const PROTO_ESP: u8 = 50;
 pub(crate) const PROTO_ICMPV6: u8 = 58;
 pub(crate) const PROTO_SCTP: u8 = 132;
 
@@ -63,26 +44,35 @@ const FAST_LEN: usize = 42;
 /// Parses a frame.
 ///
 /// `header` holds the first bytes of the frame ([`HEADER_MAX`](crate::HEADER_MAX) of them are used at most), and
-/// `frame_len` is the length of the whole frame in bytes; `header` may be shorter than the frame. Of `key`, word 0
-/// and the network of word 1 are the caller's and stay; everything else is written. `layout` is written whole.
+/// `frame_len` is the length of the whole frame in bytes; `header` may be shorter than the frame. Of `key`, word 0,
+/// the network of word 1 and words 18 to 23 are the caller's and stay; words 24 to 39 stay too without
+/// [`ParseOptions::extras`]. Everything else is written. `layout` is written whole.
 ///
 /// # Errors
 /// The first header that is cut short or contradicts itself or the header around it. The key and layout then hold
-/// the headers before it.
+/// the headers before it. [`Malformed::HeaderTooLong`] says that `header` is too short for the headers (or extra
+/// fields) of this frame: with fewer than [`HEADER_MAX`](crate::HEADER_MAX) bytes given, parse again with more.
 #[inline]
 pub fn parse(
     header: &[u8],
     frame_len: usize,
     key: &mut FlowKey,
     layout: &mut Layout,
-    options: ParseOptions,
+    options: &ParseOptions,
 ) -> Result<(), Malformed> {
     if let Some(first) = header.first_chunk::<FAST_LEN>()
         && parse_plain_ipv4(first, header, frame_len, key, layout, options)
     {
+        if options.extras {
+            return extras::fetch(header, frame_len, key, layout, options);
+        }
         return Ok(());
     }
-    general::parse(header, frame_len, key, layout, options)
+    general::parse(header, frame_len, key, layout, options)?;
+    if options.extras {
+        return extras::fetch(header, frame_len, key, layout, options);
+    }
+    Ok(())
 }
 
 #[inline(always)]
@@ -94,7 +84,7 @@ fn be64<const AT: usize>(bytes: &[u8; FAST_LEN]) -> u64 {
 }
 
 /// The common case in straight-line code: untagged Ethernet, IPv4 without options or fragmentation, TCP or UDP that
-/// is not VXLAN, every length sound. Returns false, having written nothing, for anything else.
+/// is no tunnel, every length sound. Returns false, having written nothing, for anything else.
 #[inline(always)]
 fn parse_plain_ipv4(
     first: &[u8; FAST_LEN],
@@ -102,7 +92,7 @@ fn parse_plain_ipv4(
     frame_len: usize,
     key: &mut FlowKey,
     layout: &mut Layout,
-    options: ParseOptions,
+    options: &ParseOptions,
 ) -> bool {
     let destination = be64::<0>(first);
     let source_type = be64::<6>(first);
@@ -123,7 +113,7 @@ fn parse_plain_ipv4(
     if proto == PROTO_UDP {
         let udp_len = (l4 >> 16 & 0xffff) as usize;
         let port = (l4 >> 32) as u16;
-        if udp_len < 8 || 20 + udp_len > total_len || (port == options.vxlan_port && port != 0) {
+        if udp_len < 8 || 20 + udp_len > total_len || options.may_be_tunnel(port) {
             return false;
         }
         flags = 0;
@@ -155,7 +145,7 @@ fn parse_plain_ipv4(
     words[OUTER_BASE + 5] = addresses & 0xffff_ffff;
     words[OUTER_BASE + 6] = 0;
     words[OUTER_BASE + 7] = 0;
-    words[INNER_BASE..USED_WORDS_END].fill(0);
+    words[INNER_BASE..LAYERS_END].fill(0);
     layout.layers = [
         LayerLayout {
             eth: 0,

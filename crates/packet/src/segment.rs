@@ -1,7 +1,7 @@
 //! Segmentation in software: one large TCP or UDP packet becomes many of at most `mss` payload bytes each.
 //!
 //! The plan is pure arithmetic over the header stack; payload is never touched. TCP over IPv4 and IPv6, UDP (as USO
-//! does it: equal datagrams), plain or inside VXLAN, whose outer lengths follow. Sequence numbers, flags and
+//! does it: equal datagrams), plain or inside a tunnel, whose outer lengths follow. Sequence numbers, flags and
 //! identification as in RFC 9293, RFC 3168 section 6.1.2 (CWR on the first segment only) and RFC 6864.
 //!
 //! It never fragments IP packets.
@@ -9,6 +9,7 @@
 use core::fmt;
 
 use crate::checksum::{Checksum, pseudo_ipv4, pseudo_ipv6};
+use crate::field::TunnelKind;
 use crate::layout::{L3Kind, LayerLayout, Layout};
 use crate::parse::{PROTO_TCP, PROTO_UDP};
 use crate::view::{Ipv4, Ipv6, Tcp, Udp};
@@ -17,6 +18,9 @@ use zerocopy::FromBytes;
 /// Most segments of one packet: 64 KiB at the smallest MSS that TCP stacks use (48 bytes). A guest cannot make more
 /// work than that with one descriptor chain.
 pub const SEGMENTS_MAX: usize = 1366;
+
+/// The part of a GTP-U header that its length does not count (3GPP TS 29.281 section 5.1).
+const GTPU_FIXED: usize = 8;
 
 /// What is segmented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -316,7 +320,8 @@ fn pseudo_header(out: &[u8], layer: &LayerLayout, end: usize) -> Result<Checksum
     }
 }
 
-/// Sets the outer IP and UDP lengths of a VXLAN frame of `end` bytes, and the outer UDP checksum unless it is zero.
+/// Sets the outer lengths of a tunnelled frame of `end` bytes, the outer UDP checksum unless it is zero, and the GRE
+/// checksum if there is one.
 fn set_tunnel_length(
     out: &mut [u8],
     layout: &Layout,
@@ -324,6 +329,22 @@ fn set_tunnel_length(
     index: usize,
 ) -> Result<(), SegmentError> {
     let outer = layout.outer();
+    match outer.tunnel_kind() {
+        TunnelKind::Mpls => return Ok(()),
+        TunnelKind::Gre => {
+            set_ip_length(out, outer, end, index)?;
+            return set_gre_checksum(out, layout, end);
+        }
+        TunnelKind::Gtpu => {
+            let at = usize::from(outer.payload);
+            let len = (end - at - GTPU_FIXED) as u16;
+            out.get_mut(at + 2..at + 4)
+                .ok_or(SegmentError::OutOfRange)?
+                .copy_from_slice(&len.to_be_bytes());
+        }
+        TunnelKind::None | TunnelKind::Esp => return Err(SegmentError::WrongHeaders),
+        TunnelKind::Vxlan | TunnelKind::VxlanGpe | TunnelKind::Geneve => {}
+    }
     set_ip_length(out, outer, end, index)?;
     let udp = view_at_mut::<Udp>(out, outer.l4)?;
     udp.len.set((end - usize::from(outer.l4)) as u16);
@@ -334,32 +355,75 @@ fn set_tunnel_length(
     Ok(())
 }
 
-/// The outer UDP checksum of a VXLAN frame of `frame_len` bytes whose inner L4 checksum is, or will be, complete,
+/// Sets the GRE checksum of a frame of `end` bytes, if the GRE header has one.
+fn set_gre_checksum(out: &mut [u8], layout: &Layout, end: usize) -> Result<(), SegmentError> {
+    let at = usize::from(layout.outer().payload);
+    let flags = out.get(at).ok_or(SegmentError::OutOfRange)?;
+    if flags & 0x80 == 0 {
+        return Ok(());
+    }
+    let value = gre_checksum(out, layout, end)?;
+    out.get_mut(at + 4..at + 6)
+        .ok_or(SegmentError::OutOfRange)?
+        .copy_from_slice(&value.to_be_bytes());
+    Ok(())
+}
+
+/// The GRE checksum (RFC 2784 section 2.1) of a frame of `frame_len` bytes, under the same conditions as
+/// [`tunnel_checksum`].
+///
+/// # Errors
+/// [`SegmentError::WrongHeaders`] when the layout is not GRE around such a packet, [`SegmentError::OutOfRange`].
+pub fn gre_checksum(header: &[u8], layout: &Layout, frame_len: usize) -> Result<u16, SegmentError> {
+    let outer = layout.outer();
+    if outer.tunnel_kind() != TunnelKind::Gre {
+        return Err(SegmentError::WrongHeaders);
+    }
+    covered_sum(header, layout, frame_len, outer.payload, 4, Checksum::new()).map(|sum| sum.value())
+}
+
+/// The outer UDP checksum of a tunnelled frame of `frame_len` bytes whose inner L4 checksum is, or will be, complete,
 /// without looking at the payload: the inner L4 packet then sums to the complement of its pseudo-header (what Linux
 /// calls local checksum offload). Inner TCP, UDP with a checksum, ICMP and ICMPv6.
 ///
 /// # Errors
-/// [`SegmentError::WrongHeaders`] when the layout is not VXLAN around such a packet, [`SegmentError::OutOfRange`].
+/// [`SegmentError::WrongHeaders`] when the layout is not a UDP tunnel around such a packet,
+/// [`SegmentError::OutOfRange`].
 pub fn tunnel_checksum(
     header: &[u8],
     layout: &Layout,
     frame_len: usize,
 ) -> Result<u16, SegmentError> {
-    use crate::parse::{PROTO_ICMP, PROTO_ICMPV6};
     let outer = layout.outer();
+    if outer.l4 == 0 || outer.l4_proto != PROTO_UDP {
+        return Err(SegmentError::WrongHeaders);
+    }
+    let pseudo = pseudo_header(header, outer, frame_len)?;
+    covered_sum(header, layout, frame_len, outer.l4, 6, pseudo).map(|sum| sum.udp_value())
+}
+
+/// `sum` and the bytes from `from` to the end of the frame, with the checksum field `field` bytes behind `from` taken
+/// for zero.
+fn covered_sum(
+    header: &[u8],
+    layout: &Layout,
+    frame_len: usize,
+    from: u16,
+    field: usize,
+    mut sum: Checksum,
+) -> Result<Checksum, SegmentError> {
+    use crate::parse::{PROTO_ICMP, PROTO_ICMPV6};
     let inner = layout.inner().ok_or(SegmentError::WrongHeaders)?;
-    if inner.l4 == 0 || inner.is_fragment() || outer.l4 == 0 {
+    if inner.l4 == 0 || inner.is_fragment() {
         return Err(SegmentError::WrongHeaders);
     }
     let inner_end = inner_end(header, inner)?;
-    let mut sum = pseudo_header(header, outer, frame_len)?;
-    let from = usize::from(outer.l4);
     let covered = header
-        .get(from..usize::from(inner.l4))
+        .get(usize::from(from)..usize::from(inner.l4))
         .ok_or(SegmentError::OutOfRange)?;
-    sum.add(covered.get(..6).ok_or(SegmentError::OutOfRange)?);
+    sum.add(covered.get(..field).ok_or(SegmentError::OutOfRange)?);
     sum.add(&[0; 2]);
-    sum.add(covered.get(8..).ok_or(SegmentError::OutOfRange)?);
+    sum.add(covered.get(field + 2..).ok_or(SegmentError::OutOfRange)?);
     match inner.l4_proto {
         PROTO_ICMP => {}
         PROTO_UDP | PROTO_TCP | PROTO_ICMPV6 => {
@@ -371,7 +435,7 @@ pub fn tunnel_checksum(
     if inner_end != frame_len {
         return Err(SegmentError::WrongHeaders);
     }
-    Ok(sum.udp_value())
+    Ok(sum)
 }
 
 /// Where the layer's IP packet ends in the frame, by its own length field.

@@ -86,7 +86,7 @@ fn received(list: &[GuestSlice], net_header_len: u16) -> Frame {
             len,
             &mut key,
             &mut frame.layout,
-            ParseOptions::PLAIN,
+            &ParseOptions::PLAIN,
         )
     };
     if parse(&mut frame).is_err() {

@@ -11,6 +11,12 @@ use crate::snapshot::{NetworkId, Snapshot};
 /// Most addresses per lcore; what comes later is not learned and its frames are flooded.
 pub const CAPACITY: usize = 1 << 18;
 
+/// What decisions that looked an address up rest on ([`crate::cache::Rests::on_learned`]).
+pub fn change_of(network: NetworkId, mac: [u8; 6]) -> u64 {
+    let [a, b, c, d, e, f] = mac;
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f]) ^ u64::from(network).rotate_left(40)
+}
+
 /// Where an address leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -116,17 +122,24 @@ impl Fdb {
         }
     }
 
-    /// Forgets what was not seen for its network's ageing time; returns how many.
-    pub fn age(&mut self, snapshot: &Snapshot, now: u32) -> usize {
-        let before = self.entries.len();
-        self.entries.retain(|(network, _), entry| {
+    /// Forgets what was not seen for its network's ageing time; tells what.
+    pub fn age(
+        &mut self,
+        snapshot: &Snapshot,
+        now: u32,
+        mut forgotten: impl FnMut(NetworkId, [u8; 6]),
+    ) {
+        self.entries.retain(|(network, mac), entry| {
             let ageing = snapshot
                 .networks
                 .get(network)
                 .map_or(0, |view| view.ageing_s);
-            entry.fixed || ageing == 0 || now.saturating_sub(entry.seen) <= ageing
+            let kept = entry.fixed || ageing == 0 || now.saturating_sub(entry.seen) <= ageing;
+            if !kept {
+                forgotten(*network, *mac);
+            }
+            kept
         });
-        before - self.entries.len()
     }
 
     /// All addresses.
@@ -180,8 +193,11 @@ mod tests {
             Learned::Refused,
             "configured stays"
         );
-        assert_eq!(fdb.age(&snapshot(300), 313), 0);
-        assert_eq!(fdb.age(&snapshot(300), 314), 1);
+        let mut forgotten = Vec::new();
+        fdb.age(&snapshot(300), 313, |_, mac| forgotten.push(mac));
+        assert!(forgotten.is_empty());
+        fdb.age(&snapshot(300), 314, |_, mac| forgotten.push(mac));
+        assert_eq!(forgotten.len(), 1);
         assert!(fdb.get(5, mac).is_none());
         fdb.learn(5, mac, Target::Port(7), 20);
         fdb.reconcile(&snapshot(300), 20);

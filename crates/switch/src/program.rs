@@ -1,52 +1,13 @@
 //! What a decision comes to: the operations that are run on each frame of a flow.
 
-use std::sync::Arc;
-
-use sumeru_engine::Counter;
 use sumeru_packet::build::Encapsulation;
 
 use crate::frame::PortIndex;
 use crate::stats::DropReason;
-
-/// What a rule with a count action counted, one cell per lcore.
-#[derive(Debug)]
-pub struct RuleCounts(Box<[RuleCount]>);
-
-/// One lcore's cell.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-pub struct RuleCount {
-    /// Frames.
-    pub packets: Counter,
-    /// Bytes, from the Ethernet header on.
-    pub bytes: Counter,
-}
-
-impl RuleCounts {
-    /// Cells for `workers` lcores, all zero.
-    pub fn new(workers: usize) -> Arc<Self> {
-        Arc::new(Self((0..workers).map(|_| RuleCount::default()).collect()))
-    }
-
-    /// Counts one frame. Only the lcore whose number `worker` is may call this.
-    #[inline]
-    pub fn count(&self, worker: usize, bytes: u32) {
-        if let Some(cell) = self.0.get(worker) {
-            cell.packets.add(1);
-            cell.bytes.add(bytes.into());
-        }
-    }
-
-    /// Packets and bytes over all lcores.
-    pub fn sum(&self) -> (u64, u64) {
-        self.0.iter().fold((0, 0), |(p, b), cell| {
-            (p + cell.packets.get(), b + cell.bytes.get())
-        })
-    }
-}
+use crate::track::Track;
 
 /// A tunnel that frames are put into.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tunnel {
     /// The outer headers.
     pub headers: Encapsulation,
@@ -57,10 +18,14 @@ pub struct Tunnel {
 }
 
 /// One operation on a frame.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
-    /// Count for a rule.
-    Count(Arc<RuleCounts>),
+    /// Take this for granted; in front of everything else, for the second and later connections of a decision.
+    Track(Track),
+    /// Translate as the connection says that was looked up as number so many.
+    Nat(u8),
+    /// Count for a rule, under this number.
+    Count(u32),
     /// Set the source MAC address.
     SetEthSrc([u8; 6]),
     /// Set the destination MAC address.
@@ -103,15 +68,4 @@ pub enum Op {
     Consume,
     /// Drop it.
     Drop(DropReason),
-}
-
-/// How long a decision stays good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Validity {
-    /// Until the configuration or a known address changes.
-    Stable = 0,
-    /// Until any address is learned too: it depends on an address being unknown.
-    Unknown = 1,
-    /// For this frame only.
-    Once = 2,
 }

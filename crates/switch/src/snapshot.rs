@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::frame::PortIndex;
-use crate::rules::RuleTable;
 
 /// A tenant network's identifier on the wire and everywhere here: its VNI, 24 bits.
 pub type NetworkId = u32;
@@ -100,8 +99,6 @@ pub struct Snapshot {
     pub networks: HashMap<NetworkId, NetworkView>,
     /// Tunnel end point of this node.
     pub underlay: Option<Underlay>,
-    /// Flow rules.
-    pub rules: RuleTable,
 }
 
 impl Snapshot {

@@ -15,8 +15,8 @@ use sumeru_flow::{PortRef, Rule};
 use crate::capture::{Seen, Tap};
 use crate::fdb::Entry;
 use crate::frame::PortIndex;
-use crate::program::RuleCounts;
 use crate::ring::QueueFault;
+use crate::rules::queue::{FlowQueue, SharedRules, lock};
 use crate::rules::{self, CompiledRule, RuleError};
 use crate::snapshot::{NetworkId, NetworkView, PortView, Snapshot, Underlay};
 use crate::stats::{DropReason, PipelineCounters, PortCounters, Stage};
@@ -105,10 +105,10 @@ pub type Faults = Arc<Mutex<BTreeMap<(PortIndex, usize), QueueFault>>>;
 pub struct Switch {
     workers: Vec<WorkerHandle>,
     publisher: Publisher<Snapshot>,
+    rules: SharedRules,
     pipeline: Vec<Arc<PipelineCounters>>,
     ports: BTreeMap<PortIndex, PortBlocks>,
     faults: Faults,
-    sequence: u64,
     tapped: bool,
 }
 
@@ -119,20 +119,25 @@ impl Switch {
     /// [`SwitchError::NoLcore`], or an lcore that is gone.
     pub fn new(lcores: &[Arc<Lcore>]) -> Result<Self, SwitchError> {
         let mut publisher = Publisher::new(Snapshot::default());
+        let rules = SharedRules::default();
         let faults = Faults::default();
         let (report, reports) = mpsc::channel::<(PortIndex, usize, QueueFault)>();
         let mut workers = Vec::new();
         let mut pipeline = Vec::new();
-        for (number, lcore) in lcores.iter().enumerate() {
+        for lcore in lcores {
             let counters = Arc::new(PipelineCounters::default());
-            let (subscriber, block, report) =
-                (publisher.subscribe(), counters.clone(), report.clone());
+            let (subscriber, seen, block, report) = (
+                publisher.subscribe(),
+                lock(&rules).subscribe(),
+                counters.clone(),
+                report.clone(),
+            );
             let id = lcore.call(move |local| {
                 // The receiver is gone only when the switch is.
                 let faults = Box::new(move |port, queue, fault| {
                     let _ = report.send((port, queue, fault));
                 });
-                local.add(SwitchWorker::new(number, subscriber, block, faults))
+                local.add(SwitchWorker::new(subscriber, seen, block, faults))
             })?;
             workers.push(WorkerHandle {
                 lcore: lcore.clone(),
@@ -159,10 +164,10 @@ impl Switch {
         Ok(Self {
             workers,
             publisher,
+            rules,
             pipeline,
             ports: BTreeMap::new(),
             faults,
-            sequence: 0,
             tapped: false,
         })
     }
@@ -178,10 +183,24 @@ impl Switch {
         change(&mut next);
         rebuild_membership(&mut next);
         self.publisher.publish(next);
+        self.settle()?;
+        self.publisher.reclaim();
+        Ok(())
+    }
+
+    /// Makes changes of the rules visible: all lcores see them before the next frame.
+    fn change_rules(&mut self) -> Result<(), SwitchError> {
+        lock(&self.rules).publish();
+        self.settle()?;
+        lock(&self.rules).reclaim();
+        Ok(())
+    }
+
+    /// Returns when every lcore runs with what was published.
+    fn settle(&self) -> Result<(), SwitchError> {
         for worker in &self.workers {
             worker.call(|_, _| ())?;
         }
-        self.publisher.reclaim();
         Ok(())
     }
 
@@ -329,11 +348,9 @@ impl Switch {
         let context = rules::Context {
             port,
             id,
-            sequence: self.sequence,
-            workers: self.workers.len(),
             resolve: &resolve,
         };
-        if self.publisher.current().rules.get(port, id).is_some() {
+        if lock(&self.rules).contains(port, id) {
             return Err(RuleError::Exists { port, id }.into());
         }
         Ok(rules::compile(rule, &context)?)
@@ -350,10 +367,8 @@ impl Switch {
         rule: &Rule,
     ) -> Result<(), SwitchError> {
         let rule = self.compile(port, id, rule)?;
-        self.sequence += 1;
-        let mut table = self.publisher.current().rules.clone();
-        table.insert(rule)?;
-        self.change(|snapshot| snapshot.rules = table)
+        lock(&self.rules).insert(&rule)?;
+        self.change_rules()
     }
 
     /// Removes a rule.
@@ -361,9 +376,8 @@ impl Switch {
     /// # Errors
     /// [`RuleError::Unknown`].
     pub fn remove_rule(&mut self, port: PortIndex, id: u32) -> Result<(), SwitchError> {
-        let mut table = self.publisher.current().rules.clone();
-        table.remove(port, id)?;
-        self.change(|snapshot| snapshot.rules = table)
+        lock(&self.rules).remove(port, id)?;
+        self.change_rules()
     }
 
     /// What a rule counted: packets and bytes; zero without a count action.
@@ -371,13 +385,19 @@ impl Switch {
     /// # Errors
     /// [`RuleError::Unknown`].
     pub fn rule_counts(&self, port: PortIndex, id: u32) -> Result<(u64, u64), SwitchError> {
-        let rule = self
-            .publisher
-            .current()
-            .rules
-            .get(port, id)
-            .ok_or(RuleError::Unknown { port, id })?;
-        Ok(rule.counts.as_deref().map_or((0, 0), RuleCounts::sum))
+        Ok(lock(&self.rules).counts(port, id)?)
+    }
+
+    /// A way to many rules at once, for a thread of its own.
+    pub fn flow_queue(&self) -> FlowQueue {
+        let workers = self.workers.clone();
+        let wake = move || {
+            for worker in &workers {
+                // An lcore that is gone sees nothing; the queue's rules stay incomplete.
+                let _ = worker.lcore.send(|_| ());
+            }
+        };
+        FlowQueue::new(self.rules.clone(), Box::new(wake))
     }
 
     /// Frames that passed a stage, over all lcores.

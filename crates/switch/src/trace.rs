@@ -3,16 +3,23 @@
 use sumeru_packet::{Field, FlowKey, Layer, Layout, ParseOptions, parse};
 use sumeru_virtio::GuestSlice;
 
+use crate::conntrack::Conntrack;
 use crate::edit;
 use crate::egress;
 use crate::frame::{Frame, PortIndex};
 use crate::program::Op;
 use crate::stats::Drop;
+use crate::track::{Table, Track, Tracking};
 use crate::translate::{Note, Tables, ip_of, mac_of, text_of, translate};
 use crate::worker::Traced;
 
 /// Traces `bytes` as if they had come in on `port`.
-pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
+pub fn run(
+    tables: Tables,
+    connections: Option<(&Conntrack, u64)>,
+    port: PortIndex,
+    bytes: &mut [u8],
+) -> Traced {
     let mut traced = Traced::default();
     let mut key = FlowKey::with_metadata(port.into(), 0);
     let mut layout = Layout::EMPTY;
@@ -23,7 +30,7 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
         .map_or(4789, |underlay| underlay.vxlan_port);
     let options = ParseOptions {
         vxlan_port,
-        inner: true,
+        ..ParseOptions::VXLAN
     };
     let captured = bytes.len().min(sumeru_packet::HEADER_MAX);
     if let Err(malformed) = parse(
@@ -31,7 +38,7 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
         bytes.len(),
         &mut key,
         &mut layout,
-        options,
+        &options,
     ) {
         traced.dropped = Some(crate::stats::DropReason::Malformed(malformed));
         return traced;
@@ -40,7 +47,6 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
         stage: "parse",
         text: describe(&key),
     });
-    let decision = translate(tables, &key, Some(&mut traced.notes));
     let mut frame = Frame {
         key,
         layout,
@@ -52,10 +58,30 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
     frame.header.load(bytes);
     frame.skip = frame.header.len() as u16;
     let list = [GuestSlice::from_own(bytes)];
+    let tracking = match connections {
+        Some((table, now)) => Tracking::of(Table::Dry(table), &frame, now, None),
+        None => Tracking::OFF,
+    };
+    let decision = translate(tables, &key, tracking, Some(&mut traced.notes));
     for op in &decision.ops {
         match op {
             Op::Output(port) => traced.outputs.push((*port, whole(&frame, &list))),
             Op::Drop(reason) => traced.dropped = Some(*reason),
+            Op::Nat(number) => {
+                let track = decision.tracks.get(usize::from(*number));
+                if let (
+                    Some(Track::Connection {
+                        conn, direction, ..
+                    }),
+                    Some((table, _)),
+                ) = (track, connections)
+                    && let Some(binding) = table.binding(*conn)
+                    && let Err(reason) = edit::translate(&mut frame, &binding, *direction)
+                {
+                    traced.dropped = Some(reason);
+                    break;
+                }
+            }
             Op::Consume => traced.dropped = Some(Drop::Consumed.into()),
             op => {
                 if let Err(reason) = edit::apply(&mut frame, op) {

@@ -1,7 +1,8 @@
 //! The slow path: decides what happens to a frame from rules, networks and learned addresses, and which bits of the frame the
 //! decision used, so that it can be cached for all frames alike.
 //!
-//! It changes nothing. What is to be learned comes back in the [`Translation`]; `trace` runs the very same code with a note pad.
+//! It changes nothing but the connection table ([`Table::Live`](crate::track::Table::Live)). What is to be learned comes back in the [`Translation`]; `trace` runs the
+//! very same code with a note pad.
 
 use std::fmt::Arguments;
 use std::net::IpAddr;
@@ -9,15 +10,20 @@ use std::net::IpAddr;
 use sumeru_flow::model::{FieldValue, TunnelAddresses, VxlanDefinition};
 use sumeru_packet::build::{Encapsulation, Underlay as Addresses};
 use sumeru_packet::field::{INNER_BASE, LAYER_WORDS, OUTER_BASE};
-use sumeru_packet::{Field, FlowKey, FlowMask, Layer};
+use sumeru_packet::{Field, FlowKey, FlowMask, Layer, TunnelKind};
 
-use crate::fdb::{Fdb, Target};
+use crate::cache::Rests;
+use crate::classifier::{Classes, Found};
+use crate::fdb::{Fdb, Target, change_of};
 use crate::frame::PortIndex;
-use crate::program::{Op, Tunnel, Validity};
-use crate::rules::{CompiledRule, RuleAction};
+use crate::program::{Op, Tunnel};
+use crate::rules::{RuleAction, RuleView, name_from};
 use crate::snapshot::{NetworkId, NetworkView, Snapshot};
 use crate::stats::Drop;
-use crate::underlay::Neighbours;
+use crate::track::{Tracking, Tracks};
+use crate::underlay::{self, Neighbours};
+
+mod ct;
 
 /// Rules that one frame may meet by jumping from group to group.
 const MAX_JUMPS: usize = 16;
@@ -38,6 +44,8 @@ pub struct Note {
 pub struct Tables<'a> {
     /// The configuration.
     pub snapshot: &'a Snapshot,
+    /// Flow rules.
+    pub rules: &'a RuleView,
     /// Learned addresses.
     pub fdb: &'a Fdb,
     /// Link-layer addresses on the underlay.
@@ -51,8 +59,12 @@ pub struct Translation {
     pub ops: Vec<Op>,
     /// The bits of the frame's key that were looked at.
     pub mask: FlowMask,
-    /// How long it stays good.
-    pub validity: Validity,
+    /// What else it rests on.
+    pub rests: Rests,
+    /// Good for this frame only.
+    pub once: bool,
+    /// The connections it is about.
+    pub tracks: Tracks,
     /// A sender to take note of.
     pub learn: Option<(NetworkId, [u8; 6], Target)>,
     /// A neighbour whose address is needed.
@@ -60,9 +72,15 @@ pub struct Translation {
 }
 
 /// Decides what happens to a frame with this key.
-pub fn translate(tables: Tables, key: &FlowKey, notes: Option<&mut Vec<Note>>) -> Translation {
+pub fn translate(
+    tables: Tables,
+    key: &FlowKey,
+    tracking: Tracking,
+    notes: Option<&mut Vec<Note>>,
+) -> Translation {
     let mut walk = Walk {
         tables,
+        tracking,
         key: *key,
         decapsulated: false,
         overwritten: FlowMask::ZERO,
@@ -70,7 +88,9 @@ pub fn translate(tables: Tables, key: &FlowKey, notes: Option<&mut Vec<Note>>) -
         out: Translation {
             ops: Vec::with_capacity(4),
             mask: FlowMask::ZERO,
-            validity: Validity::Stable,
+            rests: Rests::default(),
+            once: false,
+            tracks: Tracks::new(),
             learn: None,
             resolve: None,
         },
@@ -81,6 +101,7 @@ pub fn translate(tables: Tables, key: &FlowKey, notes: Option<&mut Vec<Note>>) -
 
 struct Walk<'a> {
     tables: Tables<'a>,
+    tracking: Tracking<'a>,
     /// The key as the actions so far have changed it; after decapsulation the inner layer is the outer one.
     key: FlowKey,
     decapsulated: bool,
@@ -157,28 +178,35 @@ impl Walk<'_> {
 
     /// Runs the rules from group 0 on; true when one decided where the frame goes.
     fn rules(&mut self) -> bool {
-        let tables = self.tables;
+        let rules = self.tables.rules;
         let mut group = 0;
         for _ in 0..MAX_JUMPS {
+            let mut classes = Classes::new();
             let (mask, overwritten, shifted) =
                 (&mut self.out.mask, &self.overwritten, self.decapsulated);
-            let found = tables.snapshot.rules.lookup(group, &self.key, |looked| {
-                examine(mask, looked, overwritten, shifted)
-            });
-            let Some(rule) = found else {
-                if !tables.snapshot.rules.is_empty() {
+            let found = rules
+                .rules
+                .lookup(group, &self.key, &mut classes, |looked| {
+                    examine(mask, looked, overwritten, shifted)
+                });
+            classes
+                .into_iter()
+                .for_each(|class| self.out.rests.on_rules(class));
+            let Some(found) = found else {
+                if !rules.rules.is_empty() {
                     self.note("rules", format_args!("no rule of group {group} matches"));
                 }
                 return false;
             };
+            let (port, id) = name_from(found.name);
             self.note(
                 "rules",
                 format_args!(
-                    "rule {} of port {} (group {group}, priority {})",
-                    rule.name.1, rule.name.0, rule.priority
+                    "rule {id} of port {port} (group {group}, priority {})",
+                    found.priority
                 ),
             );
-            match self.apply(rule) {
+            match self.apply(&found) {
                 Some(next) => group = next,
                 None => return true,
             }
@@ -189,11 +217,12 @@ impl Walk<'_> {
     }
 
     /// Runs a rule's actions; answers the group to go on in, or `None` when the frame's fate is decided.
-    fn apply(&mut self, rule: &CompiledRule) -> Option<u32> {
-        for action in &rule.actions {
+    fn apply(&mut self, rule: &Found) -> Option<u32> {
+        let actions = self.tables.rules.actions(rule.program);
+        for action in actions.iter().flat_map(|actions| actions.iter()) {
             self.note("action", format_args!("{action}"));
             match action {
-                RuleAction::Count => self.out.ops.extend(rule.counts.clone().map(Op::Count)),
+                RuleAction::Count => self.out.ops.extend(rule.counter.map(Op::Count)),
                 RuleAction::Drop => {
                     self.drop(Drop::Rule);
                     return None;
@@ -240,6 +269,14 @@ impl Walk<'_> {
                     let tci =
                         self.get(Field::VlanTci(Layer::Outer)) & 0x1fff | u128::from(*pcp) << 13;
                     self.write(Field::VlanTci(Layer::Outer), tci);
+                }
+                RuleAction::Ct(ct) => {
+                    if !self.track(ct) {
+                        return None;
+                    }
+                    if let Some(group) = ct.group {
+                        return Some(group);
+                    }
                 }
                 RuleAction::Decapsulate => self.decapsulate(),
                 RuleAction::Encapsulate(definition) => {
@@ -325,11 +362,15 @@ impl Walk<'_> {
         if proto == 1 || proto == 58 {
             return self.consume("ICMP to this node");
         }
-        if proto != 17 || self.get(Field::Vxlan(o)) == 0 || self.get(Field::Fragment(o)) != 0 {
+        let vxlan = TunnelKind::Vxlan as u128;
+        if proto != 17
+            || self.get(Field::TunnelKind(o)) != vxlan
+            || self.get(Field::Fragment(o)) != 0
+        {
             self.get(Field::L4Dst(o));
             return self.drop(Drop::NotForUs);
         }
-        let vni = self.get(Field::Vni(o)) as NetworkId;
+        let vni = self.get(Field::TunnelId(o)) as NetworkId;
         let source = ip_of(eth_type, self.get(Field::IpSrc(o)));
         let Some(network) = self.tables.snapshot.networks.get(&vni) else {
             return self.drop(Drop::UnknownVni);
@@ -347,7 +388,7 @@ impl Walk<'_> {
 
     fn consume(&mut self, what: &str) {
         self.note("underlay", format_args!("{what}"));
-        self.out.validity = Validity::Once;
+        self.out.once = true;
         self.out.ops.push(Op::Consume);
     }
 
@@ -364,9 +405,13 @@ impl Walk<'_> {
             return self.drop(Drop::BadSource);
         }
         self.out.learn = Some((id, source, from));
+        self.out.rests.on_learned(change_of(id, source));
         // Reserved by 802.1D table 7-10 for protocols between neighbours.
         if destination[..5] == [0x01, 0x80, 0xc2, 0, 0] && destination[5] < 0x10 {
             return self.drop(Drop::LinkLocal);
+        }
+        if destination[0] & 1 == 0 {
+            self.out.rests.on_learned(change_of(id, destination));
         }
         if destination[0] & 1 == 0
             && let Some(entry) = tables.fdb.get(id, destination)
@@ -399,9 +444,6 @@ impl Walk<'_> {
                 network.name
             ),
         );
-        if destination[0] & 1 == 0 {
-            self.out.validity = Validity::Unknown;
-        }
         let start = self.out.ops.len();
         self.out.ops.push(Op::Flood(network.id));
         for port in &network.ports {
@@ -417,7 +459,6 @@ impl Walk<'_> {
                 } else {
                     // The others still get it; this remote's turn comes when it is resolved.
                     self.out.ops.truncate(before);
-                    self.out.validity = Validity::Unknown;
                 }
             }
         }
@@ -480,9 +521,9 @@ impl Walk<'_> {
 
     fn resolve(&mut self, remote: IpAddr) -> Option<[u8; 6]> {
         let known = self.tables.neighbours.mac(remote);
+        self.out.rests.on_learned(underlay::change_of(remote));
         if known.is_none() {
             self.out.resolve = Some(remote);
-            self.out.validity = Validity::Unknown;
             self.drop(Drop::NeighbourUnresolved);
         }
         known

@@ -19,6 +19,15 @@ const REACHABLE: u32 = 30;
 /// Unanswered questions until a neighbour is given up (MAX_UNICAST_SOLICIT); it is asked on, but frames are dropped.
 const MAX_PROBES: u8 = 3;
 
+/// What decisions that looked a neighbour up rest on ([`crate::cache::Rests::on_learned`]).
+pub fn change_of(neighbour: IpAddr) -> u64 {
+    let bits = match neighbour {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    (bits as u64 ^ (bits >> 64) as u64).rotate_left(7) ^ 1 << 63
+}
+
 /// What is known of a neighbour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Neighbour {
@@ -85,17 +94,22 @@ impl Neighbours {
         changed
     }
 
-    /// Those that are to be asked now: in every `new_second` all whose answer is due, in between only who was never asked. True
-    /// when one was given up, so that decisions change.
-    pub fn ask(&mut self, now: u32, new_second: bool, mut ask: impl FnMut(IpAddr)) -> bool {
-        let mut changed = false;
+    /// Those that are to be asked now: in every `new_second` all whose answer is due, in between only who was never asked. Tells
+    /// which were given up, so that decisions change.
+    pub fn ask(
+        &mut self,
+        now: u32,
+        new_second: bool,
+        mut ask: impl FnMut(IpAddr),
+        mut lost: impl FnMut(IpAddr),
+    ) {
         for (address, entry) in &mut self.entries {
             let stale = entry.mac.is_none() || now.saturating_sub(entry.answered) >= REACHABLE;
             if !stale || !new_second && entry.probes > 0 {
                 continue;
             }
             if entry.probes >= MAX_PROBES && entry.mac.take().is_some() {
-                changed = true;
+                lost(*address);
             }
             entry.probes = entry.probes.saturating_add(1);
             // A neighbour that never answers is asked every eight seconds.
@@ -106,7 +120,6 @@ impl Neighbours {
                 entry.probes = MAX_PROBES + 1;
             }
         }
-        changed
     }
 
     /// All neighbours.
@@ -121,7 +134,7 @@ impl Neighbours {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Reaction {
     /// A neighbour's address is new or changed.
-    pub learned: bool,
+    pub learned: Option<IpAddr>,
     /// Length of the answer that was written, 0 for none.
     pub reply_len: usize,
 }
@@ -155,7 +168,7 @@ pub fn handle(
     match layout.outer().l3_kind {
         L3Kind::Arp => arp(frame, layout, underlay, neighbours, now, reply),
         L3Kind::Ipv4 => Reaction {
-            learned: false,
+            learned: None,
             reply_len: echo4(frame, layout, underlay, reply).unwrap_or(0),
         },
         L3Kind::Ipv6 => icmp6(frame, layout, underlay, neighbours, now, reply).unwrap_or_default(),
@@ -194,7 +207,9 @@ fn arp(
     if underlay.owns(sender.into()) {
         return Reaction::default();
     }
-    let learned = neighbours.answer(sender.into(), sender_mac, now);
+    let learned = neighbours
+        .answer(sender.into(), sender_mac, now)
+        .then(|| sender.into());
     let mut reaction = Reaction {
         learned,
         reply_len: 0,
@@ -298,7 +313,7 @@ fn icmp6(
                 return None;
             }
             let mac = link_address(message, 24, 1)?;
-            let learned = neighbours.answer(src.into(), mac, now);
+            let learned = neighbours.answer(src.into(), mac, now).then(|| src.into());
             let flags = NeighbourFlags {
                 router: false,
                 solicited: true,
@@ -317,7 +332,9 @@ fn icmp6(
             }
             let mac = link_address(message, 24, 2)?;
             Some(Reaction {
-                learned: neighbours.answer(target.into(), mac, now),
+                learned: neighbours
+                    .answer(target.into(), mac, now)
+                    .then(|| target.into()),
                 reply_len: 0,
             })
         }
@@ -329,7 +346,7 @@ fn icmp6(
             *answer.get_mut(l3 + 7)? = 64;
             finish_echo(answer, l4, 129, pseudo)?;
             Some(Reaction {
-                learned: false,
+                learned: None,
                 reply_len: packet_end,
             })
         }

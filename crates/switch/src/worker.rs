@@ -15,18 +15,21 @@ use sumeru_engine::publish::Subscriber;
 use sumeru_engine::{Armed, Cx, Poller, Tsc};
 use sumeru_packet::{HEADER_MAX, Malformed, ParseOptions, parse};
 
-use crate::cache::{Cache, Level};
+use crate::cache::{Cache, Decision, Hit, Level};
 use crate::capture::Seen;
+use crate::classifier::arena::CounterArena;
 use crate::egress;
-use crate::fdb::{Entry, Fdb, Learned};
+use crate::fdb::{Entry, Fdb, Learned, change_of};
 use crate::frame::{BURST, MAX_FRAME, PortIndex};
-use crate::lane::{Attachment, Lane, LocalPort, Outcome};
+use crate::lane::{Attachment, Connections, Lane, LocalPort, Outcome};
 use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
-use crate::program::Validity;
+use crate::program::Op;
 use crate::ring::{QueueFault, Sender};
+use crate::rules::RuleView;
 use crate::snapshot::{NetworkId, Snapshot};
 use crate::stats::{Drop, DropReason, PipelineCounters, Stage};
-use crate::translate::{Note, Tables, translate};
+use crate::track::{Known, Table, Tracking};
+use crate::translate::{Note, Tables, Translation, translate};
 use crate::underlay::{self, Neighbour, Neighbours};
 use crate::wire::Received;
 
@@ -46,6 +49,7 @@ struct Source {
 /// The switch on one lcore.
 pub struct SwitchWorker {
     snapshot: Subscriber<Snapshot>,
+    rules: Subscriber<RuleView>,
     lane: Lane,
     cache: Cache,
     fdb: Fdb,
@@ -55,25 +59,30 @@ pub struct SwitchWorker {
     /// Room for the neighbours to be asked for, kept from second to second.
     questions: Vec<IpAddr>,
     faults: FaultSink,
+    /// Some rule looks inside tunnels.
     deep: bool,
+    /// Which rules' masks were looked at last.
+    shape: u64,
     started: Tsc,
     second: u64,
+    millisecond: u64,
     next_tick: Tsc,
     now: u32,
 }
 
 impl SwitchWorker {
-    /// A worker without ports; `number` is its place among the switch's lcores.
+    /// A worker without ports.
     pub fn new(
-        number: usize,
         snapshot: Subscriber<Snapshot>,
+        (rules, rule_counters): (Subscriber<RuleView>, Arc<CounterArena>),
         counters: Arc<PipelineCounters>,
         faults: FaultSink,
     ) -> Self {
         let started = Tsc::now();
         Self {
             snapshot,
-            lane: Lane::new(number, counters),
+            rules,
+            lane: Lane::new(counters, rule_counters),
             cache: Cache::new(),
             fdb: Fdb::default(),
             neighbours: Neighbours::default(),
@@ -82,8 +91,10 @@ impl SwitchWorker {
             questions: Vec::new(),
             faults,
             deep: false,
+            shape: 0,
             started,
             second: Tsc::ticks(Duration::from_secs(1)),
+            millisecond: Tsc::ticks(Duration::from_millis(1)).max(1),
             next_tick: started,
             now: 0,
         }
@@ -94,6 +105,9 @@ impl SwitchWorker {
     pub fn refresh(&mut self) {
         if self.snapshot.refresh() {
             self.reconfigure();
+        }
+        if self.rules.refresh() {
+            self.adopt_rules();
         }
     }
 
@@ -126,12 +140,14 @@ impl SwitchWorker {
 
     /// Runs a frame through the pipeline as if it had come in on `port`; nothing is sent, learned or counted. Answers the decisions and what would leave.
     pub fn trace(&self, port: PortIndex, bytes: &mut [u8]) -> Traced {
-        crate::trace::run(self.tables(), port, bytes)
+        let connections = self.lane.connections.as_deref().map(|c| (&c.table, c.now));
+        crate::trace::run(self.tables(), connections, port, bytes)
     }
 
     fn tables(&self) -> Tables<'_> {
         Tables {
             snapshot: &self.snapshot,
+            rules: &self.rules,
             fdb: &self.fdb,
             neighbours: &self.neighbours,
         }
@@ -268,7 +284,7 @@ impl SwitchWorker {
                 frame.len as usize,
                 &mut frame.key,
                 &mut frame.layout,
-                options,
+                &options,
             );
             if parsed == Err(Malformed::HeaderTooLong) {
                 // SAFETY: as in `load_ring` and `load_wire`.
@@ -279,7 +295,7 @@ impl SwitchWorker {
                         frame.len as usize,
                         &mut frame.key,
                         &mut frame.layout,
-                        options,
+                        &options,
                     );
                 }
             }
@@ -331,29 +347,59 @@ impl SwitchWorker {
 
     /// Decides and carries out.
     #[inline(always)]
-    fn decide_all(&mut self, mut alive: u32) {
+    fn decide_all(&mut self, alive: u32) {
+        if self.cache.is_large() {
+            self.fetch_ahead(alive);
+        }
+        let mut left = alive;
         let mut exact = 0;
         let watched = self.lane.tap.is_some();
-        while alive != 0 {
-            let index = alive.trailing_zeros() as usize;
-            alive &= alive - 1;
+        while left != 0 {
+            let index = left.trailing_zeros() as usize;
+            left &= left - 1;
             let seen = if watched { self.see(index) } else { None };
             let frame = &self.lane.frames[index];
-            let outcome = match self.cache.find(&frame.key, frame.hash) {
+            let stamps = self.rules.rules.stamps();
+            let outcome = match self.cache.find(&frame.key, frame.hash, stamps) {
                 Some((entry, level)) => {
                     exact += u64::from(level == Level::Exact);
                     if level == Level::Wildcard {
                         self.lane.counters.passed(Stage::WildcardHit, 1);
                     }
-                    let entry = self.cache.entry(entry);
-                    entry.hits += 1;
-                    self.lane.execute(index, &entry.ops)
+                    match self.cache.hit(entry) {
+                        Hit::Output(port) => self.lane.enqueue(index, port),
+                        Hit::Run(ops, counter) => self.lane.execute(index, ops, counter),
+                        Hit::Tracked(track, ops, counter) => {
+                            match self.lane.execute_tracked(index, track, ops, counter) {
+                                Outcome::Outdated(known) => self.decide(index, known),
+                                outcome => outcome,
+                            }
+                        }
+                    }
                 }
-                None => self.decide(index),
+                None => self.decide(index, None),
             };
             self.conclude(index, outcome, seen);
         }
         self.lane.counters.passed(Stage::ExactHit, exact);
+    }
+
+    /// Asks for what the burst's frames will need of a flow cache that is too large for the near caches: the entries, by the signatures that
+    /// were asked for while the burst was parsed; then their connections.
+    #[inline(never)]
+    fn fetch_ahead(&self, alive: u32) {
+        let frames = || (0..BURST).filter(|index| alive >> index & 1 == 1);
+        for index in frames() {
+            self.cache.prefetch_entry(self.lane.frames[index].hash);
+        }
+        let Some(connections) = &self.lane.connections else {
+            return;
+        };
+        for index in frames() {
+            if let Some(conn) = self.cache.connection(self.lane.frames[index].hash) {
+                connections.table.prefetch_connection(conn);
+            }
+        }
     }
 
     /// What a capture keeps of a frame that came in.
@@ -365,10 +411,25 @@ impl SwitchWorker {
 
     /// The slow path for one frame: decide, learn, keep the decision, carry it out.
     #[cold]
-    fn decide(&mut self, index: usize) -> Outcome {
+    fn decide(&mut self, index: usize, known: Known) -> Outcome {
         self.lane.counters.passed(Stage::SlowPath, 1);
         let key = self.lane.frames[index].key;
-        let decision = translate(self.tables(), &key, None);
+        let tables = Tables {
+            snapshot: &self.snapshot,
+            rules: &self.rules,
+            fdb: &self.fdb,
+            neighbours: &self.neighbours,
+        };
+        let frame = &self.lane.frames[index];
+        let tracking = match self.lane.connections.as_deref_mut() {
+            Some(Connections {
+                table,
+                fragments,
+                now,
+            }) => Tracking::of(Table::Live(table, fragments), frame, *now, known),
+            None => Tracking::OFF,
+        };
+        let decision = translate(tables, &key, tracking, None);
         if let Some(remote) = decision.resolve
             && self.neighbours.want(remote)
         {
@@ -376,33 +437,36 @@ impl SwitchWorker {
         }
         // What was decided before an address was learned may depend on it (a frame to its own sender): it is good for this frame only.
         let mut outdated = false;
-        if let Some((network, mac, target)) = decision.learn {
-            match self.fdb.learn(network, mac, target, self.now) {
-                Learned::New => {
-                    outdated = true;
-                    self.cache.invalidate_unknown();
-                }
-                Learned::Moved => {
-                    outdated = true;
-                    self.cache.invalidate();
-                }
-                Learned::Known | Learned::Refused => {}
+        if let Some((network, mac, target)) = decision.learn
+            && let Learned::New | Learned::Moved = self.fdb.learn(network, mac, target, self.now)
+        {
+            outdated = true;
+            self.cache.learned(change_of(network, mac));
+        }
+        if outdated || decision.once {
+            let Translation { ops, tracks, .. } = decision;
+            return self.lane.execute_with(index, &tracks, &ops, None);
+        }
+        let tracks = decision.tracks.clone();
+        let kept = Decision {
+            tracks: decision.tracks,
+            mask: decision.mask,
+            rests: decision.rests,
+            ops: decision.ops,
+            sender: decision.learn.map(|(network, mac, _)| (network, mac)),
+        };
+        let entry = self.cache.insert(&key, kept);
+        match self.cache.hit(entry) {
+            Hit::Output(port) => self.lane.enqueue(index, port),
+            Hit::Run(ops, counter) => self.lane.execute(index, ops, counter),
+            Hit::Tracked(_, ops, counter) => {
+                let own = ops
+                    .iter()
+                    .take_while(|op| matches!(op, Op::Track(_)))
+                    .count();
+                self.lane.execute_with(index, &tracks, &ops[own..], counter)
             }
         }
-        if outdated || decision.validity == Validity::Once {
-            return self.lane.execute(index, &decision.ops);
-        }
-        let sender = decision.learn.map(|(network, mac, _)| (network, mac));
-        let entry = self.cache.insert(
-            &key,
-            decision.mask,
-            decision.validity,
-            decision.ops.into(),
-            sender,
-        );
-        let entry = self.cache.entry(entry);
-        entry.hits += 1;
-        self.lane.execute(index, &entry.ops)
     }
 
     #[inline(always)]
@@ -442,8 +506,8 @@ impl SwitchWorker {
             &mut reply,
         );
         let port = frame.in_port;
-        if reaction.learned {
-            self.cache.invalidate();
+        if let Some(address) = reaction.learned {
+            self.cache.learned(underlay::change_of(address));
         }
         if reaction.reply_len > 0 {
             self.lane.send_own(port, &mut reply[..reaction.reply_len]);
@@ -523,6 +587,7 @@ impl Poller for SwitchWorker {
         if cx.now >= self.next_tick {
             self.tick(cx.now);
         }
+        self.advance(cx.now);
         let mut moved = 0;
         // From the end: a source that is taken off the list moves only those that were served already.
         for next in (0..self.sources.len()).rev() {
@@ -531,11 +596,14 @@ impl Poller for SwitchWorker {
             }
         }
         self.lane.settle();
+        if self.cache.sweeping() {
+            self.sweep();
+        }
         moved
     }
 
     fn arm(&mut self, _: &Cx) -> Armed {
-        let mut busy = false;
+        let mut busy = self.cache.sweeping();
         for port in self.lane.ports.iter_mut().flatten() {
             match &mut port.attachment {
                 Attachment::Wire(wire) => busy |= wire.pending(),

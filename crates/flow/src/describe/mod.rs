@@ -17,7 +17,7 @@ use std::fmt;
 
 pub use layer::{Layer, LayerField, LayerRow, TcpFlags};
 
-use crate::model::{Argument, EtherType};
+use crate::model::{Argument, EtherType, GENEVE_UDP_PORT, GTPU_UDP_PORT, VXLAN_UDP_PORT};
 use crate::syntax::{Cursor, SyntaxError, ValueText};
 
 /// Longest frame that can be described, in bytes; every length field holds it.
@@ -137,7 +137,7 @@ fn parse_payload(cursor: &mut Cursor<'_>) -> Result<Vec<u8>, SyntaxError> {
     cursor.expect_value("an even number of hexadecimal digits".to_owned());
     let bytes = cursor
         .peek()
-        .and_then(parse_hex)
+        .and_then(crate::model::parse_hex)
         .ok_or_else(|| cursor.unexpected())?;
     cursor.advance();
     Ok(bytes)
@@ -146,17 +146,6 @@ fn parse_payload(cursor: &mut Cursor<'_>) -> Result<Vec<u8>, SyntaxError> {
 /// Payload of this length: bytes 0, 1, 2 ... 255, 0 ...
 fn counting(length: usize) -> Vec<u8> {
     (0..length).map(|index| index as u8).collect()
-}
-
-fn parse_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    text.as_bytes()
-        .chunks(2)
-        .map(|pair| match pair {
-            [high, low] => Some((digit(*high)? << 4 | digit(*low)?) as u8),
-            _ => None,
-        })
-        .collect()
 }
 
 /// EtherType of a header whose payload has none of its own (IEEE 802, local experimental 1).
@@ -173,6 +162,8 @@ fn name_next(layer: &mut Layer, given: &[&'static str], next: &[&Layer]) {
         [Layer::Arp { .. }, ..] => EtherType::ARP,
         [Layer::Ipv4 { .. }, ..] => EtherType::IPV4,
         [Layer::Ipv6 { .. }, ..] => EtherType::IPV6,
+        [Layer::Mpls { .. }, ..] => EtherType::MPLS,
+        [Layer::Eth { .. }, ..] => EtherType::TEB,
         _ => EXPERIMENTAL_ETHER_TYPE,
     };
     let protocol = match next {
@@ -180,6 +171,8 @@ fn name_next(layer: &mut Layer, given: &[&'static str], next: &[&Layer]) {
         [Layer::Udp { .. }, ..] => 17,
         [Layer::Icmp { .. }, ..] => 1,
         [Layer::Icmp6 { .. }, ..] => 58,
+        [Layer::Gre { .. }, ..] => 47,
+        [Layer::Sctp { .. }, ..] => 132,
         _ => EXPERIMENTAL_PROTOCOL,
     };
     match layer {
@@ -192,9 +185,19 @@ fn name_next(layer: &mut Layer, given: &[&'static str], next: &[&Layer]) {
         Layer::Ipv4 { proto: field, .. } | Layer::Ipv6 { proto: field, .. } if open("proto") => {
             *field = protocol;
         }
-        Layer::Udp { dst, .. } if open("dst") && matches!(next, [Layer::Vxlan { .. }, ..]) => {
-            *dst = crate::model::VXLAN_UDP_PORT;
+        Layer::Gre {
+            protocol: field, ..
         }
+        | Layer::Geneve {
+            protocol: field, ..
+        } if open("protocol") => *field = ether_type,
+        Layer::Mpls { s, .. } if open("s") => *s = !matches!(next, [Layer::Mpls { .. }, ..]),
+        Layer::Udp { dst, .. } if open("dst") => match next {
+            [Layer::Vxlan { .. }, ..] => *dst = VXLAN_UDP_PORT,
+            [Layer::Geneve { .. }, ..] => *dst = GENEVE_UDP_PORT,
+            [Layer::Gtpu { .. }, ..] => *dst = GTPU_UDP_PORT,
+            _ => {}
+        },
         _ => {}
     }
 }
@@ -218,7 +221,7 @@ impl fmt::Display for Layer {
                 return write!(f, "payload {}", bytes.len());
             }
             f.write_str("payload hex ")?;
-            return bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"));
+            return crate::model::write_hex(bytes, f);
         }
         f.write_str(self.name())?;
         for field in Layer::TABLE

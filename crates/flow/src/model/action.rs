@@ -1,14 +1,15 @@
-//! Actions (`enum rte_flow_action_type`, DPDK 22.11 and 24.11), and the table of their arguments.
+//! Rows of the table of actions, and the values of their arguments.
 //!
-//! The table is the one place that names an action or an argument. Nothing is carried out here.
+//! The table itself is in `action_table`. Nothing is carried out here.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
-
-use super::encap::VxlanDefinition;
-use super::field::{EtherType, FieldKind, FieldValue, MacAddr, Pcp, VlanId};
+use super::bytes::ByteString;
+use super::ct::{AddressRange, PortRange};
+use super::field::{FieldKind, FieldValue};
 use super::port::PortRef;
+
+pub use super::action_table::Action;
 
 /// One action as the syntax knows it.
 #[derive(Debug)]
@@ -28,8 +29,10 @@ pub struct ArgumentRow {
     pub name: &'static str,
     /// How a value is written.
     pub kind: FieldKind,
-    /// Width in bits; 0 for addresses of either IP version and for ports.
+    /// Width in bits; 0 for values that are no numbers.
     pub bits: u32,
+    /// Whether the value follows the action without the argument's name.
+    pub bare: bool,
     /// The value, or `None` if it has its default or the action is of another type.
     pub get: fn(&Action) -> Option<Argument>,
 }
@@ -43,6 +46,18 @@ pub enum Argument {
     Ip(IpAddr),
     /// A port.
     Port(PortRef),
+    /// Bytes.
+    Bytes(Vec<u8>),
+    /// Numbers.
+    Numbers(Vec<u16>),
+    /// Value and mask.
+    Masked(u128, u128),
+    /// A range of addresses.
+    Addresses(AddressRange),
+    /// A range of ports.
+    Ports(PortRange),
+    /// Actions.
+    Actions(Vec<Action>),
 }
 
 /// Arguments that make no action.
@@ -56,9 +71,45 @@ pub enum ArgumentError {
         /// The argument's token.
         argument: &'static str,
     },
+    /// An argument that means nothing without another one.
+    #[error("`{argument}` of action `{action}` needs {needs}")]
+    Needs {
+        /// The action's token.
+        action: &'static str,
+        /// The argument's token.
+        argument: &'static str,
+        /// What is missing.
+        needs: &'static str,
+    },
+    /// Arguments of which there can be one, and not the one that is expected.
+    #[error("action `{action}` takes exactly one of {arguments}")]
+    Exclusive {
+        /// The action's token.
+        action: &'static str,
+        /// The tokens of the arguments.
+        arguments: &'static str,
+    },
+    /// A value that an argument cannot have.
+    #[error("`{argument}` of action `{action}` is {expected}")]
+    Value {
+        /// The action's token.
+        action: &'static str,
+        /// The argument's token.
+        argument: &'static str,
+        /// What it can be.
+        expected: &'static str,
+    },
+    /// Text that is not what it should be.
+    #[error("expected {expected}")]
+    Text {
+        /// What was expected.
+        expected: &'static str,
+    },
     /// One outer address is of IPv4 and the other of IPv6.
-    #[error("`vxlan_encap` has `ip_src` {src} and `ip_dst` {dst}; both must be of one IP version")]
+    #[error("`{action}` has `ip_src` {src} and `ip_dst` {dst}; both must be of one IP version")]
     MixedAddresses {
+        /// The action's token.
+        action: &'static str,
         /// Outer source address.
         src: IpAddr,
         /// Outer destination address.
@@ -116,299 +167,123 @@ impl ArgumentValue for IpAddr {
     }
 }
 
-/// The argument at `index`, or an error naming it.
+/// The value of one place of a list of arguments, or an error naming it.
 pub(super) fn required<T: ArgumentValue>(
-    arguments: &[Option<Argument>],
-    index: usize,
+    place: Option<&Option<Argument>>,
     action: &'static str,
     argument: &'static str,
 ) -> Result<T, ArgumentError> {
-    optional(arguments, index).ok_or(ArgumentError::Missing { action, argument })
+    take(place).ok_or(ArgumentError::Missing { action, argument })
 }
 
-pub(super) fn optional<T: ArgumentValue>(
-    arguments: &[Option<Argument>],
-    index: usize,
-) -> Option<T> {
-    arguments.get(index)?.as_ref().and_then(T::from_argument)
+/// The value of one place of a list of arguments, or its default.
+pub(super) fn optional<T: ArgumentValue + Default>(place: Option<&Option<Argument>>) -> T {
+    take(place).unwrap_or_default()
 }
 
-macro_rules! actions {
-    (
-        plain { $(#[doc = $plain_doc:tt] $plain:ident = $plain_token:tt;)* }
-        with_argument { $(
-            #[doc = $doc:tt]
-            $action:ident = $token:tt {
-                #[doc = $arg_doc:tt] $arg:ident: $ty:ty = $arg_token:tt
-            }
-        )* }
-    ) => {
-        /// An action. Actions are carried out in their order, each on the packet that the one
-        /// before left; addresses and ports are those of the outermost headers.
-        ///
-        /// JSON: the token of an action without arguments, or an object with one member.
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+impl<const MAX: usize> ArgumentValue for ByteString<MAX> {
+    const KIND: FieldKind = FieldKind::Bytes(MAX);
+    const BITS: u32 = 0;
+    fn to_argument(&self) -> Argument {
+        Argument::Bytes(self.as_bytes().to_vec())
+    }
+    fn from_argument(argument: &Argument) -> Option<Self> {
+        match argument {
+            Argument::Bytes(bytes) => Self::new(bytes.clone()).ok(),
+            _ => None,
+        }
+    }
+}
+
+impl ArgumentValue for Vec<u16> {
+    const KIND: FieldKind = FieldKind::Numbers;
+    const BITS: u32 = 16;
+    fn to_argument(&self) -> Argument {
+        Argument::Numbers(self.clone())
+    }
+    fn from_argument(argument: &Argument) -> Option<Self> {
+        match argument {
+            Argument::Numbers(numbers) => Some(numbers.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl ArgumentValue for Vec<Action> {
+    const KIND: FieldKind = FieldKind::Actions;
+    const BITS: u32 = 0;
+    fn to_argument(&self) -> Argument {
+        Argument::Actions(self.clone())
+    }
+    fn from_argument(argument: &Argument) -> Option<Self> {
+        match argument {
+            Argument::Actions(actions) => Some(actions.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// The arguments of an action that needs more than a list of values: a form with all of them
+/// optional, which is also the JSON form and which the target is made from by `TryFrom`, and the
+/// rows of the table.
+macro_rules! form {
+    ($variant:ident = $token:literal for $target:ty {
+        $($field:ident: $ty:ty = $argument:literal $(, $flag:ident)?;)*
+        $(; defined $defined:literal)?
+    }) => {
+        /// The action's token.
+        const NAME: &str = $token;
+
+        #[derive(Clone, serde::Serialize, serde::Deserialize)]
         #[serde(deny_unknown_fields)]
-        pub enum Action {
+        pub(super) struct Form {
             $(
-                #[doc = $plain_doc]
-                #[serde(rename = $plain_token)]
-                $plain,
+                #[serde(rename = $argument, default, skip_serializing_if = "Option::is_none")]
+                $field: Option<$ty>,
             )*
-            /// Count packets and bytes.
-            #[serde(rename = "count")]
-            Count {
-                /// Counter within the rule; rules may have several.
-                #[serde(rename = "identifier", default, skip_serializing_if = "is_zero")]
-                id: u32,
-            },
-            $(
-                #[doc = $doc]
-                #[serde(rename = $token)]
-                $action {
-                    #[doc = $arg_doc]
-                    #[serde(rename = $arg_token)]
-                    $arg: $ty,
-                },
-            )*
-            /// Encapsulate the packet in VXLAN.
-            #[serde(rename = "vxlan_encap")]
-            VxlanEncap(VxlanDefinition),
         }
 
-        impl Action {
-            /// All actions that the model has.
-            pub const TABLE: &'static [ActionRow] = &[
-                $(ActionRow {
-                    name: $plain_token,
-                    arguments: &[],
-                    build: |_| Ok(Action::$plain),
+        impl $target {
+            /// The rows; [`Self::build`] takes the arguments in this order.
+            pub(in crate::model) const ARGUMENTS: &'static [$crate::model::action::ArgumentRow] =
+                &[$($crate::model::action::ArgumentRow {
+                    name: $argument,
+                    kind: $crate::model::action::form!(@kind $ty $(, $flag)?),
+                    bits: <$ty as $crate::model::action::ArgumentValue>::BITS,
+                    bare: false,
+                    get: |action| match action {
+                        $crate::model::Action::$variant(value) => Form::from(value.clone())
+                            .$field
+                            .as_ref()
+                            .map($crate::model::action::ArgumentValue::to_argument),
+                        _ => None,
+                    },
                 },)*
-                ActionRow {
-                    name: "count",
-                    arguments: &[ArgumentRow {
-                        name: "identifier",
-                        kind: FieldKind::Unsigned,
-                        bits: 32,
-                        get: |action| match action {
-                            Action::Count { id } if *id != 0 => Some(id.to_argument()),
-                            _ => None,
-                        },
-                    }],
-                    build: |arguments| Ok(Action::Count {
-                        id: optional(arguments, 0).unwrap_or_default(),
-                    }),
-                },
-                $(ActionRow {
-                    name: $token,
-                    arguments: &[ArgumentRow {
-                        name: $arg_token,
-                        kind: <$ty as ArgumentValue>::KIND,
-                        bits: <$ty as ArgumentValue>::BITS,
-                        get: |action| match action {
-                            Action::$action { $arg } => Some($arg.to_argument()),
-                            _ => None,
-                        },
-                    }],
-                    build: |arguments| Ok(Action::$action {
-                        $arg: required(arguments, 0, $token, $arg_token)?,
-                    }),
-                },)*
-                ActionRow {
-                    name: "vxlan_encap",
-                    arguments: VxlanDefinition::ARGUMENTS,
-                    build: |arguments| VxlanDefinition::build(arguments).map(Action::VxlanEncap),
-                },
-            ];
+                $($crate::model::action::ArgumentRow {
+                    name: $defined,
+                    kind: $crate::model::FieldKind::Defined,
+                    bits: 32,
+                    bare: false,
+                    get: |_| None,
+                },)?];
 
-            /// testpmd's token for the action.
-            pub fn name(&self) -> &'static str {
-                match self {
-                    $(Action::$plain => $plain_token,)*
-                    Action::Count { .. } => "count",
-                    $(Action::$action { .. } => $token,)*
-                    Action::VxlanEncap(_) => "vxlan_encap",
-                }
+            pub(in crate::model) fn build(
+                arguments: &[Option<$crate::model::Argument>],
+            ) -> Result<Self, $crate::model::ArgumentError> {
+                let mut arguments = arguments.iter();
+                let form = Form {
+                    $($field: $crate::model::action::take(arguments.next()),)*
+                };
+                form.try_into()
             }
         }
     };
+    (@kind $ty:ty) => { <$ty as $crate::model::action::ArgumentValue>::KIND };
+    (@kind $ty:ty, $flag:ident) => { $crate::model::FieldKind::$flag };
 }
+pub(super) use form;
 
-fn is_zero(id: &u32) -> bool {
-    *id == 0
+/// The value of one place of a list of arguments.
+pub(super) fn take<T: ArgumentValue>(place: Option<&Option<Argument>>) -> Option<T> {
+    place?.as_ref().and_then(T::from_argument)
 }
-
-actions! {
-    plain {
-        /// Nothing; ignored wherever it stands.
-        Void = "void";
-        /// Drop the packet.
-        Drop = "drop";
-        /// Remove the outermost VLAN tag.
-        OfPopVlan = "of_pop_vlan";
-        /// Decrement the time to live or hop limit; a packet whose value reaches 0 is dropped.
-        DecTtl = "dec_ttl";
-        /// Remove all headers up to and including the VXLAN header.
-        VxlanDecap = "vxlan_decap";
-    }
-    with_argument {
-        /// Go on with the rules of another group.
-        Jump = "jump" {
-            /// The group.
-            group: u32 = "group"
-        }
-        /// Give the packet a value that `mark` items of later groups match.
-        Mark = "mark" {
-            /// The value.
-            id: u32 = "id"
-        }
-        /// Send the packet to a port (deprecated in DPDK, kept for its users).
-        PortId = "port_id" {
-            /// The port.
-            port: PortRef = "id"
-        }
-        /// Send the packet to the owner of a port.
-        PortRepresentor = "port_representor" {
-            /// The port.
-            port: PortRef = "port_id"
-        }
-        /// Send the packet to what a port stands for (the guest, the wire).
-        RepresentedPort = "represented_port" {
-            /// The port.
-            port: PortRef = "ethdev_port_id"
-        }
-        /// Put a new VLAN tag, all zero, in front of the others.
-        OfPushVlan = "of_push_vlan" {
-            /// Tag protocol identifier, 0x8100 or 0x88a8.
-            ethertype: EtherType = "ethertype"
-        }
-        /// Set the identifier of the outermost VLAN tag.
-        OfSetVlanVid = "of_set_vlan_vid" {
-            /// VLAN identifier.
-            vlan_vid: VlanId = "vlan_vid"
-        }
-        /// Set the priority of the outermost VLAN tag.
-        OfSetVlanPcp = "of_set_vlan_pcp" {
-            /// Priority code point.
-            vlan_pcp: Pcp = "vlan_pcp"
-        }
-        /// Set the source MAC address.
-        SetMacSrc = "set_mac_src" {
-            /// The address.
-            mac_addr: MacAddr = "mac_addr"
-        }
-        /// Set the destination MAC address.
-        SetMacDst = "set_mac_dst" {
-            /// The address.
-            mac_addr: MacAddr = "mac_addr"
-        }
-        /// Set the IPv4 source address.
-        SetIpv4Src = "set_ipv4_src" {
-            /// The address.
-            ipv4_addr: Ipv4Addr = "ipv4_addr"
-        }
-        /// Set the IPv4 destination address.
-        SetIpv4Dst = "set_ipv4_dst" {
-            /// The address.
-            ipv4_addr: Ipv4Addr = "ipv4_addr"
-        }
-        /// Set the IPv6 source address.
-        SetIpv6Src = "set_ipv6_src" {
-            /// The address.
-            ipv6_addr: Ipv6Addr = "ipv6_addr"
-        }
-        /// Set the IPv6 destination address.
-        SetIpv6Dst = "set_ipv6_dst" {
-            /// The address.
-            ipv6_addr: Ipv6Addr = "ipv6_addr"
-        }
-        /// Set the TCP or UDP source port.
-        SetTpSrc = "set_tp_src" {
-            /// The port.
-            port: u16 = "port"
-        }
-        /// Set the TCP or UDP destination port.
-        SetTpDst = "set_tp_dst" {
-            /// The port.
-            port: u16 = "port"
-        }
-        /// Set the time to live or hop limit.
-        SetTtl = "set_ttl" {
-            /// The value.
-            ttl_value: u8 = "ttl_value"
-        }
-    }
-}
-
-impl Action {
-    /// The row of [`Action::TABLE`] that describes the action.
-    pub fn row(&self) -> &'static ActionRow {
-        let name = self.name();
-        Self::TABLE
-            .iter()
-            .find(|row| row.name == name)
-            .unwrap_or(&Self::TABLE[0])
-    }
-
-    /// Whether the action decides where the packet goes. A rule has exactly one such action.
-    pub fn is_fate(&self) -> bool {
-        matches!(
-            self,
-            Action::Drop
-                | Action::Jump { .. }
-                | Action::PortId { .. }
-                | Action::PortRepresentor { .. }
-                | Action::RepresentedPort { .. }
-        )
-    }
-}
-
-/// Actions that testpmd knows and this model does not have; they are refused by name.
-pub const UNSUPPORTED_ACTIONS: &[&str] = &[
-    "age",
-    "age_update",
-    "color",
-    "conntrack",
-    "conntrack_update",
-    "dec_tcp_ack",
-    "dec_tcp_seq",
-    "flag",
-    "inc_tcp_ack",
-    "inc_tcp_seq",
-    "indirect",
-    "indirect_list",
-    "ipv6_ext_push",
-    "ipv6_ext_remove",
-    "jump_to_table_index",
-    "l2_decap",
-    "l2_encap",
-    "mac_swap",
-    "meter",
-    "meter_mark",
-    "modify_field",
-    "mplsogre_decap",
-    "mplsogre_encap",
-    "mplsoudp_decap",
-    "mplsoudp_encap",
-    "nat64",
-    "nvgre_decap",
-    "nvgre_encap",
-    "of_dec_nw_ttl",
-    "of_pop_mpls",
-    "of_push_mpls",
-    "passthru",
-    "pf",
-    "queue",
-    "raw_decap",
-    "raw_encap",
-    "rss",
-    "sample",
-    "send_to_kernel",
-    "set_ipv4_dscp",
-    "set_ipv6_dscp",
-    "set_meta",
-    "set_tag",
-    "shared_indirect",
-    "skip_cman",
-    "vf",
-];

@@ -28,6 +28,32 @@ pub enum FieldKind {
     Ip,
     /// Number or name of a port, see [`PortRef`](super::PortRef).
     Port,
+    /// Signed 32-bit number, kept as its two's complement.
+    Signed,
+    /// One of these names; the value is its place in the list.
+    Named(&'static [&'static str]),
+    /// Names up to `end`, each standing for bits; printed by the names that stand for one bit.
+    NameSet(&'static [(&'static str, u64)]),
+    /// Connection state: a number, or after `is` names as `+est-inv`; see [`CtState`](super::CtState).
+    CtState,
+    /// At most this many bytes, two hexadecimal digits each.
+    Bytes(usize),
+    /// Text without blanks of at most this many bytes.
+    Text(usize),
+    /// Numbers up to `end`.
+    Numbers,
+    /// No value: the name alone sets it.
+    Flag,
+    /// `VALUE` or `VALUE/MASK`, numbers of the field's width.
+    Masked,
+    /// `ADDRESS` or `FIRST-LAST` of one IP version.
+    Addresses,
+    /// `PORT` or `FIRST-LAST`.
+    Ports,
+    /// Actions up to `end`.
+    Actions,
+    /// Number of something that a `set` command defined; stands for the argument before.
+    Defined,
 }
 
 /// A value that a pattern field can hold: a bit string of fixed width.
@@ -73,7 +99,7 @@ macro_rules! unsigned_field {
         }
     )*};
 }
-unsigned_field!(u8, u16, u32);
+unsigned_field!(u8, u16, u32, u64);
 
 impl FieldValue for bool {
     const BITS: u32 = 1;
@@ -83,6 +109,17 @@ impl FieldValue for bool {
     }
     fn from_bits(bits: u128) -> Self {
         bits & 1 == 1
+    }
+}
+
+impl FieldValue for i32 {
+    const BITS: u32 = 32;
+    const KIND: FieldKind = FieldKind::Signed;
+    fn to_bits(self) -> u128 {
+        self.cast_unsigned().into()
+    }
+    fn from_bits(bits: u128) -> Self {
+        (bits as u32).cast_signed()
     }
 }
 
@@ -189,6 +226,74 @@ narrow_field! {
     Pcp: u8, 3, "VLAN priority code point";
     /// IPv6 flow label, 20 bits (RFC 8200, section 3).
     FlowLabel: u32, 20, "IPv6 flow label";
+    /// Differentiated services code point, 6 bits (RFC 2474, section 3).
+    Dscp: u8, 6, "DSCP";
+    /// MPLS label, 20 bits (RFC 3032, section 2.1).
+    MplsLabel: u32, 20, "MPLS label";
+    /// MPLS traffic class, 3 bits (RFC 5462).
+    MplsTc: u8, 3, "MPLS traffic class";
+    /// Length of all Geneve options in words of 4 bytes, 6 bits (RFC 8926, section 3.4).
+    GeneveOptionsLength: u8, 6, "Geneve options length";
+    /// Length of one Geneve option's data in words of 4 bytes, 5 bits (RFC 8926, section 3.5).
+    GeneveOptionLength: u8, 5, "Geneve option length";
+    /// QoS flow identifier, 6 bits (3GPP TS 38.415, section 5.5.3.3).
+    Qfi: u8, 6, "QoS flow identifier";
+    /// Type of a PDU session container, 4 bits (3GPP TS 38.415, section 5.5.3.1).
+    PduType: u8, 4, "PDU type";
+    /// Idle time after which a rule has aged, in seconds, 24 bits (`struct rte_flow_action_age`).
+    AgeTimeout: u32, 24, "age timeout";
+}
+
+/// Colour that a meter gave a packet (RFC 2697, RFC 2698; `enum rte_color`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MeterColor {
+    /// Within the committed rate.
+    #[default]
+    Green,
+    /// Above the committed rate.
+    Yellow,
+    /// Above the excess or peak rate.
+    Red,
+    /// No colour of a packet: both bits set, the mask that compares the colour.
+    All,
+}
+
+impl MeterColor {
+    /// Names in the order of their values.
+    pub const NAMES: &'static [&'static str] = &["green", "yellow", "red", "all"];
+}
+
+impl FieldValue for MeterColor {
+    const BITS: u32 = 2;
+    const KIND: FieldKind = FieldKind::Named(Self::NAMES);
+    fn to_bits(self) -> u128 {
+        self as u128
+    }
+    fn from_bits(bits: u128) -> Self {
+        match bits & 3 {
+            0 => Self::Green,
+            1 => Self::Yellow,
+            2 => Self::Red,
+            _ => Self::All,
+        }
+    }
+}
+
+/// 16 bits of flags, written in hexadecimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Flags16(pub u16);
+
+impl FieldValue for Flags16 {
+    const BITS: u32 = 16;
+    const KIND: FieldKind = FieldKind::Hexadecimal;
+    fn to_bits(self) -> u128 {
+        self.0.into()
+    }
+    fn from_bits(bits: u128) -> Self {
+        Self(bits as u16)
+    }
 }
 
 /// EtherType or tag protocol identifier, a 16-bit number written in hexadecimal.
@@ -203,6 +308,12 @@ impl EtherType {
     pub const IPV4: Self = Self(0x0800);
     /// ARP.
     pub const ARP: Self = Self(0x0806);
+    /// Transparent Ethernet bridging: an Ethernet frame follows (RFC 7637, RFC 8926).
+    pub const TEB: Self = Self(0x6558);
+    /// MPLS, unicast (RFC 5332).
+    pub const MPLS: Self = Self(0x8847);
+    /// MPLS, multicast or upstream-assigned label (RFC 5332).
+    pub const MPLS_MULTICAST: Self = Self(0x8848);
     /// IPv6.
     pub const IPV6: Self = Self(0x86dd);
     /// 802.1Q tag.

@@ -1,15 +1,12 @@
-//! Pattern items (`enum rte_flow_item_type`, DPDK 22.11 and 24.11), and the table of their fields.
+//! Rows of the table of pattern items, and the macro that makes table and types from one list.
 //!
-//! The table is the one place that names an item or a field: types, JSON names, the text syntax,
-//! printing and completion all come from it. It never looks at a packet.
+//! The list itself is in `item_table`. It never looks at a packet.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use super::bytes::BytesError;
+use super::field::FieldKind;
+use super::matched::ErasedMatch;
 
-use serde::{Deserialize, Serialize};
-
-use super::field::{EtherType, FieldKind, FieldValue, FlowLabel, MacAddr, Pcp, VlanId, Vni};
-use super::matched::{ErasedMatch, Matched};
-use super::port::PortRef;
+pub use super::item_table::Item;
 
 /// One pattern item as the syntax knows it.
 #[derive(Debug)]
@@ -31,11 +28,31 @@ pub struct FieldRow {
     pub kind: FieldKind,
     /// Width in bits.
     pub bits: u32,
-    /// The field's part of `rte_flow_item_{name}_mask`, used where an item has a spec and no mask.
-    pub default_mask: u128,
+    /// The field's part of `rte_flow_item_{name}_mask`, used where an item has a spec and no mask;
+    /// `None` where rte_flow.h has none, so that a mask must be given.
+    pub default_mask: Option<u128>,
+    /// How the field is spelled compared with testpmd of DPDK 22.11.
+    pub spelling: Spelling,
     /// Where the value is kept.
     pub access: Access,
 }
+
+/// How a field is spelled compared with testpmd of DPDK 22.11.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spelling {
+    /// As there.
+    Testpmd,
+    /// There the field has no name, only `is` or `spec` and the value. We take and print that if the
+    /// field is compared as a whole, else the name is needed.
+    Bare,
+    /// Not there.
+    Ours,
+}
+
+/// Reads value and mask of the bytes of an item.
+type GetBytes = fn(&Item) -> Option<(&[u8], &[u8])>;
+/// Sets value and mask of the bytes of an item.
+type SetBytes = fn(&mut Item, Vec<u8>, Vec<u8>) -> Result<(), BytesError>;
 
 /// Where the value of a field is kept.
 #[derive(Debug)]
@@ -51,6 +68,16 @@ pub enum Access {
     Alias(&'static [Part]),
     /// In the port of the item; matched as a whole or not at all.
     Port,
+    /// In the bytes of the item.
+    Bytes {
+        /// Value and mask, or `None` if the item is of another type.
+        get: GetBytes,
+        /// Sets value and mask, which must be of one length that the field has room for; does nothing
+        /// to an item of another type.
+        set: SetBytes,
+        /// Whether this is another way to write the bytes; never printed.
+        alias: bool,
+    },
 }
 
 /// Bits of a field that an alias stands for.
@@ -66,30 +93,53 @@ pub struct Part {
     pub bits: u32,
 }
 
-const ALL: u128 = u128::MAX;
-const NONE: u128 = 0;
-
+/// One list of items as types, as JSON and as table.
 macro_rules! items {
     (
         headers { $(
-            #[doc = $item_doc:tt]
+            $(#[doc = $item_doc:tt])+
             $item:ident = $item_token:tt {
-                $(#[doc = $doc:tt] $field:ident: $ty:ty = $token:tt, $default:ident;)*
-                $(alias $alias:literal: $alias_kind:ident $alias_bits:literal = [$($part:expr),*];)*
+                $($(#[doc = $doc:tt])+ $field:ident: $ty:ty = $token:tt, $default:ident $(, $spelling:ident)?;)*
+                $(alias $alias:literal: $alias_kind:ident $alias_bits:literal = [$($part:expr),*]
+                    $(, $alias_spelling:ident)?;)*
+            }
+        )* }
+        long { $(
+            $(#[doc = $long_doc:tt])+
+            $long:ident = $long_token:tt {
+                $($(#[doc = $ldoc:tt])+ $lfield:ident: $lty:ty = $ltoken:tt, $ldefault:ident $(, $lspelling:ident)?;)*
+                bytes $(#[doc = $bdoc:tt])+ $bytes:ident: $btoken:tt $max:literal, $bdefault:ident;
+                $(text $text:tt;)?
             }
         )* }
         ports { $(#[doc = $port_doc:tt] $port:ident = $port_token:tt, $port_field:tt;)* }
     ) => {
         $(
-            #[doc = $item_doc]
+            $(#[doc = $item_doc])+
             #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
             #[serde(default, deny_unknown_fields)]
             pub struct $item {
                 $(
-                    #[doc = $doc]
+                    $(#[doc = $doc])+
                     #[serde(rename = $token, skip_serializing_if = "Matched::is_unset")]
                     pub $field: Matched<$ty>,
                 )*
+            }
+        )*
+
+        $(
+            $(#[doc = $long_doc])+
+            #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+            #[serde(default, deny_unknown_fields)]
+            pub struct $long {
+                $(
+                    $(#[doc = $ldoc])+
+                    #[serde(rename = $ltoken, skip_serializing_if = "Matched::is_unset")]
+                    pub $lfield: Matched<$lty>,
+                )*
+                $(#[doc = $bdoc])+
+                #[serde(rename = $btoken, skip_serializing_if = "MatchedBytes::is_unset")]
+                pub $bytes: MatchedBytes<$max>,
             }
         )*
 
@@ -102,9 +152,14 @@ macro_rules! items {
             #[serde(rename = "void")]
             Void,
             $(
-                #[doc = $item_doc]
+                $(#[doc = $item_doc])+
                 #[serde(rename = $item_token)]
                 $item($item),
+            )*
+            $(
+                $(#[doc = $long_doc])+
+                #[serde(rename = $long_token)]
+                $long($long),
             )*
             $(
                 #[doc = $port_doc]
@@ -129,28 +184,24 @@ macro_rules! items {
                     name: $item_token,
                     new: || Item::$item($item::default()),
                     fields: &[
-                        $(FieldRow {
-                            name: $token,
-                            kind: <$ty as FieldValue>::KIND,
-                            bits: <$ty as FieldValue>::BITS,
-                            default_mask: $default,
-                            access: Access::Field {
-                                get: |item| match item {
-                                    Item::$item(header) => Some(header.$field.erase()),
-                                    _ => None,
-                                },
-                                set: |item, value| if let Item::$item(header) = item {
-                                    header.$field = Matched::from_erased(value);
-                                },
-                            },
-                        },)*
+                        $(items!(@field $item, $field: $ty = $token, $default $(, $spelling)?),)*
                         $(FieldRow {
                             name: $alias,
                             kind: FieldKind::$alias_kind,
                             bits: $alias_bits,
                             default_mask: NONE,
+                            spelling: items!(@spelling $($alias_spelling)?),
                             access: Access::Alias(&[$($part),*]),
                         },)*
+                    ],
+                },)*
+                $(ItemRow {
+                    name: $long_token,
+                    new: || Item::$long($long::default()),
+                    fields: &[
+                        $(items!(@field $long, $lfield: $lty = $ltoken, $ldefault $(, $lspelling)?),)*
+                        items!(@bytes $long, $bytes: $btoken, Bytes, $max, $bdefault, false),
+                        $(items!(@bytes $long, $bytes: $text, Text, $max, $bdefault, true),)?
                     ],
                 },)*
                 $(ItemRow {
@@ -161,6 +212,7 @@ macro_rules! items {
                         kind: FieldKind::Port,
                         bits: 32,
                         default_mask: ALL,
+                        spelling: Spelling::Testpmd,
                         access: Access::Port,
                     }],
                 },)*
@@ -171,6 +223,7 @@ macro_rules! items {
                 match self {
                     Item::Void => "void",
                     $(Item::$item(_) => $item_token,)*
+                    $(Item::$long(_) => $long_token,)*
                     $(Item::$port { .. } => $port_token,)*
                 }
             }
@@ -192,143 +245,51 @@ macro_rules! items {
             }
         }
     };
+    (@field $item:ident, $field:ident: $ty:ty = $token:tt, $default:ident $(, $spelling:ident)?) => {
+        FieldRow {
+            name: $token,
+            kind: <$ty as FieldValue>::KIND,
+            bits: <$ty as FieldValue>::BITS,
+            default_mask: $default,
+            spelling: items!(@spelling $($spelling)?),
+            access: Access::Field {
+                get: |item| match item {
+                    Item::$item(header) => Some(header.$field.erase()),
+                    _ => None,
+                },
+                set: |item, value| if let Item::$item(header) = item {
+                    header.$field = Matched::from_erased(value);
+                },
+            },
+        }
+    };
+    (@bytes $item:ident, $bytes:ident: $token:tt, $kind:ident, $max:literal, $default:ident, $alias:literal) => {
+        FieldRow {
+            name: $token,
+            kind: FieldKind::$kind($max),
+            bits: 0,
+            default_mask: $default,
+            spelling: Spelling::Testpmd,
+            access: Access::Bytes {
+                get: |item| match item {
+                    Item::$item(header) => Some((header.$bytes.spec(), header.$bytes.mask())),
+                    _ => None,
+                },
+                set: |item, spec, mask| {
+                    if let Item::$item(header) = item {
+                        header.$bytes = MatchedBytes::masked(spec, mask)?;
+                    }
+                    Ok(())
+                },
+                alias: $alias,
+            },
+        }
+    };
+    (@spelling) => { Spelling::Testpmd };
+    (@spelling ours) => { Spelling::Ours };
+    (@spelling bare) => { Spelling::Bare };
 }
-
-const fn part(field: &'static str, alias_shift: u32, field_shift: u32, bits: u32) -> Part {
-    Part {
-        field,
-        alias_shift,
-        field_shift,
-        bits,
-    }
-}
-
-items! {
-    headers {
-        /// Ethernet header (IEEE 802.3).
-        Eth = "eth" {
-            /// Destination MAC address.
-            dst: MacAddr = "dst", ALL;
-            /// Source MAC address.
-            src: MacAddr = "src", ALL;
-            /// EtherType, or the outer tag's protocol identifier if a `vlan` item follows.
-            ether_type: EtherType = "type", NONE;
-            /// Whether the header is followed by a VLAN tag.
-            has_vlan: bool = "has_vlan", NONE;
-        }
-        /// VLAN tag (IEEE 802.1Q and 802.1ad).
-        Vlan = "vlan" {
-            /// Priority code point.
-            pcp: Pcp = "pcp", NONE;
-            /// Drop eligible indicator.
-            dei: bool = "dei", NONE;
-            /// VLAN identifier.
-            vid: VlanId = "vid", ALL;
-            /// EtherType behind the tag, or the next tag's protocol identifier.
-            inner_type: EtherType = "inner_type", NONE;
-            /// Whether another tag follows.
-            has_more_vlan: bool = "has_more_vlan", NONE;
-            alias "tci": Hexadecimal 16 =
-                [part("pcp", 13, 0, 3), part("dei", 12, 0, 1), part("vid", 0, 0, 12)];
-        }
-        /// IPv4 header (RFC 791).
-        Ipv4 = "ipv4" {
-            /// Version and header length, the first byte.
-            version_ihl: u8 = "version_ihl", NONE;
-            /// Type of service: DSCP and ECN.
-            tos: u8 = "tos", NONE;
-            /// Identification.
-            packet_id: u16 = "packet_id", NONE;
-            /// Flags (the top 3 bits) and fragment offset (units of 8 bytes).
-            fragment_offset: u16 = "fragment_offset", NONE;
-            /// Time to live.
-            ttl: u8 = "ttl", NONE;
-            /// Protocol number of the payload.
-            proto: u8 = "proto", NONE;
-            /// Source address.
-            src: Ipv4Addr = "src", ALL;
-            /// Destination address.
-            dst: Ipv4Addr = "dst", ALL;
-        }
-        /// IPv6 header (RFC 8200).
-        Ipv6 = "ipv6" {
-            /// Traffic class.
-            tc: u8 = "tc", NONE;
-            /// Flow label.
-            flow: FlowLabel = "flow", NONE;
-            /// Next header as the fixed header has it.
-            proto: u8 = "proto", NONE;
-            /// Hop limit.
-            hop: u8 = "hop", NONE;
-            /// Whether there is a fragment extension header.
-            has_frag_ext: bool = "has_frag_ext", NONE;
-            /// Source address.
-            src: Ipv6Addr = "src", ALL;
-            /// Destination address.
-            dst: Ipv6Addr = "dst", ALL;
-        }
-        /// TCP header (RFC 9293).
-        Tcp = "tcp" {
-            /// Source port.
-            src: u16 = "src", ALL;
-            /// Destination port.
-            dst: u16 = "dst", ALL;
-            /// Control bits CWR to FIN, one byte.
-            flags: u8 = "flags", NONE;
-        }
-        /// UDP header (RFC 768).
-        Udp = "udp" {
-            /// Source port.
-            src: u16 = "src", ALL;
-            /// Destination port.
-            dst: u16 = "dst", ALL;
-        }
-        /// ICMP header (RFC 792).
-        Icmp = "icmp" {
-            /// Message type.
-            icmp_type: u8 = "type", ALL;
-            /// Message code.
-            code: u8 = "code", ALL;
-            /// Identifier of an echo message.
-            ident: u16 = "ident", NONE;
-            /// Sequence number of an echo message.
-            seq: u16 = "seq", NONE;
-        }
-        /// ICMPv6 header (RFC 4443).
-        Icmp6 = "icmp6" {
-            /// Message type.
-            icmp_type: u8 = "type", ALL;
-            /// Message code.
-            code: u8 = "code", ALL;
-        }
-        /// VXLAN header (RFC 7348).
-        Vxlan = "vxlan" {
-            /// Network identifier.
-            vni: Vni = "vni", ALL;
-            /// Flags, the first byte; normally 0x08.
-            flags: u8 = "flags", NONE;
-            alias "flag_g": Unsigned 1 = [part("flags", 0, 7, 1)];
-            alias "flag_ver": Unsigned 2 = [part("flags", 0, 4, 2)];
-            alias "flag_i": Unsigned 1 = [part("flags", 0, 3, 1)];
-            alias "flag_p": Unsigned 1 = [part("flags", 0, 2, 1)];
-            alias "flag_b": Unsigned 1 = [part("flags", 0, 1, 1)];
-            alias "flag_o": Unsigned 1 = [part("flags", 0, 0, 1)];
-        }
-        /// Value that the `mark` action of an earlier rule gave the packet.
-        Mark = "mark" {
-            /// The value.
-            id: u32 = "id", ALL;
-        }
-    }
-    ports {
-        /// Traffic from or to a port (deprecated in DPDK, kept for its users).
-        PortId = "port_id", "id";
-        /// Traffic that the owner of a port sends into the switch.
-        PortRepresentor = "port_representor", "port_id";
-        /// Traffic that enters the switch from what a port stands for (the guest, the wire).
-        RepresentedPort = "represented_port", "ethdev_port_id";
-    }
-}
+pub(super) use items;
 
 impl Item {
     /// The row of [`Item::TABLE`] that describes the item.
@@ -340,61 +301,3 @@ impl Item {
             .unwrap_or(&Self::TABLE[0])
     }
 }
-
-/// Items that testpmd knows and this model does not have; they are refused by name.
-pub const UNSUPPORTED_ITEMS: &[&str] = &[
-    "aggr_affinity",
-    "ah",
-    "any",
-    "arp_eth_ipv4",
-    "compare",
-    "conntrack",
-    "e_tag",
-    "ecpri",
-    "esp",
-    "flex",
-    "fuzzy",
-    "geneve",
-    "geneve-opt",
-    "gre",
-    "gre_key",
-    "gre_option",
-    "gtp",
-    "gtp_psc",
-    "gtpc",
-    "gtpu",
-    "higig2",
-    "ib_bth",
-    "icmp6_echo_reply",
-    "icmp6_echo_request",
-    "icmp6_nd_na",
-    "icmp6_nd_ns",
-    "icmp6_nd_opt",
-    "icmp6_nd_opt_sla_eth",
-    "icmp6_nd_opt_tla_eth",
-    "integrity",
-    "invert",
-    "ipv6_ext",
-    "ipv6_frag_ext",
-    "ipv6_routing_ext",
-    "l2tpv2",
-    "l2tpv3oip",
-    "meta",
-    "meter",
-    "mpls",
-    "nsh",
-    "nvgre",
-    "pfcp",
-    "ppp",
-    "pppoe_proto_id",
-    "pppoed",
-    "pppoes",
-    "ptype",
-    "quota",
-    "random",
-    "raw",
-    "sctp",
-    "tag",
-    "tx_queue",
-    "vxlan-gpe",
-];

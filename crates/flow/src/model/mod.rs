@@ -5,27 +5,67 @@
 //! rule makes sense. Nothing here matches a packet or knows a back end's capabilities.
 
 mod action;
+mod action_table;
+mod bytes;
+mod ct;
+mod definition;
 mod encap;
 mod field;
+mod follow;
+mod header;
 mod item;
+mod item_table;
 mod matched;
+mod meter;
+mod modify;
 mod port;
+mod raw;
+mod rss;
+mod sample;
+mod stack;
+mod template;
 mod validate;
 
-pub use action::{Action, ActionRow, Argument, ArgumentError, ArgumentRow, UNSUPPORTED_ACTIONS};
-pub use encap::{DEFAULT_ENCAP_TTL, TunnelAddresses, VXLAN_UDP_PORT, VxlanDefinition};
+pub use action::{Action, ActionRow, Argument, ArgumentError, ArgumentRow};
+pub use action_table::UNSUPPORTED_ACTIONS;
+pub use bytes::{ByteString, BytesError, MatchedBytes};
+pub(crate) use bytes::{parse_hex, write_hex};
+pub use ct::{
+    AddressRange, Ct as CtAction, CtCommit, CtLabel, CtNat, CtState, Masked, NatRange, PortRange,
+};
+pub use definition::{Definition, Definitions, MAX_DEFINITIONS};
+pub use encap::{
+    DEFAULT_ENCAP_TTL, L2Encap, NvgreDefinition, TunnelAddresses, VXLAN_UDP_PORT, VxlanDefinition,
+};
 pub(crate) use field::low_mask;
 pub use field::{
-    EtherType, FieldKind, FieldValue, FlowLabel, MacAddr, MacAddrError, Pcp, RangeError, VlanId,
-    Vni,
+    AgeTimeout, Dscp, EtherType, FieldKind, FieldValue, Flags16, FlowLabel, GeneveOptionLength,
+    GeneveOptionsLength, MacAddr, MacAddrError, MeterColor, MplsLabel, MplsTc, Pcp, PduType, Qfi,
+    RangeError, VlanId, Vni,
 };
-pub use item::{
-    Access, Eth, FieldRow, Icmp, Icmp6, Ipv4, Ipv6, Item, ItemRow, Mark, Part, Tcp,
-    UNSUPPORTED_ITEMS, Udp, Vlan, Vxlan,
+pub use header::{GENEVE_UDP_PORT, GTPU_UDP_PORT, HeaderError, header_bytes};
+pub use item::{Access, FieldRow, Item, ItemRow, Part, Spelling};
+pub use item_table::{
+    Any, Arp, Conntrack, Ct as CtItem, Esp, Eth, Geneve, GeneveOpt, Gre, GreKey, GreOption, Gtp,
+    GtpPsc, Gtpc, Gtpu, Icmp, Icmp6, Icmp6NdNa, Icmp6NdNs, Icmp6NdOpt, Icmp6NdOptSlaEth,
+    Icmp6NdOptTlaEth, Integrity, Ipv4, Ipv6, Ipv6Ext, Ipv6FragExt, Mark, Meta,
+    MeterColor as MeterColorItem, Mpls, Nvgre, Raw, Sctp, Tag, Tcp, UNSUPPORTED_ITEMS, Udp, Vlan,
+    Vxlan, VxlanGpe,
 };
 pub(crate) use matched::prefix_mask;
 pub use matched::{ErasedMatch, Matched};
+pub use meter::{Meter, MeterAlgorithm, MeterError, MeterPolicy, MeterProfile};
+pub use modify::{
+    FieldId, FieldPlace, MAX_MODIFY_VALUE, ModifyField, ModifyOperation, ModifySource,
+};
 pub use port::{PortRef, PortRefError};
+pub use raw::{MAX_RAW_HEADER, RawDecap, RawEncap};
+pub use rss::{MAX_RSS_KEY, MAX_RSS_QUEUES, Rss, RssFunction, RssTypes};
+pub use sample::{MAX_SAMPLE_ACTIONS, Sample};
+pub use template::{
+    ActionsTemplate, Direction, FlowConfiguration, IndirectAction, PatternTemplate, TemplateError,
+    TemplateTable,
+};
 pub use validate::{FlowError, MAX_ACTIONS, MAX_ITEMS};
 
 use serde::{Deserialize, Serialize};

@@ -1,13 +1,12 @@
 //! Whether a rule makes sense (Programmer's Guide, "Matching pattern", "Attributes", "Actions").
 //!
-//! Checks the order of items, contradictions between them, ranges, directions and actions. Never
-//! asks whether a back end supports the rule, or whether its ports and groups exist.
+//! What can be wrong, and the limits. The order of items and contradictions between them are judged in
+//! `stack`, actions in `follow`. Never asks whether a back end supports the rule, or whether its ports,
+//! groups and objects exist.
 
 use super::Rule;
-use super::action::Action;
 use super::field::EtherType;
-use super::item::{Access, Item};
-use super::matched::Matched;
+use super::{follow, stack};
 
 /// Most items a pattern can have.
 pub const MAX_ITEMS: usize = 64;
@@ -37,7 +36,10 @@ pub enum FlowError {
     #[error("`transfer` cannot be combined with `ingress` or `egress`; match the port by an item")]
     TransferWithDirection,
     /// A header that cannot stand behind the one before.
-    #[error("item {index}: `{item}` cannot follow `{after}`; expected {expected}")]
+    #[error(
+        "item {index}: `{item}` cannot follow `{after}`; expected {}",
+        alternatives(expected)
+    )]
     ItemOrder {
         /// Place of the item in the pattern.
         index: usize,
@@ -45,8 +47,28 @@ pub enum FlowError {
         item: &'static str,
         /// The header item before it.
         after: &'static str,
-        /// What may follow that one.
-        expected: &'static str,
+        /// What may follow that one, besides `any`, `raw` and the end of the pattern.
+        expected: &'static [&'static str],
+    },
+    /// An item that only makes sense behind another one.
+    #[error("item {index}: `{item}` needs {needs} before it")]
+    ItemNeeds {
+        /// Place of the item in the pattern.
+        index: usize,
+        /// The item.
+        item: &'static str,
+        /// What must stand before it.
+        needs: &'static str,
+    },
+    /// A range in an item that has none.
+    #[error("item {index}: `{item}` has no ranges, `last` of field `{field}` cannot be given")]
+    NoRange {
+        /// Place of the item in the pattern.
+        index: usize,
+        /// The item.
+        item: &'static str,
+        /// The field.
+        field: &'static str,
     },
     /// An item that matches metadata stands in the pattern twice.
     #[error("item {index}: `{item}` is there twice")]
@@ -80,8 +102,8 @@ pub enum FlowError {
     },
     /// No action says where the packet goes.
     #[error(
-        "the rule has no fate; expected one of `drop`, `jump`, `port_id`, `port_representor`, \
-         `represented_port`"
+        "the rule has no fate; expected one of `drop`, `jump`, `passthru`, `queue`, `rss`, `port_id`, \
+         `port_representor`, `represented_port`, `ct` with a group"
     )]
     NoFate,
     /// Two actions say where the packet goes.
@@ -114,11 +136,49 @@ pub enum FlowError {
         /// The header.
         needs: &'static str,
     },
+    /// An action on a header that stands so deep that the packet is not known to have it.
+    #[error("action {index}: `{action}` at level {level}, but the pattern has {found}")]
+    MissingLevel {
+        /// Place of the action.
+        index: usize,
+        /// The action.
+        action: &'static str,
+        /// The level asked for, 1 the outermost.
+        level: u32,
+        /// Levels that there are.
+        found: usize,
+    },
+    /// An action that is there twice and can only be there once.
+    #[error("action {index}: `{action}` is there twice")]
+    DuplicateAction {
+        /// Place of the second one.
+        index: usize,
+        /// The action.
+        action: &'static str,
+    },
+    /// An action that has no place in a rule.
+    #[error("action {index}: `{action}` belongs into an indirect object; name that by `indirect`")]
+    OnlyIndirect {
+        /// Place of the action.
+        index: usize,
+        /// The action.
+        action: &'static str,
+    },
+    /// Something wrong with the actions of a sample.
+    #[error("action {index}: in `sample`, {error}")]
+    Sample {
+        /// Place of the sample.
+        index: usize,
+        /// What is wrong.
+        error: Box<FlowError>,
+    },
     /// A jump to the group that the rule is in.
-    #[error("action {index}: `jump` to group {group}, the rule's own")]
+    #[error("action {index}: `{action}` to group {group}, the rule's own")]
     JumpToOwnGroup {
         /// Place of the action.
         index: usize,
+        /// The action.
+        action: &'static str,
         /// The group.
         group: u32,
     },
@@ -130,6 +190,20 @@ pub enum FlowError {
         /// The value given.
         ethertype: EtherType,
     },
+    /// An EtherType of MPLS that is none.
+    #[error("action {index}: `of_push_mpls` with ethertype {ethertype}; expected 0x8847 or 0x8848")]
+    MplsProtocol {
+        /// Place of the action.
+        index: usize,
+        /// The value given.
+        ethertype: EtherType,
+    },
+}
+
+/// What may follow an item, in words.
+fn alternatives(names: &[&str]) -> String {
+    let named: String = names.iter().map(|name| format!("`{name}`, ")).collect();
+    format!("{named}`any`, `raw` or the end of the pattern")
 }
 
 impl Rule {
@@ -157,304 +231,7 @@ impl Rule {
             (true, true) => return Err(FlowError::TransferWithDirection),
             _ => {}
         }
-        check_pattern(&self.pattern)?;
-        check_actions(self)
+        stack::check(&self.pattern)?;
+        follow::check(self)
     }
-}
-
-fn check_pattern(pattern: &[Item]) -> Result<(), FlowError> {
-    let mut below: Option<(usize, &Item)> = None;
-    for (index, item) in pattern.iter().enumerate() {
-        check_ranges(index, item)?;
-        match item {
-            Item::Void => {}
-            Item::Mark(_)
-            | Item::PortId { .. }
-            | Item::PortRepresentor { .. }
-            | Item::RepresentedPort { .. } => {
-                if pattern[..index]
-                    .iter()
-                    .any(|other| other.name() == item.name())
-                {
-                    return Err(FlowError::DuplicateItem {
-                        index,
-                        item: item.name(),
-                    });
-                }
-            }
-            header => {
-                if let Some((below_index, below)) = below {
-                    let (allowed, expected) = may_follow(below, header);
-                    if !allowed {
-                        return Err(FlowError::ItemOrder {
-                            index,
-                            item: header.name(),
-                            after: below.name(),
-                            expected,
-                        });
-                    }
-                    check_next_header(below_index, below, header)?;
-                }
-                below = Some((index, header));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn check_ranges(index: usize, item: &Item) -> Result<(), FlowError> {
-    for row in item.row().fields {
-        if let Access::Field { get, .. } = row.access
-            && let Some((low, high)) = get(item).and_then(|value| value.range())
-            && high < low
-        {
-            return Err(FlowError::ReversedRange {
-                index,
-                item: item.name(),
-                field: row.name,
-            });
-        }
-    }
-    if let Item::Ipv4(header) = item
-        && !(0x45..=0x4f).any(|byte| header.version_ihl.matches(byte))
-    {
-        return Err(FlowError::Contradiction {
-            index,
-            item: item.name(),
-            field: "version_ihl",
-            excluded: "every valid header (0x45 to 0x4f)",
-        });
-    }
-    Ok(())
-}
-
-/// Whether `next` may stand on `below`, and what may.
-fn may_follow(below: &Item, next: &Item) -> (bool, &'static str) {
-    match below {
-        Item::Eth(_) | Item::Vlan(_) => (
-            matches!(next, Item::Vlan(_) | Item::Ipv4(_) | Item::Ipv6(_)),
-            "`vlan`, `ipv4`, `ipv6` or the end of the pattern",
-        ),
-        Item::Ipv4(_) => (
-            matches!(next, Item::Tcp(_) | Item::Udp(_) | Item::Icmp(_)),
-            "`tcp`, `udp`, `icmp` or the end of the pattern",
-        ),
-        Item::Ipv6(_) => (
-            matches!(next, Item::Tcp(_) | Item::Udp(_) | Item::Icmp6(_)),
-            "`tcp`, `udp`, `icmp6` or the end of the pattern",
-        ),
-        Item::Udp(_) => (
-            matches!(next, Item::Vxlan(_)),
-            "`vxlan` or the end of the pattern",
-        ),
-        Item::Vxlan(_) => (
-            matches!(next, Item::Eth(_)),
-            "`eth` or the end of the pattern",
-        ),
-        _ => (false, "the end of the pattern"),
-    }
-}
-
-/// Whether the field of `below` that names the next header can have the value that `next` needs.
-fn check_next_header(index: usize, below: &Item, next: &Item) -> Result<(), FlowError> {
-    let contradiction = |field| {
-        Err(FlowError::Contradiction {
-            index,
-            item: below.name(),
-            field,
-            excluded: next.name(),
-        })
-    };
-    // IANA "Assigned Internet Protocol Numbers".
-    let protocol = match next {
-        Item::Icmp(_) => 1,
-        Item::Tcp(_) => 6,
-        Item::Udp(_) => 17,
-        _ => 58,
-    };
-    match below {
-        Item::Eth(header) => {
-            if !leaves(&header.ether_type, next) {
-                return contradiction("type");
-            }
-            if matches!(next, Item::Vlan(_)) && !header.has_vlan.matches(true) {
-                return contradiction("has_vlan");
-            }
-        }
-        Item::Vlan(header) => {
-            if !leaves(&header.inner_type, next) {
-                return contradiction("inner_type");
-            }
-            if matches!(next, Item::Vlan(_)) && !header.has_more_vlan.matches(true) {
-                return contradiction("has_more_vlan");
-            }
-        }
-        Item::Ipv4(header) if !header.proto.matches(protocol) => return contradiction("proto"),
-        Item::Ipv6(header) => {
-            // Extension headers may stand between (RFC 8200, section 4).
-            let extensions = [0, 43, 44, 51, 60];
-            if !header.proto.matches(protocol)
-                && !extensions
-                    .iter()
-                    .any(|number| header.proto.matches(*number))
-            {
-                return contradiction("proto");
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-/// Whether an EtherType field leaves room for `next`. A tag protocol identifier always does: it says
-/// that the packet is tagged, and the tags need no item of their own.
-fn leaves(ether_type: &Matched<EtherType>, next: &Item) -> bool {
-    let tags = [EtherType::VLAN, EtherType::QINQ, EtherType(0x9100)];
-    let layer3 = match next {
-        Item::Ipv4(_) => Some(EtherType::IPV4),
-        Item::Ipv6(_) => Some(EtherType::IPV6),
-        _ => None,
-    };
-    layer3
-        .iter()
-        .chain(&tags)
-        .any(|value| ether_type.matches(*value))
-}
-
-/// Headers that the packet is known to have, of one tunnel level.
-#[derive(Clone, Copy, Default)]
-struct Headers {
-    eth: bool,
-    vlans: usize,
-    ipv4: bool,
-    ipv6: bool,
-    ports: bool,
-    vxlan: bool,
-}
-
-/// The levels of the pattern, innermost first.
-fn levels(pattern: &[Item]) -> Vec<Headers> {
-    let mut levels = vec![Headers::default()];
-    for item in pattern {
-        let level = levels.len() - 1;
-        let headers = &mut levels[level];
-        match item {
-            Item::Eth(_) => headers.eth = true,
-            Item::Vlan(_) => headers.vlans += 1,
-            Item::Ipv4(_) => headers.ipv4 = true,
-            Item::Ipv6(_) => headers.ipv6 = true,
-            Item::Tcp(_) | Item::Udp(_) => headers.ports = true,
-            Item::Vxlan(_) => {
-                headers.vxlan = true;
-                // RFC 7348: the payload is an Ethernet frame, whether or not an item says so.
-                levels.push(Headers {
-                    eth: true,
-                    ..Headers::default()
-                });
-            }
-            _ => {}
-        }
-    }
-    levels.reverse();
-    levels
-}
-
-fn check_actions(rule: &Rule) -> Result<(), FlowError> {
-    let mut levels = levels(&rule.pattern);
-    let mut fate: Option<&'static str> = None;
-    for (index, action) in rule.actions.iter().enumerate() {
-        let name = action.name();
-        match (fate, action.is_fate()) {
-            (Some(first), true) => {
-                return Err(FlowError::SeveralFates {
-                    index,
-                    action: name,
-                    first,
-                });
-            }
-            (Some(fate), false) if !matches!(action, Action::Count { .. } | Action::Void) => {
-                return Err(FlowError::ActionAfterFate {
-                    index,
-                    action: name,
-                    fate,
-                });
-            }
-            (None, true) => fate = Some(name),
-            _ => {}
-        }
-        match action {
-            Action::Jump { group } if *group == rule.attributes.group => {
-                return Err(FlowError::JumpToOwnGroup {
-                    index,
-                    group: *group,
-                });
-            }
-            Action::OfPushVlan { ethertype }
-                if ![EtherType::VLAN, EtherType::QINQ].contains(ethertype) =>
-            {
-                return Err(FlowError::TagProtocol {
-                    index,
-                    ethertype: *ethertype,
-                });
-            }
-            _ => {}
-        }
-        apply(action, &mut levels).map_err(|needs| FlowError::MissingHeader {
-            index,
-            action: name,
-            needs,
-        })?;
-    }
-    fate.map(|_| ()).ok_or(FlowError::NoFate)
-}
-
-/// Follows what an action does to the headers; an error names the header it lacks.
-fn apply(action: &Action, levels: &mut Vec<Headers>) -> Result<(), &'static str> {
-    let mut headers = levels.pop().unwrap_or_default();
-    let need = |present: bool, what| if present { Ok(()) } else { Err(what) };
-    match action {
-        Action::SetMacSrc { .. } | Action::SetMacDst { .. } => need(headers.eth, "`eth`")?,
-        Action::SetIpv4Src { .. } | Action::SetIpv4Dst { .. } => need(headers.ipv4, "`ipv4`")?,
-        Action::SetIpv6Src { .. } | Action::SetIpv6Dst { .. } => need(headers.ipv6, "`ipv6`")?,
-        Action::SetTpSrc { .. } | Action::SetTpDst { .. } => {
-            need(headers.ports, "`tcp` or `udp`")?;
-        }
-        Action::DecTtl | Action::SetTtl { .. } => {
-            need(headers.ipv4 || headers.ipv6, "`ipv4` or `ipv6`")?;
-        }
-        Action::OfSetVlanVid { .. } | Action::OfSetVlanPcp { .. } => {
-            need(headers.vlans > 0, "`vlan`")?;
-        }
-        Action::OfPopVlan => {
-            need(headers.vlans > 0, "`vlan`")?;
-            headers.vlans -= 1;
-        }
-        Action::OfPushVlan { .. } => headers.vlans += 1,
-        Action::VxlanDecap => {
-            need(headers.vxlan, "`vxlan`")?;
-            headers = levels.pop().unwrap_or_default();
-        }
-        Action::VxlanEncap(definition) => {
-            levels.push(headers);
-            let ipv4 = definition.addresses.src().is_ipv4();
-            headers = Headers {
-                eth: true,
-                vlans: 0,
-                ipv4,
-                ipv6: !ipv4,
-                ports: true,
-                vxlan: true,
-            };
-        }
-        Action::Void
-        | Action::Count { .. }
-        | Action::Mark { .. }
-        | Action::Drop
-        | Action::Jump { .. }
-        | Action::PortId { .. }
-        | Action::PortRepresentor { .. }
-        | Action::RepresentedPort { .. } => {}
-    }
-    levels.push(headers);
-    Ok(())
 }

@@ -6,7 +6,7 @@
 use super::MAX_TEXT;
 use super::error::{Expected, SyntaxError, SyntaxErrorKind, head};
 use super::value::{ValueText, describe_value};
-use crate::model::FieldKind;
+use crate::model::{Argument, Definitions, FieldKind};
 
 /// How much of an offending token an error repeats, in characters.
 const SHOWN: usize = 64;
@@ -23,6 +23,9 @@ pub(crate) struct Cursor<'a> {
     at: usize,
     text_length: usize,
     expected: Vec<Expected>,
+    definitions: Option<&'a Definitions>,
+    /// Whether a list of actions inside of an action is being read.
+    nested: bool,
 }
 
 impl<'a> Cursor<'a> {
@@ -50,12 +53,45 @@ impl<'a> Cursor<'a> {
             at: 0,
             text_length: code.trim_end().len(),
             expected: Vec::new(),
+            definitions: None,
+            nested: false,
         })
+    }
+
+    /// With what `set` commands defined.
+    pub(crate) fn with_definitions(self, definitions: &'a Definitions) -> Self {
+        Self {
+            definitions: Some(definitions),
+            ..self
+        }
+    }
+
+    /// What `set` commands defined, if that is known.
+    pub(crate) fn definitions(&self) -> Option<&'a Definitions> {
+        self.definitions
+    }
+
+    /// Reads actions inside of an action; an error if that is being done already.
+    pub(crate) fn nest<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, SyntaxError>,
+    ) -> Result<T, SyntaxError> {
+        if std::mem::replace(&mut self.nested, true) {
+            return Err(self.error(SyntaxErrorKind::NestedActions));
+        }
+        let result = read(self);
+        self.nested = false;
+        result
     }
 
     /// The present token.
     pub(crate) fn peek(&self) -> Option<&'a str> {
         self.tokens.get(self.at).map(|token| token.text)
+    }
+
+    /// The present token and those behind it.
+    pub(crate) fn ahead(&self) -> impl Iterator<Item = &'a str> {
+        self.tokens.iter().skip(self.at).map(|token| token.text)
     }
 
     /// Goes to the next token.
@@ -102,11 +138,13 @@ impl<'a> Cursor<'a> {
     }
 
     /// The value that the present token is; an error if it is none.
-    pub(crate) fn value(
-        &mut self,
-        kind: FieldKind,
-        bits: u32,
-    ) -> Result<crate::model::Argument, SyntaxError> {
+    pub(crate) fn value(&mut self, kind: FieldKind, bits: u32) -> Result<Argument, SyntaxError> {
+        if let FieldKind::Named(names) = kind {
+            let index = self.choose(names, |name| name);
+            return index
+                .map(|index| Argument::Bits(index as u128))
+                .ok_or_else(|| self.unexpected());
+        }
         self.expect_value(describe_value(kind, bits));
         let value = self
             .peek()
@@ -122,6 +160,7 @@ impl<'a> Cursor<'a> {
         let number = self
             .peek()
             .and_then(crate::number::parse)
+            .and_then(|number| u64::try_from(number).ok())
             .filter(|number| *number <= max);
         let number = number.ok_or_else(|| self.unexpected())?;
         self.advance();

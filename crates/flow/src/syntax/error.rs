@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::MAX_TEXT;
-use crate::model::{ArgumentError, MAX_ACTIONS, MAX_ITEMS};
+use crate::model::{ArgumentError, BytesError, HeaderError, MAX_ITEMS};
 
 /// Something that could have stood where the error is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +59,34 @@ pub enum SyntaxErrorKind {
         /// The item.
         item: &'static str,
     },
+    /// A value without a mask in an item that has no default mask.
+    #[error(
+        "`{item}` has a value and no mask, and rte_flow no default mask for it; use `is` or add `mask`"
+    )]
+    NoDefaultMask {
+        /// The item.
+        item: &'static str,
+    },
+    /// Bytes that an item cannot have.
+    #[error(transparent)]
+    Bytes(#[from] BytesError),
+    /// Nothing was defined under this number.
+    #[error("`{name}` {index} is not defined")]
+    Undefined {
+        /// The action.
+        name: &'static str,
+        /// The number.
+        index: u32,
+    },
+    /// A header that cannot be built from the items given.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// No action, or several, where there must be one.
+    #[error("expected exactly one action")]
+    NotOneAction,
+    /// Actions in an action in an action.
+    #[error("actions of an action cannot have actions of their own")]
+    NestedActions,
     /// A range over bits that belong to several fields.
     #[error("`{item} {field}` cannot be a range; it stands for bits of other fields")]
     RangeOverBits {
@@ -74,8 +102,11 @@ pub enum SyntaxErrorKind {
     #[error("the pattern has more than {MAX_ITEMS} items")]
     TooManyItems,
     /// More actions than a rule can have.
-    #[error("the rule has more than {MAX_ACTIONS} actions")]
-    TooManyActions,
+    #[error("more than {max} actions")]
+    TooManyActions {
+        /// How many there can be.
+        max: usize,
+    },
     /// A packet that cannot be built as described.
     #[error(transparent)]
     Describe(#[from] crate::describe::DescribeError),

@@ -1,60 +1,24 @@
-//! The grammar: commands and rules. Items, fields, actions and arguments come from the model's
-//! tables; nothing here names one.
+//! The grammar of commands. What a rule is made of is in `rule`, what is behind the other first words
+//! in the modules below.
+
+mod define;
+mod meter;
+mod queue;
+mod template;
 
 use super::Cursor;
+use super::command::{Command, IndirectCommand};
 use super::error::{SyntaxError, SyntaxErrorKind};
+use super::rule::{actions, rule};
 use crate::model::{
-    Access, Action, Argument, Attributes, ErasedMatch, FieldKind, FieldRow, Item, ItemRow,
-    MAX_ACTIONS, MAX_ITEMS, PortRef, Rule, UNSUPPORTED_ACTIONS, UNSUPPORTED_ITEMS,
+    Action, Argument, Definitions, Direction, FieldKind, FlowConfiguration, IndirectAction,
+    MAX_ACTIONS, PortRef, Rule,
 };
 
-/// A `flow` command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// Create a rule on a port.
-    Create {
-        /// The port.
-        port: PortRef,
-        /// The rule.
-        rule: Rule,
-    },
-    /// Say whether the rule could be created, without creating it.
-    Validate {
-        /// The port.
-        port: PortRef,
-        /// The rule.
-        rule: Rule,
-    },
-    /// Destroy rules of a port by their ids.
-    Destroy {
-        /// The port.
-        port: PortRef,
-        /// At least one rule id.
-        rules: Vec<u64>,
-    },
-    /// Destroy all rules of a port.
-    Flush {
-        /// The port.
-        port: PortRef,
-    },
-    /// List the rules of a port.
-    List {
-        /// The port.
-        port: PortRef,
-        /// Groups to list; all if empty.
-        groups: Vec<u32>,
-    },
-    /// Read the counter of a rule.
-    QueryCount {
-        /// The port.
-        port: PortRef,
-        /// The rule id.
-        rule: u64,
-    },
-}
-
-/// Names of the commands, and how each goes on behind the port.
+/// How a command goes on behind the port.
 type Rest = fn(&mut Cursor<'_>, PortRef) -> Result<Command, SyntaxError>;
+
+/// `flow` commands.
 const COMMANDS: &[(&str, Rest)] = &[
     ("create", |cursor, port| {
         Ok(Command::Create {
@@ -69,11 +33,7 @@ const COMMANDS: &[(&str, Rest)] = &[
         })
     }),
     ("destroy", |cursor, port| {
-        cursor.require("rule")?;
-        let mut rules = vec![cursor.number(u64::MAX)?];
-        while cursor.keyword("rule") {
-            rules.push(cursor.number(u64::MAX)?);
-        }
+        let rules = many(cursor, "rule", |cursor| cursor.number(u64::MAX))?;
         Ok(Command::Destroy { port, rules })
     }),
     ("flush", |_, port| Ok(Command::Flush { port })),
@@ -86,25 +46,88 @@ const COMMANDS: &[(&str, Rest)] = &[
     }),
     ("query", |cursor, port| {
         let rule = cursor.number(u64::MAX)?;
-        cursor.require("count")?;
-        Ok(Command::QueryCount { port, rule })
+        if cursor.keyword("count") {
+            return Ok(Command::QueryCount { port, rule });
+        }
+        cursor.require("age")?;
+        Ok(Command::QueryAge { port, rule })
+    }),
+    ("isolate", |cursor, port| {
+        let on = boolean(cursor)?;
+        Ok(Command::Isolate { port, on })
+    }),
+    ("aged", |cursor, port| {
+        let destroy = cursor.keyword("destroy");
+        Ok(Command::Aged { port, destroy })
+    }),
+    ("dump", |cursor, port| {
+        if cursor.keyword("all") {
+            return Ok(Command::Dump { port, rule: None });
+        }
+        cursor.require("rule")?;
+        let rule = Some(cursor.number(u64::MAX)?);
+        Ok(Command::Dump { port, rule })
+    }),
+    ("indirect_action", |cursor, port| {
+        let command = indirect(cursor, None)?;
+        Ok(Command::Indirect { port, command })
+    }),
+    ("configure", configure),
+    ("pattern_template", |cursor, port| {
+        let command = template::pattern_template(cursor)?;
+        Ok(Command::PatternTemplate { port, command })
+    }),
+    ("actions_template", |cursor, port| {
+        let command = template::actions_template(cursor)?;
+        Ok(Command::ActionsTemplate { port, command })
+    }),
+    ("template_table", |cursor, port| {
+        let command = template::template_table(cursor)?;
+        Ok(Command::TemplateTable { port, command })
+    }),
+    ("queue", |cursor, port| {
+        let (queue, command) = queue::operation(cursor)?;
+        Ok(Command::Queue {
+            port,
+            queue,
+            command,
+        })
+    }),
+    ("push", |cursor, port| {
+        cursor.require("queue")?;
+        let queue = number32(cursor)?;
+        Ok(Command::Push { port, queue })
+    }),
+    ("pull", |cursor, port| {
+        cursor.require("queue")?;
+        let queue = number32(cursor)?;
+        Ok(Command::Pull { port, queue })
     }),
 ];
 
 /// Reads a command. The rule in it is not validated.
 pub fn parse(text: &str) -> Result<Command, SyntaxError> {
-    let mut cursor = Cursor::new(text)?;
-    let command = command(&mut cursor)?;
-    cursor.require_end()?;
-    Ok(command)
+    finish(Cursor::new(text)?, command)
+}
+
+/// Reads a command that may name what `definitions` has.
+pub fn parse_with(text: &str, definitions: &Definitions) -> Result<Command, SyntaxError> {
+    finish(Cursor::new(text)?.with_definitions(definitions), command)
 }
 
 /// Reads a rule, the part of a `create` command behind the port. It is not validated.
 pub fn parse_rule(text: &str) -> Result<Rule, SyntaxError> {
-    let mut cursor = Cursor::new(text)?;
-    let rule = rule(&mut cursor)?;
+    finish(Cursor::new(text)?, rule)
+}
+
+/// Reads the whole text as one thing.
+fn finish<T>(
+    mut cursor: Cursor<'_>,
+    read: impl FnOnce(&mut Cursor<'_>) -> Result<T, SyntaxError>,
+) -> Result<T, SyntaxError> {
+    let result = read(&mut cursor)?;
     cursor.require_end()?;
-    Ok(rule)
+    Ok(result)
 }
 
 impl std::str::FromStr for Rule {
@@ -121,222 +144,179 @@ impl std::str::FromStr for Command {
     }
 }
 
+/// Words that other commands than `flow` begin with, and how they go on.
+type Begun = fn(&mut Cursor<'_>) -> Result<Command, SyntaxError>;
+const FIRST_WORDS: &[(&str, Begun)] = &[
+    ("set", define::set),
+    ("add", meter::add),
+    ("del", meter::delete),
+    ("enable", meter::enable),
+    ("disable", meter::disable),
+    ("show", meter::show),
+];
+
 pub(super) fn command(cursor: &mut Cursor<'_>) -> Result<Command, SyntaxError> {
-    cursor.keyword("flow");
+    if cursor.keyword("flow") {
+        return flow_command(cursor);
+    }
+    // `create port meter` begins like `create PORT` of a port named so, which never goes on with
+    // `meter`.
+    if cursor.ahead().take(3).eq(["create", "port", "meter"]) {
+        cursor.advance();
+        return meter::create(cursor);
+    }
+    for (word, rest) in FIRST_WORDS {
+        if cursor.keyword(word) {
+            return rest(cursor);
+        }
+    }
+    flow_command(cursor)
+}
+
+fn flow_command(cursor: &mut Cursor<'_>) -> Result<Command, SyntaxError> {
     let Some(index) = cursor.choose(COMMANDS, |(name, _)| name) else {
         return Err(cursor.unexpected());
     };
+    let port = port(cursor)?;
+    COMMANDS[index].1(cursor, port)
+}
+
+fn port(cursor: &mut Cursor<'_>) -> Result<PortRef, SyntaxError> {
     match cursor.value(FieldKind::Port, 0)? {
-        Argument::Port(port) => COMMANDS[index].1(cursor, port),
-        Argument::Bits(_) | Argument::Ip(_) => Err(cursor.unexpected()),
+        Argument::Port(port) => Ok(port),
+        _ => Err(cursor.unexpected()),
     }
 }
 
-fn number32(cursor: &mut Cursor<'_>) -> Result<u32, SyntaxError> {
+pub(super) fn number32(cursor: &mut Cursor<'_>) -> Result<u32, SyntaxError> {
     // The bound makes the conversion exact.
     cursor.number(u32::MAX.into()).map(|number| number as u32)
 }
 
-/// Names of the attributes, and how each is set.
-type SetAttribute = fn(&mut Cursor<'_>, &mut Attributes) -> Result<(), SyntaxError>;
-const ATTRIBUTES: &[(&str, SetAttribute)] = &[
-    ("group", |cursor, to| {
-        number32(cursor).map(|group| to.group = group)
-    }),
-    ("priority", |cursor, to| {
-        number32(cursor).map(|priority| to.priority = priority)
-    }),
-    ("ingress", |_, to| {
-        to.ingress = true;
-        Ok(())
-    }),
-    ("egress", |_, to| {
-        to.egress = true;
-        Ok(())
-    }),
-    ("transfer", |_, to| {
-        to.transfer = true;
-        Ok(())
-    }),
-];
+/// Words for no and yes, in turn.
+const BOOLEANS: &[&str] = &["0", "1", "no", "yes", "false", "true", "off", "on"];
 
-fn rule(cursor: &mut Cursor<'_>) -> Result<Rule, SyntaxError> {
-    let mut rule = Rule::default();
-    while let Some(index) = cursor.choose(ATTRIBUTES, |(name, _)| name) {
-        ATTRIBUTES[index].1(cursor, &mut rule.attributes)?;
-    }
-    cursor.require("pattern")?;
-    while !cursor.keyword("end") {
-        if rule.pattern.len() == MAX_ITEMS {
-            return Err(cursor.error(SyntaxErrorKind::TooManyItems));
-        }
-        rule.pattern.push(item(cursor)?);
-    }
-    cursor.require("actions")?;
-    while !cursor.keyword("end") {
-        if rule.actions.len() == MAX_ACTIONS {
-            return Err(cursor.error(SyntaxErrorKind::TooManyActions));
-        }
-        rule.actions.push(action(cursor)?);
-    }
-    Ok(rule)
+fn boolean(cursor: &mut Cursor<'_>) -> Result<bool, SyntaxError> {
+    let index = cursor.choose(BOOLEANS, |name| name);
+    let index = index.ok_or_else(|| cursor.unexpected())?;
+    Ok(index % 2 == 1)
 }
 
-/// The entry of `names` that the present token is.
-fn known(cursor: &Cursor<'_>, names: &[&'static str]) -> Option<&'static str> {
-    let token = cursor.peek()?;
-    names.iter().find(|name| **name == token).copied()
-}
-
-/// What an item has been given so far.
-#[derive(Default)]
-struct Given {
-    spec: bool,
-    mask: bool,
-    /// Token of the first mask, prefix or upper bound.
-    bound: Option<usize>,
-}
-
-/// Ways to give a field a value.
-const PARAMETERS: &[&str] = &["is", "spec", "last", "mask", "prefix"];
-const PORT_PARAMETERS: &[&str] = &["is", "spec"];
-
-/// One item up to and with the `/` behind it.
-fn item(cursor: &mut Cursor<'_>) -> Result<Item, SyntaxError> {
-    let Some(index) = cursor.choose(Item::TABLE, |row| row.name) else {
-        return Err(match known(cursor, UNSUPPORTED_ITEMS) {
-            Some(name) => cursor.error(SyntaxErrorKind::UnsupportedItem { name }),
-            None => cursor.unexpected(),
-        });
-    };
-    let row = &Item::TABLE[index];
-    let mut item = (row.new)();
-    let mut given = Given::default();
-    while let Some(index) = cursor.choose(row.fields, |field| field.name) {
-        field(cursor, &mut item, row, &row.fields[index], &mut given)?;
-    }
-    cursor.require("/")?;
-    match given {
-        Given {
-            spec: false,
-            bound: Some(place),
-            ..
-        } => {
-            return Err(cursor.error_at(place, SyntaxErrorKind::NoSpec { item: row.name }));
-        }
-        Given {
-            spec: true,
-            mask: false,
-            ..
-        } => set_default_mask(&mut item, row),
-        _ => {}
-    }
-    Ok(item)
-}
-
-/// The parameter and the value of a field.
-fn field(
+/// At least one `WORD VALUE`.
+fn many<T>(
     cursor: &mut Cursor<'_>,
-    item: &mut Item,
-    row: &'static ItemRow,
-    field: &'static FieldRow,
-    given: &mut Given,
-) -> Result<(), SyntaxError> {
-    if matches!(field.access, Access::Port) {
-        if cursor.choose(PORT_PARAMETERS, |name| name).is_none() {
-            return Err(cursor.unexpected());
-        }
-        if let Argument::Port(port) = cursor.value(field.kind, field.bits)? {
-            item.set_port(Some(port));
-        }
-        return Ok(());
+    word: &'static str,
+    read: impl Fn(&mut Cursor<'_>) -> Result<T, SyntaxError>,
+) -> Result<Vec<T>, SyntaxError> {
+    cursor.require(word)?;
+    let mut values = vec![read(cursor)?];
+    while cursor.keyword(word) {
+        values.push(read(cursor)?);
     }
+    Ok(values)
+}
+
+/// Whether the present token is one of a direction; if so it is passed and noted.
+fn direction(cursor: &mut Cursor<'_>, to: &mut Direction) -> bool {
+    for (word, on) in [
+        ("ingress", &mut to.ingress),
+        ("egress", &mut to.egress),
+        ("transfer", &mut to.transfer),
+    ] {
+        if cursor.keyword(word) {
+            *on = true;
+            return true;
+        }
+    }
+    false
+}
+
+/// `action` and the single action behind it.
+fn single_action(cursor: &mut Cursor<'_>) -> Result<Action, SyntaxError> {
     let place = cursor.place();
-    let Some(parameter) = cursor.choose(PARAMETERS, |name| name) else {
-        return Err(cursor.unexpected());
-    };
-    let parameter = PARAMETERS[parameter];
-    let bits = if parameter == "prefix" {
-        let length = cursor.number(field.bits.into())?;
-        crate::model::prefix_mask(field.bits, length as u32)
-    } else {
-        match cursor.value(field.kind, field.bits)? {
-            Argument::Bits(bits) => bits,
-            Argument::Ip(_) | Argument::Port(_) => return Err(cursor.unexpected()),
-        }
-    };
-    let all = crate::model::low_mask(field.bits);
-    let change: &dyn Fn(&mut ErasedMatch, u128, u128) = match parameter {
-        "is" => &|value, bits, all| {
-            value.spec = value.spec & !all | bits;
-            value.mask |= all;
-        },
-        "spec" => &|value, bits, all| value.spec = value.spec & !all | bits,
-        "last" => &|value, bits, _| value.last = Some(bits),
-        _ => &|value, bits, all| value.mask = value.mask & !all | bits,
-    };
-    given.spec |= matches!(parameter, "is" | "spec");
-    given.mask |= matches!(parameter, "is" | "mask" | "prefix");
-    if !matches!(parameter, "is" | "spec") && given.bound.is_none() {
-        given.bound = Some(place);
+    cursor.require("action")?;
+    let mut actions = actions(cursor, MAX_ACTIONS)?;
+    actions.retain(|action| *action != Action::Void);
+    match (actions.pop(), actions.is_empty()) {
+        (Some(action), true) => Ok(action),
+        _ => Err(cursor.error_at(place, SyntaxErrorKind::NotOneAction)),
     }
-    match &field.access {
-        Access::Alias(_) if parameter == "last" => {
-            let kind = SyntaxErrorKind::RangeOverBits {
-                item: row.name,
-                field: field.name,
-            };
-            return Err(cursor.error_at(place, kind));
+}
+
+/// What is done with indirect actions. On a queue, `postpone` is where that attribute is kept.
+fn indirect(
+    cursor: &mut Cursor<'_>,
+    mut postpone: Option<&mut bool>,
+) -> Result<IndirectCommand, SyntaxError> {
+    let mut attribute = |cursor: &mut Cursor<'_>| match &mut postpone {
+        Some(postpone) if cursor.keyword("postpone") => {
+            **postpone = boolean(cursor)?;
+            Ok(true)
         }
-        Access::Alias(parts) => {
-            for part in *parts {
-                let all = crate::model::low_mask(part.bits) << part.field_shift;
-                let bits = bits >> part.alias_shift << part.field_shift & all;
-                update(item, row, part.field, |value| change(value, bits, all));
+        _ => Ok(false),
+    };
+    if cursor.keyword("create") {
+        let (mut id, mut to) = (None, Direction::default());
+        loop {
+            if cursor.keyword("action_id") {
+                id = Some(number32(cursor)?);
+            } else if !direction(cursor, &mut to) && !attribute(cursor)? {
+                break;
             }
         }
-        Access::Field { .. } => update(item, row, field.name, |value| change(value, bits, all)),
-        Access::Port => {}
+        let action = single_action(cursor)?;
+        return Ok(IndirectCommand::Create(IndirectAction {
+            id,
+            direction: to,
+            action,
+        }));
     }
-    Ok(())
+    if cursor.keyword("update") {
+        let id = number32(cursor)?;
+        while attribute(cursor)? {}
+        let action = single_action(cursor)?;
+        return Ok(IndirectCommand::Update { id, action });
+    }
+    if cursor.keyword("destroy") {
+        while attribute(cursor)? {}
+        return many(cursor, "action_id", number32).map(IndirectCommand::Destroy);
+    }
+    cursor.require("query")?;
+    let id = number32(cursor)?;
+    while attribute(cursor)? {}
+    Ok(IndirectCommand::Query { id })
 }
 
-/// Changes the value of the field of this name.
-fn update(item: &mut Item, row: &ItemRow, name: &str, change: impl Fn(&mut ErasedMatch)) {
-    for field in row.fields.iter().filter(|field| field.name == name) {
-        if let Access::Field { get, set } = field.access
-            && let Some(mut value) = get(item)
-        {
-            change(&mut value);
-            set(item, value);
+/// Attributes of `flow configure`, and where each is kept.
+type Attribute = fn(&mut FlowConfiguration) -> &mut u32;
+const CONFIGURATION: &[(&str, Attribute)] = &[
+    ("queues_size", |to| &mut to.queues_size),
+    ("counters_number", |to| &mut to.counters_number),
+    ("aging_counters_number", |to| &mut to.aging_counters_number),
+    ("meters_number", |to| &mut to.meters_number),
+    ("conn_tracks_number", |to| &mut to.conn_tracks_number),
+    ("flags", |to| &mut to.flags),
+];
+
+fn configure(cursor: &mut Cursor<'_>, port: PortRef) -> Result<Command, SyntaxError> {
+    let mut configuration = FlowConfiguration::default();
+    let mut given = false;
+    loop {
+        if cursor.keyword("queues_number") {
+            // The bound makes the conversion exact.
+            configuration.queues_number = cursor.number(u16::MAX.into())? as u16;
+        } else if let Some(index) = cursor.choose(CONFIGURATION, |(name, _)| name) {
+            *CONFIGURATION[index].1(&mut configuration) = number32(cursor)?;
+        } else {
+            break;
         }
+        given = true;
     }
-}
-
-/// Gives all fields of the item the mask that rte_flow has for items without one.
-fn set_default_mask(item: &mut Item, row: &ItemRow) {
-    for field in row.fields {
-        update(item, row, field.name, |value| {
-            value.mask = field.default_mask & crate::model::low_mask(field.bits);
-        });
+    match given {
+        true => Ok(Command::Configure {
+            port,
+            configuration,
+        }),
+        false => Err(cursor.unexpected()),
     }
-}
-
-/// One action up to and with the `/` behind it.
-fn action(cursor: &mut Cursor<'_>) -> Result<Action, SyntaxError> {
-    let place = cursor.place();
-    let Some(index) = cursor.choose(Action::TABLE, |row| row.name) else {
-        return Err(match known(cursor, UNSUPPORTED_ACTIONS) {
-            Some(name) => cursor.error(SyntaxErrorKind::UnsupportedAction { name }),
-            None => cursor.unexpected(),
-        });
-    };
-    let row = &Action::TABLE[index];
-    let mut arguments = vec![None; row.arguments.len()];
-    while let Some(index) = cursor.choose(row.arguments, |argument| argument.name) {
-        let argument = &row.arguments[index];
-        arguments[index] = Some(cursor.value(argument.kind, argument.bits)?);
-    }
-    cursor.require("/")?;
-    (row.build)(&arguments).map_err(|error| cursor.error_at(place, error.into()))
 }

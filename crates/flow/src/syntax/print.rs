@@ -1,31 +1,12 @@
-//! Rules and commands as text that parses back to the same.
+//! Rules, items and actions as text that parses back to the same.
 
 use std::fmt;
 
-use super::grammar::Command;
 use super::value::ValueText;
-use crate::model::{Access, Action, Argument, ErasedMatch, FieldKind, FieldRow, Item, Rule};
-
-impl fmt::Display for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Create { port, rule } => write!(f, "flow create {port} {rule}"),
-            Self::Validate { port, rule } => write!(f, "flow validate {port} {rule}"),
-            Self::Destroy { port, rules } => {
-                write!(f, "flow destroy {port}")?;
-                rules.iter().try_for_each(|rule| write!(f, " rule {rule}"))
-            }
-            Self::Flush { port } => write!(f, "flow flush {port}"),
-            Self::List { port, groups } => {
-                write!(f, "flow list {port}")?;
-                groups
-                    .iter()
-                    .try_for_each(|group| write!(f, " group {group}"))
-            }
-            Self::QueryCount { port, rule } => write!(f, "flow query {port} {rule} count"),
-        }
-    }
-}
+use crate::model::{
+    Access, Action, Argument, CtState, ErasedMatch, FieldKind, FieldRow, FieldValue, Item, Rule,
+    Spelling, write_hex,
+};
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,11 +56,30 @@ impl fmt::Display for Item {
                         write!(f, " {} is {port}", field.name)?;
                     }
                 }
+                Access::Bytes { get, alias, .. } => {
+                    if let Some((spec, mask)) = get(self)
+                        && !alias
+                        && !spec.is_empty()
+                    {
+                        print_bytes(field.name, spec, mask, f)?;
+                    }
+                }
                 Access::Alias(_) => {}
             }
         }
         Ok(())
     }
+}
+
+fn print_bytes(name: &str, spec: &[u8], mask: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if mask.iter().all(|byte| *byte == 0xff) {
+        write!(f, " {name} is ")?;
+        return write_hex(spec, f);
+    }
+    write!(f, " {name} spec ")?;
+    write_hex(spec, f)?;
+    write!(f, " {name} mask ")?;
+    write_hex(mask, f)
 }
 
 fn print_match(field: &FieldRow, value: &ErasedMatch, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,6 +95,20 @@ fn print_match(field: &FieldRow, value: &ErasedMatch, f: &mut fmt::Formatter<'_>
         text.print(&Argument::Bits(bits), f)
     };
     match value.prefix_length(field.bits) {
+        _ if field.kind == FieldKind::CtState
+            && value.mask != 0
+            && value.spec & !value.mask == 0 =>
+        {
+            write!(f, " {} is ", field.name)?;
+            let bits = CtState::from_bits;
+            CtState::write_signs(bits(value.spec), bits(value.mask), f)?;
+        }
+        Some(length)
+            if length == field.bits && value.last.is_none() && field.spelling == Spelling::Bare =>
+        {
+            f.write_str(" is ")?;
+            text.print(&Argument::Bits(value.spec), f)?;
+        }
         Some(length) if length == field.bits => print(f, "is", text, value.spec)?,
         Some(length) if length > 0 => {
             print(f, "spec", text, value.spec)?;
@@ -103,7 +117,7 @@ fn print_match(field: &FieldRow, value: &ErasedMatch, f: &mut fmt::Formatter<'_>
         _ => {
             print(f, "spec", text, value.spec)?;
             let kind = match field.kind {
-                FieldKind::Unsigned => FieldKind::Hexadecimal,
+                FieldKind::Unsigned if field.bits > 1 => FieldKind::Hexadecimal,
                 other => other,
             };
             print(f, "mask", ValueText { kind, ..text }, value.mask)?;
@@ -121,7 +135,13 @@ impl fmt::Display for Action {
         f.write_str(row.name)?;
         for argument in row.arguments {
             if let Some(value) = (argument.get)(self) {
-                write!(f, " {} ", argument.name)?;
+                if !argument.bare {
+                    write!(f, " {}", argument.name)?;
+                }
+                if argument.kind == FieldKind::Flag {
+                    continue;
+                }
+                f.write_str(" ")?;
                 ValueText {
                     kind: argument.kind,
                     bits: argument.bits,

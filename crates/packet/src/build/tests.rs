@@ -7,6 +7,9 @@ use crate::{Field, Layer, LayerLayout, Layout, golden};
 use core::net::{Ipv4Addr, Ipv6Addr};
 use std::vec::Vec;
 
+mod answers;
+mod encapsulated;
+
 /// The frame inside a golden VXLAN frame.
 fn inside(golden: &golden::Golden) -> Vec<u8> {
     let frame = golden.bytes();
@@ -140,11 +143,11 @@ fn encapsulation_with_a_tag_and_a_large_frame() {
     let (mut key, mut parsed) = (crate::FlowKey::ZERO, Layout::EMPTY);
     let options = crate::ParseOptions {
         vxlan_port: 8472,
-        inner: true,
+        ..crate::ParseOptions::VXLAN
     };
-    crate::parse(room.header(), room.len(), &mut key, &mut parsed, options).unwrap();
+    crate::parse(room.header(), room.len(), &mut key, &mut parsed, &options).unwrap();
     assert_eq!(parsed, layout);
-    assert_eq!(key.get(Field::Vni(Layer::Outer)), 0x12_3456);
+    assert_eq!(key.get(Field::TunnelId(Layer::Outer)), 0x12_3456);
     assert_eq!(key.get(Field::VlanTci(Layer::Outer)), 0x3005);
     assert_eq!(key.get(Field::L4Src(Layer::Outer)), 49152);
     // DF is set, and a frame too long for one packet says the most it can.

@@ -54,6 +54,18 @@ malformed! {
     Icmpv6 = "malformed-icmpv6",
     /// SCTP: cut short.
     Sctp = "malformed-sctp",
+    /// ESP: cut short.
+    Esp = "malformed-esp",
+    /// GRE: cut short.
+    Gre = "malformed-gre",
+    /// Geneve: options beyond the datagram, or an option beyond the options.
+    Geneve = "malformed-geneve",
+    /// GTP-U: cut short, length beyond the datagram, or an extension header that is cut short, empty, or the ninth.
+    Gtpu = "malformed-gtpu",
+    /// MPLS: the frame ends inside the label stack.
+    Mpls = "malformed-mpls",
+    /// Neighbour discovery: cut short, or an option that is empty or beyond the message (RFC 4861 section 4.6).
+    NeighbourDiscovery = "malformed-neighbour-discovery",
     /// The headers do not fit in the captured bytes although the frame is longer.
     HeaderTooLong = "header-too-long",
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::build::FrameBuilder;
 use crate::field::{Field, Layer};
 use crate::golden;
+use crate::key::WORDS;
 use crate::view::{Ipv4, Tcp};
 use std::vec;
 use std::vec::Vec;
@@ -13,14 +14,15 @@ use Layer::Outer;
 
 mod kernel_frames;
 mod properties;
+mod tunnels;
 
 fn parsed(
     bytes: &[u8],
     frame_len: usize,
-    options: ParseOptions,
+    options: &ParseOptions,
 ) -> Result<(FlowKey, Layout), Malformed> {
     // Garbage where parse must write, to show that it does.
-    let mut key = FlowKey::from_words([0xdead_beef_dead_beef; 24]);
+    let mut key = FlowKey::from_words([GARBAGE; WORDS]);
     key.set_metadata(7, 8, 9);
     let mut layout = Layout {
         layers: [LayerLayout {
@@ -31,18 +33,35 @@ fn parsed(
             ..LayerLayout::EMPTY
         }; 2],
     };
-    parse(bytes, frame_len, &mut key, &mut layout, options).map(|()| (key, layout))
+    parse(bytes, frame_len, &mut key, &mut layout, options)?;
+    Ok((untouched(key, options), layout))
+}
+
+const GARBAGE: u64 = 0xdead_beef_dead_beef;
+
+/// Clears what was not parse's to write, having seen that it left it alone.
+fn untouched(mut key: FlowKey, options: &ParseOptions) -> FlowKey {
+    let kept = if options.extras { 18..24 } else { 18..WORDS };
+    for word in kept {
+        assert_eq!(key.word(word), GARBAGE, "word {word} is not parse's");
+        key.set_word(word, 0);
+    }
+    key
 }
 
 fn general(
     bytes: &[u8],
     frame_len: usize,
-    options: ParseOptions,
+    options: &ParseOptions,
 ) -> Result<(FlowKey, Layout), Malformed> {
-    let mut key = FlowKey::from_words([0xdead_beef_dead_beef; 24]);
+    let mut key = FlowKey::from_words([GARBAGE; WORDS]);
     key.set_metadata(7, 8, 9);
     let mut layout = Layout::EMPTY;
-    general::parse(bytes, frame_len, &mut key, &mut layout, options).map(|()| (key, layout))
+    general::parse(bytes, frame_len, &mut key, &mut layout, options)?;
+    if options.extras {
+        extras::fetch(bytes, frame_len, &mut key, &layout, options)?;
+    }
+    Ok((untouched(key, options), layout))
 }
 
 #[test]
@@ -52,33 +71,36 @@ fn vxlan_options() {
         inner: false,
         ..ParseOptions::VXLAN
     };
-    let (key, layout) = parsed(&frame, frame.len(), outer_only).unwrap();
+    let (key, layout) = parsed(&frame, frame.len(), &outer_only).unwrap();
     assert_eq!(
-        (key.get(Field::Vni(Outer)), key.get(Field::Layers)),
+        (key.get(Field::TunnelId(Outer)), key.get(Field::Layers)),
         (4242, 1)
     );
     assert!(!layout.has_inner());
-    let (key, layout) = parsed(&frame, frame.len(), ParseOptions::PLAIN).unwrap();
+    let (key, layout) = parsed(&frame, frame.len(), &ParseOptions::PLAIN).unwrap();
     assert_eq!(
-        (key.get(Field::Vxlan(Outer)), key.get(Field::L4Dst(Outer))),
+        (
+            key.get(Field::TunnelKind(Outer)),
+            key.get(Field::L4Dst(Outer))
+        ),
         (0, 4789)
     );
     assert_eq!(layout.outer().payload, 42);
     let (key, _) = parsed(
         &frame,
         frame.len(),
-        ParseOptions {
+        &ParseOptions {
             vxlan_port: 8472,
-            inner: true,
+            ..ParseOptions::VXLAN
         },
     )
     .unwrap();
-    assert_eq!(key.get(Field::Vxlan(Outer)), 0);
+    assert_eq!(key.get(Field::TunnelKind(Outer)), 0);
     // Without the I flag there is no VNI, so it is a datagram like any other.
     let mut flagless = frame.clone();
     flagless[42] = 0;
-    let (key, layout) = parsed(&flagless, frame.len(), ParseOptions::VXLAN).unwrap();
-    assert_eq!(key.get(Field::Vxlan(Outer)), 0);
+    let (key, layout) = parsed(&flagless, frame.len(), &ParseOptions::VXLAN).unwrap();
+    assert_eq!(key.get(Field::TunnelKind(Outer)), 0);
     assert_eq!(offsets(layout.outer()), [0, 14, 20, 34, 42]);
 }
 
@@ -99,7 +121,7 @@ const M: [u8; 6] = [2, 0, 0, 0, 0, 9];
 #[test]
 fn tags() {
     let frame = frame_of(|f| f.ethernet(M, M).vlan(0x6123).ipv4(1, 2).udp(3, 4));
-    let (key, layout) = parsed(&frame, frame.len(), ParseOptions::VXLAN).unwrap();
+    let (key, layout) = parsed(&frame, frame.len(), &ParseOptions::VXLAN).unwrap();
     assert_eq!(key.get(Field::VlanTci(Outer)), 0x7123);
     assert_eq!(key.get(Field::EthType(Outer)), 0x0800);
     assert_eq!(
@@ -117,7 +139,7 @@ fn tags() {
             .ipv6(1, 2)
             .tcp(3, 4)
     });
-    let (key, layout) = parsed(&frame, frame.len(), ParseOptions::VXLAN).unwrap();
+    let (key, layout) = parsed(&frame, frame.len(), &ParseOptions::VXLAN).unwrap();
     assert_eq!(
         (
             key.get(Field::VlanTci(Outer)),
@@ -142,7 +164,7 @@ fn tags() {
             .ipv4(1, 2)
             .udp(3, 4)
     });
-    let (key, layout) = parsed(&frame, frame.len(), ParseOptions::VXLAN).unwrap();
+    let (key, layout) = parsed(&frame, frame.len(), &ParseOptions::VXLAN).unwrap();
     assert_eq!(key.get(Field::EthType(Outer)), 0x8100);
     assert_eq!(
         (
@@ -164,7 +186,7 @@ fn protocols_without_a_frame_of_the_kernel() {
             .ipv4_header(sctp)
             .payload(&[0, 5, 0, 6, 1, 2, 3, 4, 5, 6, 7, 8])
     });
-    let (key, layout) = parsed(&frame, frame.len(), ParseOptions::VXLAN).unwrap();
+    let (key, layout) = parsed(&frame, frame.len(), &ParseOptions::VXLAN).unwrap();
     assert_eq!(
         (key.get(Field::L4Src(Outer)), key.get(Field::L4Dst(Outer))),
         (5, 6)
@@ -174,7 +196,7 @@ fn protocols_without_a_frame_of_the_kernel() {
     // An IEEE 802.3 length is not an EtherType.
     let mut llc = vec![0u8; 60];
     llc[13] = 46;
-    let (key, layout) = parsed(&llc, 60, ParseOptions::VXLAN).unwrap();
+    let (key, layout) = parsed(&llc, 60, &ParseOptions::VXLAN).unwrap();
     assert_eq!(
         key.get(Field::EthType(Outer)),
         u128::from(crate::field::ETHERTYPE_LENGTH)
@@ -188,7 +210,7 @@ fn protocols_without_a_frame_of_the_kernel() {
         f.ethernet(M, M)
             .ethertype(0x0806, &[0, 6, 8, 0, 6, 4, 0, 1])
     });
-    let (key, layout) = parsed(&other, other.len(), ParseOptions::VXLAN).unwrap();
+    let (key, layout) = parsed(&other, other.len(), &ParseOptions::VXLAN).unwrap();
     assert_eq!(
         (key.get(Field::L4Dst(Outer)), layout.outer().l3_kind),
         (0, L3Kind::None)
@@ -327,26 +349,26 @@ fn every_fault_has_its_name() {
     ];
     for (name, bytes, fault) in cases {
         assert_eq!(
-            parsed(&bytes, bytes.len(), ParseOptions::VXLAN),
+            parsed(&bytes, bytes.len(), &ParseOptions::VXLAN),
             Err(fault),
             "{name}"
         );
     }
     // The frame goes on, but the captured bytes do not.
     assert_eq!(
-        parsed(&tcp[..53], tcp.len(), ParseOptions::VXLAN),
+        parsed(&tcp[..53], tcp.len(), &ParseOptions::VXLAN),
         Err(Malformed::HeaderTooLong)
     );
     let mut long_chain = vec![60u8, 31];
     long_chain.resize(256, 0);
     let long = v6_only(60, &long_chain);
     assert_eq!(
-        parsed(&long, long.len(), ParseOptions::VXLAN),
+        parsed(&long, long.len(), &ParseOptions::VXLAN),
         Err(Malformed::HeaderTooLong)
     );
     // The payload after the captured header is nobody's concern.
     let big = frame_of(|f| f.ethernet(M, M).ipv4(1, 2).udp(3, 4).payload(&[0; 1400]));
-    assert!(parsed(&big[..42], big.len(), ParseOptions::VXLAN).is_ok());
+    assert!(parsed(&big[..42], big.len(), &ParseOptions::VXLAN).is_ok());
     // Inside VXLAN the datagram is the limit, not the frame.
     let inner_cut = frame_of(|f| {
         f.ethernet(M, M)
@@ -358,7 +380,7 @@ fn every_fault_has_its_name() {
     let mut padded = inner_cut;
     padded.resize(100, 0);
     assert_eq!(
-        parsed(&padded, 100, ParseOptions::VXLAN),
+        parsed(&padded, 100, &ParseOptions::VXLAN),
         Err(Malformed::Ethernet)
     );
 }
@@ -369,7 +391,7 @@ fn atomic_fragments_and_routing_headers() {
     atomic.extend([0, 1, 0, 2, 0, 8, 0, 0]);
     let mut frame = frame_of(|f| f.ethernet(M, M).ipv6(1, 2).payload(&atomic));
     frame[20] = 44;
-    let (key, layout) = parsed(&frame, frame.len(), ParseOptions::VXLAN).unwrap();
+    let (key, layout) = parsed(&frame, frame.len(), &ParseOptions::VXLAN).unwrap();
     assert_eq!(
         (
             key.get(Field::Fragment(Outer)),
@@ -383,7 +405,7 @@ fn atomic_fragments_and_routing_headers() {
     routed.extend([0, 1, 0, 2, 0, 8, 0, 0]);
     let mut frame = frame_of(|f| f.ethernet(M, M).ipv6(1, 2).payload(&routed));
     frame[20] = 43;
-    let (_, layout) = parsed(&frame, frame.len(), ParseOptions::VXLAN).unwrap();
+    let (_, layout) = parsed(&frame, frame.len(), &ParseOptions::VXLAN).unwrap();
     assert_eq!(layout.outer().flags, LayerLayout::ROUTED);
     assert_eq!(layout.outer().l4, 78);
 }

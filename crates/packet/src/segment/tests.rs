@@ -156,7 +156,7 @@ proptest! {
             header[at] = byte;
         }
         let (mut key, mut layout) = (crate::FlowKey::ZERO, Layout::EMPTY);
-        if crate::parse(&header, golden.frame_len, &mut key, &mut layout, crate::ParseOptions::VXLAN).is_err() {
+        if crate::parse(&header, golden.frame_len, &mut key, &mut layout, &crate::ParseOptions::VXLAN).is_err() {
             return Ok(());
         }
         let gso = [Gso::TcpV4, Gso::TcpV6, Gso::Udp][kind];
@@ -220,7 +220,7 @@ fn refusals() {
         200,
         &mut key,
         &mut layout,
-        crate::ParseOptions::VXLAN,
+        &crate::ParseOptions::VXLAN,
     )
     .unwrap();
     assert_eq!(

@@ -5,18 +5,22 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use sumeru_engine::Watch;
-use sumeru_packet::field::INNER_BASE;
-use sumeru_packet::{Field, HEADER_MAX, Layer, ParseOptions};
+use sumeru_packet::field::{INNER_BASE, LAYERS_END};
+use sumeru_packet::{Field, Layer, ParseOptions};
 use sumeru_virtio::eventfd::Eventfd;
 
 use super::upkeep::allow_floods;
 use super::{Source, SwitchWorker};
 use crate::capture::Tap;
+use crate::conntrack::{Config, Conntrack, Fragments};
 use crate::frame::PortIndex;
-use crate::lane::{Attachment, LocalPort, RingPair};
+use crate::lane::{Attachment, Connections, LocalPort, RingPair};
 use crate::ring::{Receiver, Sender};
 use crate::stats::PortCounters;
 use crate::wire::Wire;
+
+/// Datagrams in pieces whose first piece is remembered.
+const DATAGRAMS: usize = 16384;
 
 impl SwitchWorker {
     /// Puts a port of a guest here, without queues yet.
@@ -152,9 +156,59 @@ impl SwitchWorker {
         self.cache.invalidate();
         self.fdb.reconcile(&self.snapshot, self.now);
         self.neighbours.reconcile(&self.snapshot);
-        let union = self.snapshot.rules.union();
-        self.deep = union.get(Field::Vxlan(Layer::Outer)) != 0
-            || (INNER_BASE..HEADER_MAX.min(24)).any(|i| union.word(i) != 0);
+        self.set_parsing();
+        self.lane.floods.clear();
+        allow_floods(&mut self.lane.floods, &self.snapshot);
+        self.list_sources();
+        // Neighbours that are new are asked at once.
+        self.next_tick = self.started;
+    }
+
+    /// Takes over another version of the rules.
+    #[cold]
+    pub(super) fn adopt_rules(&mut self) {
+        let rules = &self.rules.rules;
+        self.cache.adopt(rules.version());
+        if rules.shape() == self.shape {
+            return;
+        }
+        self.shape = rules.shape();
+        let union = rules.union();
+        let deep = union.get(Field::TunnelKind(Layer::Outer)) != 0
+            || (INNER_BASE..LAYERS_END).any(|i| union.word(i) != 0);
+        if deep != self.deep {
+            self.deep = deep;
+            self.cache.invalidate();
+            self.set_parsing();
+        }
+        self.track_connections();
+    }
+
+    /// Makes the connection table when a rule wants it for the first time.
+    fn track_connections(&mut self) {
+        if self.lane.connections.is_some() || !self.rules.tracks {
+            return;
+        }
+        let (config, now) = (Config::default(), 0);
+        let table = Conntrack::new(config, now);
+        match (table, Fragments::new(DATAGRAMS)) {
+            (Ok(table), Ok(fragments)) => {
+                let made = Connections {
+                    table,
+                    fragments,
+                    now,
+                };
+                self.lane.connections = Some(Box::new(made));
+            }
+            // Rules that track drop what they match then.
+            (table, _) => {
+                tracing::error!(error = ?table.err(), "no memory for the connection table")
+            }
+        }
+    }
+
+    /// How deep the frames of each port are looked into.
+    fn set_parsing(&mut self) {
         let vxlan_port = self
             .snapshot
             .underlay
@@ -169,17 +223,12 @@ impl SwitchWorker {
             port.parse = if looks_inside {
                 ParseOptions {
                     vxlan_port,
-                    inner: true,
+                    ..ParseOptions::VXLAN
                 }
             } else {
                 ParseOptions::PLAIN
             };
         }
-        self.lane.floods.clear();
-        allow_floods(&mut self.lane.floods, &self.snapshot);
-        self.list_sources();
-        // Neighbours that are new are asked at once.
-        self.next_tick = self.started;
     }
 
     fn list_sources(&mut self) {

@@ -5,12 +5,16 @@ use std::collections::HashMap;
 use sumeru_engine::Tsc;
 
 use super::SwitchWorker;
+use crate::fdb::change_of;
 use crate::frame::PortIndex;
 use crate::lane::{Attachment, LocalPort};
 use crate::ring::Receiver;
 use crate::snapshot::{NetworkId, Snapshot};
 use crate::stats::Drop;
+use crate::underlay;
 
+/// Connections looked at in a millisecond for their end.
+const EXPIRE: usize = 256;
 /// Seconds between looks at what has become old.
 const SWEEP: u32 = 10;
 
@@ -24,11 +28,10 @@ impl SwitchWorker {
         self.now = seconds;
         let mut questions = std::mem::take(&mut self.questions);
         // A question that cannot be put yet does not count.
-        let neighbours = &mut self.neighbours;
-        if self.snapshot.underlay.is_some()
-            && neighbours.ask(seconds, new_second, |remote| questions.push(remote))
-        {
-            self.cache.invalidate();
+        let (neighbours, cache) = (&mut self.neighbours, &mut self.cache);
+        if self.snapshot.underlay.is_some() {
+            let lost = |remote| cache.learned(underlay::change_of(remote));
+            neighbours.ask(seconds, new_second, |remote| questions.push(remote), lost);
         }
         questions.drain(..).for_each(|remote| self.ask(remote));
         self.questions = questions;
@@ -37,14 +40,37 @@ impl SwitchWorker {
         }
         allow_floods(&mut self.lane.floods, &self.snapshot);
         if seconds.is_multiple_of(SWEEP) {
-            let (cache, fdb) = (&mut self.cache, &mut self.fdb);
-            cache.sweep(|network, mac| fdb.touch(network, mac, seconds));
-            if fdb.age(&self.snapshot, seconds) > 0 {
-                cache.invalidate();
-            }
+            self.cache.begin_sweep();
         }
         self.report_receivers();
         self.count_lost();
+    }
+
+    /// The clock of the connections goes on, and some that are over end.
+    #[inline(always)]
+    pub(super) fn advance(&mut self, now: Tsc) {
+        if let Some(connections) = self.lane.connections.as_deref_mut() {
+            let now = now.since(self.started) / self.millisecond;
+            if now != connections.now {
+                connections.now = now;
+                connections.table.expire(now, EXPIRE);
+            }
+        }
+    }
+
+    /// A step through the flow cache.
+    #[cold]
+    pub(super) fn sweep(&mut self) {
+        let (fdb, now) = (&mut self.fdb, self.now);
+        self.cache
+            .sweep(|(network, mac)| fdb.touch(network, mac, now));
+        if !self.cache.sweeping() {
+            // Every address whose frames are decided from the cache has been touched.
+            let cache = &mut self.cache;
+            fdb.age(&self.snapshot, now, |network, mac| {
+                cache.learned(change_of(network, mac));
+            });
+        }
     }
 
     /// Counts what the kernel lost before it came here.

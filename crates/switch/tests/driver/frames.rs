@@ -128,7 +128,7 @@ pub fn layout(frame: &[u8]) -> Layout {
         frame.len(),
         &mut key,
         &mut layout,
-        ParseOptions::VXLAN,
+        &ParseOptions::VXLAN,
     )
     .unwrap();
     layout

@@ -5,8 +5,39 @@ use Layer::Inner;
 use proptest::prelude::*;
 
 fn options() -> impl Strategy<Value = ParseOptions> {
-    (prop_oneof![Just(0u16), Just(4789), Just(9)], any::<bool>())
-        .prop_map(|(vxlan_port, inner)| ParseOptions { vxlan_port, inner })
+    let extract = GeneveExtract {
+        class: 0x0102,
+        kind: 0x80,
+        len: 8,
+    };
+    let raw = (0u8..4, 0u8..60, 0u8..20).prop_map(|(base, offset, len)| RawExtract {
+        base: [
+            RawBase::L2,
+            RawBase::L3,
+            RawBase::L4,
+            RawBase::TunnelPayload,
+        ][usize::from(base)],
+        offset,
+        len,
+    });
+    let port = prop_oneof![Just(0u16), Just(4789), Just(9)];
+    (port, any::<[bool; 4]>(), proptest::option::of(raw)).prop_map(
+        move |(vxlan_port, [inner, tunnels, extras, geneve], raw)| {
+            let base = if tunnels {
+                ParseOptions::TUNNELS
+            } else {
+                ParseOptions::PLAIN
+            };
+            ParseOptions {
+                vxlan_port,
+                inner,
+                extras,
+                geneve_options: [geneve.then_some(extract), None],
+                raw,
+                ..base
+            }
+        },
+    )
 }
 
 /// What a layout promises: headers in order, all inside the captured bytes.
@@ -33,8 +64,8 @@ proptest! {
     #[test]
     fn arbitrary_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300), extra in 0usize..2000, options in options()) {
         for frame_len in [bytes.len(), bytes.len() + extra, bytes.len() / 2] {
-            let fast = parsed(&bytes, frame_len, options);
-            prop_assert_eq!(fast, general(&bytes, frame_len, options));
+            let fast = parsed(&bytes, frame_len, &options);
+            prop_assert_eq!(fast, general(&bytes, frame_len, &options));
             if let Ok((_, layout)) = fast {
                 check_layout(&layout, bytes.len().min(frame_len).min(crate::HEADER_MAX));
             }
@@ -43,12 +74,12 @@ proptest! {
 
     #[test]
     fn mutated_frames_do_no_harm(
-        which in 0..golden::ALL.len(),
+        which in 0..golden::ALL.len() + golden::scapy::ALL.len(),
         changes in proptest::collection::vec((0usize..150, any::<u8>()), 0..4),
         cut in prop_oneof![3 => Just(400usize), 1 => 0usize..160],
         options in options(),
     ) {
-        let (name, golden) = golden::ALL[which];
+        let (name, golden) = *golden::ALL.iter().chain(&golden::scapy::ALL).nth(which).unwrap();
         let mut bytes = golden.bytes();
         for (at, byte) in changes {
             let at = at % bytes.len();
@@ -56,8 +87,8 @@ proptest! {
         }
         bytes.truncate(cut);
         for frame_len in [golden.frame_len, bytes.len()] {
-            let fast = parsed(&bytes, frame_len, options);
-            prop_assert_eq!(fast, general(&bytes, frame_len, options), "{}", name);
+            let fast = parsed(&bytes, frame_len, &options);
+            prop_assert_eq!(fast, general(&bytes, frame_len, &options), "{}", name);
             if let Ok((_, layout)) = fast {
                 check_layout(&layout, bytes.len().min(frame_len));
             }
@@ -90,7 +121,7 @@ proptest! {
         let mut buffer = [0u8; 400];
         let len = stack(FrameBuilder::new(&mut buffer));
         prop_assume!(!(vni.is_none() && kind == 0 && l4.1 == 4789));
-        let (key, layout) = parsed(&buffer[..len], len, ParseOptions::VXLAN).unwrap();
+        let (key, layout) = parsed(&buffer[..len], len, &ParseOptions::VXLAN).unwrap();
         let l = if vni.is_some() { Inner } else { Outer };
         let mac = |m: [u8; 6]| m.iter().fold(0u128, |a, b| a << 8 | u128::from(*b));
         prop_assert_eq!(key.get(Field::EthDst(l)), mac(macs.0));
@@ -102,7 +133,7 @@ proptest! {
         let port_mask = if kind == 2 { 0xff } else { 0xffff };
         prop_assert_eq!(key.get(Field::L4Src(l)), u128::from(l4.0 & port_mask));
         prop_assert_eq!(key.get(Field::L4Dst(l)), u128::from(l4.1 & port_mask));
-        prop_assert_eq!(key.get(Field::Vni(Outer)), vni.map_or(0, u128::from));
+        prop_assert_eq!(key.get(Field::TunnelId(Outer)), vni.map_or(0, u128::from));
         let short_of_icmpv6 = if v6 && kind == 2 { 4 } else { 0 };
         prop_assert_eq!(usize::from(layout.innermost().payload) + short_of_icmpv6 + payload.len(), len);
         prop_assert_eq!(layout.has_inner(), vni.is_some());

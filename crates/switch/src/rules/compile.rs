@@ -1,80 +1,20 @@
-//! Flow rules compiled for the engine, and the tables they are looked up in.
+//! From a rule of the flow model to bits of the flow key and actions with their ports resolved.
 //!
-//! A rule becomes a value and a mask over the flow key. Rules with the same mask share one hash table (tuple space search, Srinivasan
-//! et al., SIGCOMM 1999); a group's tuples are searched in the order of their best priority. Tables are immutable snapshots: a
-//! change copies the tuple that it touches and shares the rest.
+//! A pattern becomes a value under a mask. A range becomes as many prefixes as it takes, so a rule may stand at several places.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::net::IpAddr;
 
-use sumeru_flow::model::{Action, FieldValue, Item, PortRef, VxlanDefinition};
-use sumeru_flow::{FlowError, Rule};
+use sumeru_flow::Rule;
+use sumeru_flow::model::{Action, CtAction, CtNat, FieldValue, Item, PortRef, VxlanDefinition};
 use sumeru_packet::field::{FRAGMENT_ANY, VLAN_PRESENT};
-use sumeru_packet::key::ActiveWords;
-use sumeru_packet::{Field, FlowKey, FlowMask, Layer};
+use sumeru_packet::{Field, FlowKey, FlowMask, Layer, TunnelKind};
 
+use super::RuleError;
+use crate::conntrack::{Nat, NatRange, POLICIES};
 use crate::frame::PortIndex;
-use crate::program::RuleCounts;
 
-/// Why the engine does not take a rule.
-#[derive(Debug, thiserror::Error)]
-pub enum RuleError {
-    /// The rule is wrong in itself.
-    #[error(transparent)]
-    Invalid(#[from] FlowError),
-    /// A port that the rule names does not exist.
-    #[error("{place} names port {port}, which does not exist")]
-    UnknownPort {
-        /// The item or action.
-        place: &'static str,
-        /// The port.
-        port: String,
-    },
-    /// A field that the engine does not match.
-    #[error(
-        "field {field} of item {item} is not matched by the engine; expected one of: {expected}"
-    )]
-    Field {
-        /// The item's token.
-        item: &'static str,
-        /// The field's token.
-        field: &'static str,
-        /// What could be matched instead.
-        expected: &'static str,
-    },
-    /// A range.
-    #[error("field {field} of item {item} is a range; the engine matches spec and mask only")]
-    Range {
-        /// The item's token.
-        item: &'static str,
-        /// The field's token.
-        field: &'static str,
-    },
-    /// An item or action that the engine does not carry out here.
-    #[error("{what} is not supported: {expected}")]
-    Unsupported {
-        /// The item, action or attribute.
-        what: &'static str,
-        /// What would work.
-        expected: &'static str,
-    },
-    /// The rule's name is taken.
-    #[error("rule {id} of port {port} exists already")]
-    Exists {
-        /// The port.
-        port: PortIndex,
-        /// The rule's number.
-        id: u32,
-    },
-    /// There is no such rule.
-    #[error("there is no rule {id} of port {port}")]
-    Unknown {
-        /// The port.
-        port: PortIndex,
-        /// The rule's number.
-        id: u32,
-    },
-}
+/// Most places of a rule.
+pub const MAX_PLACES: usize = 1024;
 
 /// A compiled rule.
 #[derive(Debug)]
@@ -85,20 +25,17 @@ pub struct CompiledRule {
     pub priority: u32,
     /// Its group.
     pub group: u32,
-    /// Order of creation, which decides between equal priorities.
-    pub sequence: u64,
-    /// Bits that matter.
-    pub mask: FlowMask,
-    /// Their values.
-    pub value: FlowKey,
+    /// Where it stands: bits that matter and their values. A packet meets at most one of them.
+    pub places: Vec<(FlowMask, FlowKey)>,
     /// What to do, in order.
-    pub actions: Box<[RuleAction]>,
-    /// Where it counts.
-    pub counts: Option<Arc<RuleCounts>>,
+    pub actions: ActionList,
 }
 
+/// What a rule does, in order.
+pub type ActionList = Box<[RuleAction]>;
+
 /// An action with its ports resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RuleAction {
     /// Count packets and bytes.
     Count,
@@ -126,6 +63,36 @@ pub enum RuleAction {
     Decapsulate,
     /// Put the frame into VXLAN.
     Encapsulate(VxlanDefinition),
+    /// Track the frame's connection.
+    Ct(Box<CtRule>),
+}
+
+/// What tracking does beside looking the connection up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CtRule {
+    /// The zone.
+    pub zone: u16,
+    /// Makes the connection if there is none; changes of its mark and label, as value and mask.
+    pub commit: Option<CtChange>,
+    /// Whether the packet is translated as its connection says.
+    pub nat: bool,
+    /// Where to go on.
+    pub group: Option<u32>,
+}
+
+/// How a connection is made.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CtChange {
+    /// Ends a connection of the other direction first.
+    pub force: bool,
+    /// Mark, as value and mask.
+    pub mark: Option<(u32, u32)>,
+    /// Label, as value and mask.
+    pub label: Option<(u128, u128)>,
+    /// Timeout policy.
+    pub policy: u8,
+    /// Translation of new connections.
+    pub nat: Option<Nat>,
 }
 
 /// Where the rule comes from and how ports are found.
@@ -134,10 +101,6 @@ pub struct Context<'a> {
     pub port: PortIndex,
     /// Its number.
     pub id: u32,
-    /// Order of creation.
-    pub sequence: u64,
-    /// Lcores that will count.
-    pub workers: usize,
     /// The index of a port.
     pub resolve: &'a dyn Fn(&PortRef) -> Option<PortIndex>,
 }
@@ -157,6 +120,17 @@ impl std::fmt::Display for RuleAction {
             Self::SetVlanVid(vid) => write!(f, "set the VLAN identifier to {vid}"),
             Self::SetVlanPcp(pcp) => write!(f, "set the VLAN priority to {pcp}"),
             Self::Decapsulate => write!(f, "take out of VXLAN"),
+            Self::Ct(ct) => {
+                write!(f, "track in zone {}", ct.zone)?;
+                if ct.commit.is_some() {
+                    write!(f, ", keep the connection")?;
+                }
+                if ct.nat {
+                    write!(f, ", translate")?;
+                }
+                ct.group
+                    .map_or(Ok(()), |group| write!(f, ", go on in group {group}"))
+            }
             Self::Encapsulate(to) => write!(
                 f,
                 "put into VXLAN {} towards {}",
@@ -183,6 +157,7 @@ pub fn compile(rule: &Rule, context: &Context) -> Result<CompiledRule, RuleError
     let mut pattern = Pattern {
         key: FlowKey::ZERO,
         mask: FlowMask::ZERO,
+        ranges: Vec::new(),
         layer: Layer::Outer,
         tags: 0,
     };
@@ -213,18 +188,12 @@ pub fn compile(rule: &Rule, context: &Context) -> Result<CompiledRule, RuleError
     for action in &rule.actions {
         actions.extend(compile_action(action, context)?);
     }
-    let counts = actions
-        .contains(&RuleAction::Count)
-        .then(|| RuleCounts::new(context.workers));
     Ok(CompiledRule {
         name: (context.port, context.id),
         priority: attributes.priority,
         group: attributes.group,
-        sequence: context.sequence,
-        mask: pattern.mask,
-        value: pattern.key,
+        places: pattern.places()?,
         actions: actions.into(),
-        counts,
     })
 }
 
@@ -239,11 +208,68 @@ fn resolve(context: &Context, place: &'static str, port: &PortRef) -> Result<Por
 struct Pattern {
     key: FlowKey,
     mask: FlowMask,
+    ranges: Vec<Range>,
     layer: Layer,
     tags: u32,
 }
 
+/// A field whose value lies between two others, both included.
+struct Range {
+    field: Field,
+    low: u128,
+    high: u128,
+}
+
+impl Range {
+    /// The fewest prefixes that cover it, as value and mask.
+    fn prefixes(&self) -> Vec<(u128, u128)> {
+        let all = self.field.position().max();
+        let mut out = Vec::new();
+        let mut low = self.low;
+        loop {
+            // The largest aligned block that begins here and does not pass the end.
+            let room = self.high - low;
+            let mut block = if low == 0 {
+                all
+            } else {
+                (1 << low.trailing_zeros()) - 1
+            };
+            while block > room {
+                block >>= 1;
+            }
+            out.push((low, all & !block));
+            if block == room {
+                return out;
+            }
+            low += block + 1;
+        }
+    }
+}
+
 impl Pattern {
+    /// The places of the rule: one, or one for each combination of the prefixes of its ranges.
+    fn places(&self) -> Result<Vec<(FlowMask, FlowKey)>, RuleError> {
+        let mut places = vec![(self.mask, self.key)];
+        for range in &self.ranges {
+            let prefixes = range.prefixes();
+            let needed = places.len().saturating_mul(prefixes.len());
+            if needed > MAX_PLACES {
+                return Err(RuleError::TooWide { needed });
+            }
+            let with = |(mask, key): &(FlowMask, FlowKey), (value, bits): &(u128, u128)| {
+                let (mut mask, mut key) = (*mask, *key);
+                mask.set(range.field, mask.get(range.field) | bits);
+                key.set(range.field, key.get(range.field) & !bits | value);
+                (mask, key)
+            };
+            places = places
+                .iter()
+                .flat_map(|place| prefixes.iter().map(move |prefix| with(place, prefix)))
+                .collect();
+        }
+        Ok(places)
+    }
+
     /// Requires the bits `mask` of a field to be those of `value`.
     fn require(&mut self, field: Field, mask: u128, value: u128) {
         let mask = mask & field.position().max();
@@ -263,7 +289,7 @@ impl Pattern {
             Item::Udp(_) => exact(Field::IpProto(layer), 17),
             Item::Icmp(_) => exact(Field::IpProto(layer), 1),
             Item::Icmp6(_) => exact(Field::IpProto(layer), 58),
-            Item::Vxlan(_) => exact(Field::Vxlan(layer), 1),
+            Item::Vxlan(_) => exact(Field::TunnelKind(layer), TunnelKind::Vxlan as u128),
             Item::Vlan(_) => {
                 let tag = self.tag_field();
                 self.require(tag, VLAN_PRESENT.into(), VLAN_PRESENT.into());
@@ -287,6 +313,25 @@ impl Pattern {
                 expected: "one tunnel",
             });
         }
+        if !matches!(
+            item,
+            Item::Void
+                | Item::Eth(_)
+                | Item::Vlan(_)
+                | Item::Ipv4(_)
+                | Item::Ipv6(_)
+                | Item::Tcp(_)
+                | Item::Udp(_)
+                | Item::Icmp(_)
+                | Item::Icmp6(_)
+                | Item::Vxlan(_)
+                | Item::Mark(_)
+        ) {
+            return Err(RuleError::Unsupported {
+                what: item.name(),
+                expected: "the engine does not match this item",
+            });
+        }
         self.require_presence(item);
         let row = item.row();
         for field in row.fields {
@@ -297,12 +342,6 @@ impl Pattern {
             if matched.mask == 0 {
                 continue;
             }
-            if matched.range().is_some() {
-                return Err(RuleError::Range {
-                    item: row.name,
-                    field: field.name,
-                });
-            }
             let (target, shift) =
                 self.place(item, field.name, tag_follows)
                     .map_err(|expected| RuleError::Field {
@@ -310,7 +349,27 @@ impl Pattern {
                         field: field.name,
                         expected,
                     })?;
-            self.require(target, matched.mask << shift, matched.spec << shift);
+            match matched.range() {
+                None => self.require(target, matched.mask << shift, matched.spec << shift),
+                // A range is of the numbers under the mask; other bits between them would make it no range of the key.
+                Some((low, high))
+                    if shift == 0
+                        && matched.mask == field_bits(field.bits)
+                        && target.position().width == field.bits =>
+                {
+                    self.ranges.push(Range {
+                        field: target,
+                        low,
+                        high,
+                    });
+                }
+                Some(_) => {
+                    return Err(RuleError::Range {
+                        item: row.name,
+                        field: field.name,
+                    });
+                }
+            }
         }
         match item {
             Item::Vlan(_) => self.tags += 1,
@@ -365,7 +424,7 @@ impl Pattern {
             (Item::Tcp(_), "flags") => (Field::TcpFlags(layer), 0),
             (Item::Tcp(_), _) => return Err("src, dst, flags"),
             (Item::Icmp(_) | Item::Icmp6(_), _) => return Err("type, code"),
-            (Item::Vxlan(_), "vni") => (Field::Vni(layer), 0),
+            (Item::Vxlan(_), "vni") => (Field::TunnelId(layer), 0),
             (Item::Vxlan(_), _) => return Err("vni"),
             (Item::Mark(_), "id") => (Field::Mark, 0),
             _ => return Err("nothing"),
@@ -373,8 +432,75 @@ impl Pattern {
     }
 }
 
+const fn field_bits(bits: u32) -> u128 {
+    if bits >= 128 {
+        u128::MAX
+    } else {
+        (1 << bits) - 1
+    }
+}
+
 fn mac(address: sumeru_flow::model::MacAddr) -> u128 {
     address.to_bits()
+}
+
+fn compile_ct(ct: &CtAction) -> Result<CtRule, RuleError> {
+    let range = |range: sumeru_flow::model::NatRange| {
+        let (min, max) = match range.addresses.map(|a| (a.first(), a.last())) {
+            Some((IpAddr::V4(first), IpAddr::V4(last))) => {
+                (first.to_bits().into(), last.to_bits().into())
+            }
+            Some((IpAddr::V6(first), IpAddr::V6(last))) => (first.to_bits(), last.to_bits()),
+            _ => {
+                return Err(RuleError::Unsupported {
+                    what: "nat without addresses",
+                    expected: "addr FIRST-LAST",
+                });
+            }
+        };
+        let ports = range.ports.map(|ports| (ports.first(), ports.last()));
+        Ok(NatRange {
+            min,
+            max,
+            ports,
+            random: false,
+        })
+    };
+    let nat = match ct.nat {
+        Some(CtNat::Src(wanted)) => Some(Nat {
+            source: Some(range(wanted)?),
+            destination: None,
+        }),
+        Some(CtNat::Dst(wanted)) => Some(Nat {
+            source: None,
+            destination: Some(range(wanted)?),
+        }),
+        Some(CtNat::Restore) | None => None,
+    };
+    let commit = match &ct.commit {
+        None => None,
+        Some(commit) => Some(CtChange {
+            force: commit.force,
+            mark: commit.mark.map(|mark| (mark.value, mark.mask)),
+            label: commit.label.map(|label| (label.value.0, label.mask.0)),
+            policy: commit.timeout.map_or(Ok(0), |policy| {
+                let small = u8::try_from(policy)
+                    .ok()
+                    .filter(|p| usize::from(*p) < POLICIES);
+                small.ok_or(RuleError::Unsupported {
+                    what: "timeout policy",
+                    expected: "a number of 0 to 15",
+                })
+            })?,
+            nat,
+        }),
+    };
+    Ok(CtRule {
+        zone: ct.zone,
+        commit,
+        nat: ct.nat.is_some(),
+        group: ct.group,
+    })
 }
 
 fn compile_action(action: &Action, context: &Context) -> Result<Option<RuleAction>, RuleError> {
@@ -418,154 +544,12 @@ fn compile_action(action: &Action, context: &Context) -> Result<Option<RuleActio
         Action::SetTtl { ttl_value } => RuleAction::Set(Field::IpTtl(outer), (*ttl_value).into()),
         Action::VxlanDecap => RuleAction::Decapsulate,
         Action::VxlanEncap(definition) => RuleAction::Encapsulate(*definition),
+        Action::Ct(ct) => RuleAction::Ct(Box::new(compile_ct(ct)?)),
+        other => {
+            return Err(RuleError::Unsupported {
+                what: other.name(),
+                expected: "the engine does not carry out this action",
+            });
+        }
     }))
 }
-
-/// Rules with one mask.
-#[derive(Clone, Debug)]
-struct Tuple {
-    mask: FlowMask,
-    active: ActiveWords,
-    /// The smallest priority of any rule in it.
-    best: u32,
-    /// Rules by the hash of their value, each list by priority, then age.
-    rules: HashMap<u64, Vec<Arc<CompiledRule>>>,
-}
-
-/// All rules at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct RuleTable {
-    groups: BTreeMap<u32, Vec<Arc<Tuple>>>,
-    names: Arc<HashMap<(PortIndex, u32), Arc<CompiledRule>>>,
-}
-
-impl RuleTable {
-    /// How many rules there are.
-    pub fn len(&self) -> usize {
-        self.names.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
-
-    /// The rule with this name.
-    pub fn get(&self, port: PortIndex, id: u32) -> Option<&Arc<CompiledRule>> {
-        self.names.get(&(port, id))
-    }
-
-    /// Adds a rule.
-    ///
-    /// # Errors
-    /// [`RuleError::Exists`].
-    pub fn insert(&mut self, rule: CompiledRule) -> Result<(), RuleError> {
-        let (port, id) = rule.name;
-        if self.names.contains_key(&rule.name) {
-            return Err(RuleError::Exists { port, id });
-        }
-        let rule = Arc::new(rule);
-        Arc::make_mut(&mut self.names).insert(rule.name, rule.clone());
-        let tuples = self.groups.entry(rule.group).or_default();
-        let index = tuples
-            .iter()
-            .position(|tuple| tuple.mask == rule.mask)
-            .unwrap_or_else(|| {
-                let tuple = Tuple {
-                    mask: rule.mask,
-                    active: rule.mask.active(),
-                    best: u32::MAX,
-                    rules: HashMap::new(),
-                };
-                tuples.push(Arc::new(tuple));
-                tuples.len() - 1
-            });
-        let tuple = Arc::make_mut(&mut tuples[index]);
-        tuple.best = tuple.best.min(rule.priority);
-        let bucket = tuple
-            .rules
-            .entry(rule.value.hash(&tuple.mask, tuple.active))
-            .or_default();
-        bucket.push(rule);
-        bucket.sort_by_key(|rule| (rule.priority, rule.sequence));
-        tuples.sort_by_key(|tuple| tuple.best);
-        Ok(())
-    }
-
-    /// Removes a rule.
-    ///
-    /// # Errors
-    /// [`RuleError::Unknown`].
-    pub fn remove(&mut self, port: PortIndex, id: u32) -> Result<(), RuleError> {
-        let removed = Arc::make_mut(&mut self.names)
-            .remove(&(port, id))
-            .ok_or(RuleError::Unknown { port, id })?;
-        let Some(tuples) = self.groups.get_mut(&removed.group) else {
-            return Ok(());
-        };
-        if let Some(tuple) = tuples.iter_mut().find(|tuple| tuple.mask == removed.mask) {
-            let tuple = Arc::make_mut(tuple);
-            let hash = removed.value.hash(&tuple.mask, tuple.active);
-            if let Some(bucket) = tuple.rules.get_mut(&hash) {
-                bucket.retain(|rule| rule.name != removed.name);
-                if bucket.is_empty() {
-                    tuple.rules.remove(&hash);
-                }
-            }
-            tuple.best = tuple
-                .rules
-                .values()
-                .flatten()
-                .map(|rule| rule.priority)
-                .min()
-                .unwrap_or(u32::MAX);
-        }
-        tuples.retain(|tuple| !tuple.rules.is_empty());
-        tuples.sort_by_key(|tuple| tuple.best);
-        if tuples.is_empty() {
-            self.groups.remove(&removed.group);
-        }
-        Ok(())
-    }
-
-    /// The best rule of `group` for `key`. `examine` is told every mask that was looked under, matching or not.
-    pub fn lookup(
-        &self,
-        group: u32,
-        key: &FlowKey,
-        mut examine: impl FnMut(&FlowMask),
-    ) -> Option<&Arc<CompiledRule>> {
-        let mut best: Option<&Arc<CompiledRule>> = None;
-        for tuple in self.groups.get(&group)? {
-            if best.is_some_and(|rule| rule.priority < tuple.best) {
-                break;
-            }
-            examine(&tuple.mask);
-            let bucket = tuple.rules.get(&key.hash(&tuple.mask, tuple.active));
-            let found = bucket.and_then(|b| {
-                b.iter()
-                    .find(|rule| key.matches(&rule.value, &tuple.mask, tuple.active))
-            });
-            if let Some(rule) = found
-                && best.is_none_or(|b| (rule.priority, rule.sequence) < (b.priority, b.sequence))
-            {
-                best = Some(rule);
-            }
-        }
-        best
-    }
-
-    /// Every bit that any rule looks at.
-    pub fn union(&self) -> FlowMask {
-        let mut union = FlowMask::ZERO;
-        self.groups
-            .values()
-            .flatten()
-            .for_each(|tuple| union.merge(&tuple.mask));
-        union
-    }
-}
-
-#[cfg(test)]
-#[path = "rules_tests.rs"]
-mod tests;

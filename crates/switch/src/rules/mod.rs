@@ -1,0 +1,92 @@
+//! Flow rules: compiled ([`compile`]), kept and published ([`RuleTable`]), and as an lcore sees them ([`RuleView`]).
+
+mod actions;
+pub mod compile;
+pub mod queue;
+mod table;
+
+use sumeru_flow::FlowError;
+
+use crate::classifier::Full;
+use crate::frame::PortIndex;
+pub use compile::{ActionList, CompiledRule, Context, CtChange, CtRule, RuleAction, compile};
+pub use queue::{Completion, FlowQueue, SharedRules};
+pub use table::{Placed, RuleTable, RuleView, Shape, name_from};
+
+/// Why the engine does not take a rule.
+#[derive(Debug, thiserror::Error)]
+pub enum RuleError {
+    /// The rule is wrong in itself.
+    #[error(transparent)]
+    Invalid(#[from] FlowError),
+    /// A port that the rule names does not exist.
+    #[error("{place} names port {port}, which does not exist")]
+    UnknownPort {
+        /// The item or action.
+        place: &'static str,
+        /// The port.
+        port: String,
+    },
+    /// A field that the engine does not match.
+    #[error(
+        "field {field} of item {item} is not matched by the engine; expected one of: {expected}"
+    )]
+    Field {
+        /// The item's token.
+        item: &'static str,
+        /// The field's token.
+        field: &'static str,
+        /// What could be matched instead.
+        expected: &'static str,
+    },
+    /// A range of a part of a field.
+    #[error("field {field} of item {item} is a range under a mask; a range is of whole fields")]
+    Range {
+        /// The item's token.
+        item: &'static str,
+        /// The field's token.
+        field: &'static str,
+    },
+    /// An item or action that the engine does not carry out here.
+    #[error("{what} is not supported: {expected}")]
+    Unsupported {
+        /// The item, action or attribute.
+        what: &'static str,
+        /// What would work.
+        expected: &'static str,
+    },
+    /// Ranges that take too many prefixes.
+    #[error(
+        "the ranges of the rule take {needed} prefixes together, expected at most {}",
+        compile::MAX_PLACES
+    )]
+    TooWide {
+        /// How many they take.
+        needed: usize,
+    },
+    /// No room for it.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// The rule's name is taken.
+    #[error("rule {id} of port {port} exists already")]
+    Exists {
+        /// The port.
+        port: PortIndex,
+        /// The rule's number.
+        id: u32,
+    },
+    /// A rule without a name that is not there any more.
+    #[error("the rule was destroyed already")]
+    Gone,
+    /// There is no such rule.
+    #[error("there is no rule {id} of port {port}")]
+    Unknown {
+        /// The port.
+        port: PortIndex,
+        /// The rule's number.
+        id: u32,
+    },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! Compilation and look-up of rules, written in testpmd's syntax.
+
+use sumeru_flow::{PortRef, Rule};
+use sumeru_packet::{Field, FlowKey, Layer};
+
+use super::*;
+use crate::classifier::Classes;
+use sumeru_flow::syntax::{Command, parse};
+
+fn rule(text: &str) -> Rule {
+    match parse(text).unwrap() {
+        Command::Create { rule, .. } => rule,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn compiled(text: &str, id: u32) -> Result<CompiledRule, RuleError> {
+    let resolve = |port: &PortRef| port.number().filter(|n| *n < 4).map(|n| n as PortIndex);
+    compile(
+        &rule(text),
+        &Context {
+            port: 0,
+            id,
+            resolve: &resolve,
+        },
+    )
+}
+
+fn key(fields: &[(Field, u128)]) -> FlowKey {
+    let mut key = FlowKey::ZERO;
+    fields
+        .iter()
+        .for_each(|(field, value)| key.set(*field, *value));
+    key
+}
+
+#[test]
+fn items_become_values_under_masks() {
+    let rule = compiled(
+        "flow create 0 ingress pattern eth / vlan vid is 5 / ipv4 dst spec 10.0.0.0 dst prefix 8 / udp dst is 53 / end actions drop / end",
+        1,
+    )
+    .unwrap();
+    let (mask, value) = rule.places[0];
+    let o = Layer::Outer;
+    assert_eq!(value.get(Field::VlanTci(o)), 0x1005);
+    assert_eq!(mask.get(Field::VlanTci(o)), 0x1fff);
+    assert_eq!(
+        (value.get(Field::IpDst(o)), mask.get(Field::IpDst(o))),
+        (0x0a00_0000, 0xff00_0000)
+    );
+    assert_eq!(
+        (value.get(Field::IpProto(o)), value.get(Field::L4Dst(o))),
+        (17, 53)
+    );
+    assert_eq!(mask.get(Field::InPort), 0xffff_ffff);
+    assert_eq!(&*rule.actions, &[RuleAction::Drop]);
+}
+
+#[test]
+fn inner_items_match_the_inner_layer() {
+    let rule = compiled(
+        "flow create 0 ingress pattern eth / ipv4 / udp / vxlan vni is 7 / eth dst is 02:00:00:00:00:01 / end actions vxlan_decap / represented_port ethdev_port_id 2 / end",
+        1,
+    )
+    .unwrap();
+    let (_, value) = rule.places[0];
+    assert_eq!(value.get(Field::TunnelId(Layer::Outer)), 7);
+    assert_eq!(value.get(Field::EthDst(Layer::Inner)), 0x0200_0000_0001);
+    assert_eq!(
+        &*rule.actions,
+        &[RuleAction::Decapsulate, RuleAction::Output(2)]
+    );
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_by_name() {
+    let refusal = |text| compiled(text, 1).unwrap_err().to_string();
+    let error =
+        refusal("flow create 0 ingress pattern eth / ipv4 packet_id is 5 / end actions drop / end");
+    assert!(
+        error.contains("packet_id") && error.contains("ipv4"),
+        "{error}"
+    );
+    let error = refusal(
+        "flow create 0 ingress pattern eth / end actions represented_port ethdev_port_id 9 / end",
+    );
+    assert!(error.contains("port 9"), "{error}");
+    let error = refusal("flow create 0 egress pattern eth / end actions drop / end");
+    assert!(error.contains("egress"), "{error}");
+}
+
+#[test]
+fn the_best_rule_wins_and_every_mask_looked_under_is_told() {
+    let mut table = RuleTable::default();
+    for (id, text) in [
+        "flow create 0 ingress priority 2 pattern eth / end actions represented_port ethdev_port_id 1 / end",
+        "flow create 0 ingress priority 1 pattern eth / ipv4 / end actions represented_port ethdev_port_id 2 / end",
+        "flow create 0 ingress priority 1 pattern eth / ipv4 dst is 10.0.0.1 / end actions represented_port ethdev_port_id 3 / end",
+        "flow create 0 ingress priority 0 pattern eth / ipv4 dst is 10.0.0.2 / end actions drop / end",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        table.insert(&compiled(text, id as u32).unwrap()).unwrap();
+    }
+    table.publish();
+    let ipv4 = |dst| {
+        key(&[
+            (Field::EthType(Layer::Outer), 0x0800),
+            (Field::IpDst(Layer::Outer), dst),
+        ])
+    };
+    let find = |view: &RuleView, group, key: &FlowKey| {
+        let mut masks = 0;
+        let found = view
+            .rules
+            .lookup(group, key, &mut Classes::new(), |_| masks += 1);
+        (found.map(|rule| name_from(rule.name).1), masks)
+    };
+    let before = table.view().clone();
+    assert_eq!(
+        find(&before, 0, &ipv4(0x0a00_0002)),
+        (Some(3), 1),
+        "nothing can be better: one tuple is enough"
+    );
+    assert_eq!(
+        find(&before, 0, &ipv4(0x0a00_0001)).0,
+        Some(1),
+        "of equal priorities the older"
+    );
+    assert_eq!(find(&before, 0, &ipv4(0x0a00_0009)).0, Some(1));
+    assert_eq!(find(&before, 0, &key(&[])), (Some(0), 3));
+    assert_eq!(find(&before, 1, &key(&[])).0, None);
+    table.remove(0, 1).unwrap();
+    assert_eq!(
+        find(table.view(), 0, &ipv4(0x0a00_0009)).0,
+        Some(1),
+        "not published yet"
+    );
+    table.publish();
+    assert_eq!(find(table.view(), 0, &ipv4(0x0a00_0009)).0, Some(0));
+    assert!(matches!(
+        table.remove(0, 1),
+        Err(RuleError::Unknown { port: 0, id: 1 })
+    ));
+    assert!(matches!(
+        table.insert(
+            &compiled(
+                "flow create 0 ingress pattern eth / end actions drop / end",
+                0
+            )
+            .unwrap()
+        ),
+        Err(RuleError::Exists { .. })
+    ));
+}
+
+#[test]
+fn ranges_become_prefixes() {
+    let text = |range: &str| {
+        format!("flow create 0 ingress pattern eth / ipv4 / udp {range} / end actions drop / end")
+    };
+    let places = |range: &str| compiled(&text(range), 1).unwrap().places;
+    for (low, high) in [
+        (0_u32, 65535_u32),
+        (1, 65535),
+        (1000, 2000),
+        (5, 5),
+        (1024, 65535),
+        (65534, 65535),
+    ] {
+        let places = places(&format!("dst spec {low} dst last {high} dst mask 65535"));
+        assert!(places.len() <= 30);
+        for port in (0..=65535_u32).step_by(7).chain([
+            low,
+            high,
+            low.saturating_sub(1),
+            (high + 1).min(65535),
+        ]) {
+            let mut probe = key(&[
+                (Field::EthType(Layer::Outer), 0x0800),
+                (Field::IpProto(Layer::Outer), 17),
+                (Field::L4Dst(Layer::Outer), port.into()),
+            ]);
+            let met = |probe: &FlowKey| {
+                places
+                    .iter()
+                    .filter(|(mask, value)| probe.masked(mask) == value.masked(mask))
+                    .count()
+            };
+            assert_eq!(
+                met(&probe),
+                usize::from((low..=high).contains(&port)),
+                "{low}-{high}: {port}"
+            );
+            probe.set(Field::IpProto(Layer::Outer), 6);
+            assert_eq!(met(&probe), 0);
+        }
+    }
+    let both =
+        places("src spec 1 src last 65534 src mask 65535 dst spec 1 dst last 65534 dst mask 65535");
+    assert_eq!(both.len(), 30 * 30);
+    let part = compiled(&text("dst spec 1 dst last 3 dst mask 255"), 1);
+    assert!(matches!(part, Err(RuleError::Range { .. })), "{part:?}");
+}
+
+#[test]
+fn a_rule_counts_at_all_its_places_and_leaves_nothing_behind() {
+    let mut table = RuleTable::default();
+    let (_, arena) = table.subscribe();
+    let text = "flow create 0 ingress pattern eth / ipv4 / udp dst spec 1 dst last 6 dst mask 65535 / end actions count / drop / end";
+    table.insert(&compiled(text, 1).unwrap()).unwrap();
+    table.insert(&compiled(text, 2).unwrap()).unwrap();
+    table.publish();
+    assert_eq!(table.len(), 8);
+    let found = table.view().rules.lookup(
+        0,
+        &key(&[
+            (Field::EthType(Layer::Outer), 0x0800),
+            (Field::IpProto(Layer::Outer), 17),
+            (Field::L4Dst(Layer::Outer), 4),
+        ]),
+        &mut Classes::new(),
+        |_| (),
+    );
+    arena.count(found.unwrap().counter.unwrap(), 100);
+    assert_eq!(
+        (table.counts(0, 1).unwrap(), table.counts(0, 2).unwrap()),
+        ((1, 100), (0, 0))
+    );
+    table.remove(0, 1).unwrap();
+    for _ in 0..3 {
+        table.publish();
+    }
+    assert!(table.counts(0, 1).is_err());
+    table.insert(&compiled(text, 3).unwrap()).unwrap();
+    assert_eq!(
+        table.counts(0, 3).unwrap(),
+        (0, 0),
+        "a counter that was used before begins at zero"
+    );
+}
