@@ -23,18 +23,34 @@ const B: u32 = 0x0a00_0002;
 
 fn node(rules: &[&str]) -> (Node, Guest, Guest) {
     let mut node = Node::with_networks(&[1]);
-    let (a, b) = (node.guest(1, &Options::default()), node.guest(2, &Options::default()));
+    let (a, b) = (
+        node.guest(1, &Options::default()),
+        node.guest(2, &Options::default()),
+    );
     for (id, rule) in rules.iter().enumerate() {
-        node.rule(id as u32, rule).unwrap_or_else(|error| panic!("{rule}: {error}"));
+        node.rule(id as u32, rule)
+            .unwrap_or_else(|error| panic!("{rule}: {error}"));
     }
     (node, a, b)
 }
 
 fn datagram(from: u32, to: u32, ports: (u16, u16)) -> Vec<u8> {
-    build(|f| f.ethernet(mac(2), mac(1)).ipv4(from, to).udp(ports.0, ports.1).payload(b"hello"))
+    build(|f| {
+        f.ethernet(mac(2), mac(1))
+            .ipv4(from, to)
+            .udp(ports.0, ports.1)
+            .payload(b"hello")
+    })
 }
 
-fn segment(from: (u32, u16), to: (u32, u16), flags: u8, seq: u32, ack: u32, payload: &[u8]) -> Vec<u8> {
+fn segment(
+    from: (u32, u16),
+    to: (u32, u16),
+    flags: u8,
+    seq: u32,
+    ack: u32,
+    payload: &[u8],
+) -> Vec<u8> {
     let header = Tcp {
         src: U16::new(from.1),
         dst: U16::new(to.1),
@@ -46,7 +62,12 @@ fn segment(from: (u32, u16), to: (u32, u16), flags: u8, seq: u32, ack: u32, payl
         checksum: U16::new(0),
         urgent: U16::new(0),
     };
-    build(|f| f.ethernet(mac(2), mac(1)).ipv4(from.0, to.0).tcp_header(header).payload(payload))
+    build(|f| {
+        f.ethernet(mac(2), mac(1))
+            .ipv4(from.0, to.0)
+            .tcp_header(header)
+            .payload(payload)
+    })
 }
 
 #[test]
@@ -70,7 +91,10 @@ fn answers_come_in_and_nothing_else_does() {
         b.send(&[&answer]);
         assert_eq!((a.frames().len(), b.frames().len()), (1, 1));
     }
-    assert!(node.stage(Stage::SlowPath) <= slow + 2, "established flows are decided by the cache");
+    assert!(
+        node.stage(Stage::SlowPath) <= slow + 2,
+        "established flows are decided by the cache"
+    );
 }
 
 #[test]
@@ -83,22 +107,57 @@ fn a_tcp_connection_lives_and_ends() {
     const RST: u8 = 4;
     b.send(&[segment(server, client, ACK, 1, 1, b"")]);
     a.send(&[segment(client, server, ACK, 1, 1, b"in the middle")]);
-    assert!(a.frames().is_empty() && b.frames().is_empty(), "no connection begins like that");
+    assert!(
+        a.frames().is_empty() && b.frames().is_empty(),
+        "no connection begins like that"
+    );
     let mut pass = |from_a: bool, frame: Vec<u8>| {
-        let (from, to) = if from_a { (&mut a, &mut b) } else { (&mut b, &mut a) };
+        let (from, to) = if from_a {
+            (&mut a, &mut b)
+        } else {
+            (&mut b, &mut a)
+        };
         from.send(&[&frame]);
         !to.frames().is_empty()
     };
     assert!(pass(true, segment(client, server, SYN, 100, 0, b"")));
-    assert!(pass(false, segment(server, client, SYN | ACK, 500, 101, b"")));
+    assert!(pass(
+        false,
+        segment(server, client, SYN | ACK, 500, 101, b"")
+    ));
     assert!(pass(true, segment(client, server, ACK, 101, 501, b"")));
     assert!(pass(true, segment(client, server, ACK, 101, 501, b"GET /")));
-    assert!(pass(false, segment(server, client, ACK, 501, 106, b"hello")));
-    assert!(!pass(false, segment(server, client, ACK, 501 + 1_000_000, 106, b"far out of the window")));
-    assert!(!pass(false, segment(server, client, RST, 501 + 1_000_000, 0, b"")), "a blind reset");
-    assert!(pass(true, segment(client, server, ACK, 106, 506, b"still there")));
-    assert!(pass(true, segment(client, server, FIN | ACK, 117, 506, b"")));
-    assert!(pass(false, segment(server, client, FIN | ACK, 506, 118, b"")));
+    assert!(pass(
+        false,
+        segment(server, client, ACK, 501, 106, b"hello")
+    ));
+    assert!(!pass(
+        false,
+        segment(
+            server,
+            client,
+            ACK,
+            501 + 1_000_000,
+            106,
+            b"far out of the window"
+        )
+    ));
+    assert!(
+        !pass(false, segment(server, client, RST, 501 + 1_000_000, 0, b"")),
+        "a blind reset"
+    );
+    assert!(pass(
+        true,
+        segment(client, server, ACK, 106, 506, b"still there")
+    ));
+    assert!(pass(
+        true,
+        segment(client, server, FIN | ACK, 117, 506, b"")
+    ));
+    assert!(pass(
+        false,
+        segment(server, client, FIN | ACK, 506, 118, b"")
+    ));
     assert!(pass(true, segment(client, server, ACK, 118, 507, b"")));
     assert_eq!(node.drops(Drop::Rule), 4);
 }
@@ -128,7 +187,11 @@ fn sources_are_translated_and_answers_back() {
     assert_eq!(ports, [5000, 5001]);
     a.send(&[datagram(A, B, (1002, 53))]);
     assert!(b.frames().is_empty());
-    assert_eq!(node.drops(Drop::NatExhausted), 1, "two ports, two connections");
+    assert_eq!(
+        node.drops(Drop::NatExhausted),
+        1,
+        "two ports, two connections"
+    );
     for (frame, port) in sent.iter().zip([1000_u16, 1001]) {
         let translated = u16::from_be_bytes([frame[34], frame[35]]);
         for _ in 0..3 {
@@ -136,13 +199,16 @@ fn sources_are_translated_and_answers_back() {
             let back = a.frames();
             assert_eq!(back.len(), 1);
             verify(&back[0]);
-            assert_eq!((&back[0][30..34], &back[0][36..38]), (&A.to_be_bytes()[..], &port.to_be_bytes()[..]));
+            assert_eq!(
+                (&back[0][30..34], &back[0][36..38]),
+                (&A.to_be_bytes()[..], &port.to_be_bytes()[..])
+            );
         }
     }
     b.send(&[datagram(B, OUTSIDE, (54, 5000))]);
     assert!(a.frames().is_empty(), "nobody asked this one");
     // What was translated before is translated from the cache too.
-    a.send(&[datagram(A, B, (1000, 53)); 4]);
+    a.send(&vec![datagram(A, B, (1000, 53)); 4]);
     let again = b.frames();
     assert_eq!(again.len(), 4);
     again.iter().for_each(|frame| verify(frame));
@@ -167,7 +233,12 @@ fn a_change_of_rules_reaches_established_connections() {
 #[test]
 fn pieces_follow_their_first() {
     let (node, mut a, mut b) = node(&FIREWALL);
-    let whole = build(|f| f.ethernet(mac(2), mac(1)).ipv4(A, B).udp(1000, 53).payload(&[7; 32]));
+    let whole = build(|f| {
+        f.ethernet(mac(2), mac(1))
+            .ipv4(A, B)
+            .udp(1000, 53)
+            .payload(&[7; 32])
+    });
     let piece = |offset: u16, more: bool| {
         let mut frame = whole.clone();
         frame[18..20].copy_from_slice(&99_u16.to_be_bytes());
@@ -182,7 +253,11 @@ fn pieces_follow_their_first() {
     a.send(&[piece(0, true), piece(5, false)]);
     assert_eq!(b.frames().len(), 2);
     b.send(&[datagram(B, A, (53, 1000))]);
-    assert_eq!(a.frames().len(), 1, "the connection is that of the whole datagram");
+    assert_eq!(
+        a.frames().len(),
+        1,
+        "the connection is that of the whole datagram"
+    );
     assert_eq!(node.drops(Drop::Rule), 1);
 }
 
@@ -192,7 +267,14 @@ fn an_error_about_a_connection_is_related() {
     rules.push("flow create 1 group 1 ingress transfer pattern eth / ct state is +rel / end actions jump group 2 / end");
     let (node, mut a, mut b) = node(&rules);
     let question = datagram(A, B, (1000, 53));
-    let error = |about: &[u8]| build(|f| f.ethernet(mac(1), mac(2)).ipv4(B, A).icmp(3, 3, 0).payload(&about[14..14 + 28]));
+    let error = |about: &[u8]| {
+        build(|f| {
+            f.ethernet(mac(1), mac(2))
+                .ipv4(B, A)
+                .icmp(3, 3, 0)
+                .payload(&about[14..14 + 28])
+        })
+    };
     b.send(&[error(&question)]);
     assert!(a.frames().is_empty(), "about nothing that we know");
     a.send(&[&question]);
