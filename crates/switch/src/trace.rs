@@ -1,15 +1,18 @@
 //! `trace`: the slow path and the edits run on a frame that nobody sent, with every decision written down.
 
-use sumeru_packet::{Field, FlowKey, Layer, Layout, ParseOptions, parse};
+use sumeru_packet::{FlowKey, Layout, ParseOptions, parse};
 use sumeru_virtio::GuestSlice;
 
 use crate::edit;
 use crate::egress;
 use crate::frame::{Frame, PortIndex};
 use crate::program::Op;
+use crate::rules::Parsing;
 use crate::stats::Drop;
-use crate::translate::{Note, Tables, ip_of, mac_of, text_of, translate};
+use crate::translate::{Note, Tables, translate};
 use crate::worker::Traced;
+
+mod written;
 
 /// Traces `bytes` as if they had come in on `port`.
 pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
@@ -21,10 +24,8 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
         .underlay
         .as_ref()
         .map_or(4789, |underlay| underlay.vxlan_port);
-    let options = ParseOptions {
-        vxlan_port,
-        ..ParseOptions::VXLAN
-    };
+    let uplink = tables.snapshot.port(port).is_some_and(|port| port.uplink);
+    let options = Parsing::of(tables.rules).options(vxlan_port, uplink);
     let captured = bytes.len().min(sumeru_packet::HEADER_MAX);
     if let Err(malformed) = parse(
         &bytes[..captured],
@@ -36,9 +37,27 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
         traced.dropped = Some(crate::stats::DropReason::Malformed(malformed));
         return traced;
     }
+    // Decided is by what a frame on this port would be asked for; shown is all there is to see.
+    let mut seen = key;
+    let everything = ParseOptions {
+        vxlan_port,
+        geneve_options: options.geneve_options,
+        raw: options.raw,
+        ..ParseOptions::ALL
+    };
+    let shown = parse(
+        &bytes[..captured],
+        bytes.len(),
+        &mut seen,
+        &mut Layout::EMPTY,
+        &everything,
+    );
     traced.notes.push(Note {
         stage: "parse",
-        text: describe(&key),
+        text: match shown {
+            Ok(()) => written::describe(&seen),
+            Err(_) => written::describe(&key),
+        },
     });
     let decision = translate(tables, &key, Some(&mut traced.notes));
     let mut frame = Frame {
@@ -82,35 +101,4 @@ fn whole(frame: &Frame, list: &[GuestSlice]) -> Vec<u8> {
     let len = unsafe { egress::linear(frame, list, &mut bytes) };
     bytes.truncate(len);
     bytes
-}
-
-/// The fields of a key that are set, as their protocols write them.
-fn describe(key: &FlowKey) -> String {
-    let set = Field::ALL.into_iter().filter(|field| key.get(*field) != 0);
-    let text = set.map(|field| {
-        let inner = if field.layer() == Some(Layer::Inner) {
-            "inner "
-        } else {
-            ""
-        };
-        format!("{inner}{} {}", field.name(), written(field, key))
-    });
-    text.collect::<Vec<_>>().join(", ")
-}
-
-fn written(field: Field, key: &FlowKey) -> String {
-    let value = key.get(field);
-    match field {
-        Field::EthDst(_) | Field::EthSrc(_) => text_of(mac_of(value)),
-        Field::IpSrc(layer) | Field::IpDst(layer) => {
-            ip_of(key.get(Field::EthType(layer)), value).to_string()
-        }
-        Field::EthType(_) | Field::TcpFlags(_) | Field::Layers | Field::Fragment(_) => {
-            format!("{value:#x}")
-        }
-        Field::VlanTci(_) | Field::InnerVlanTci(_) => {
-            format!("vid {} pcp {}", value & 0xfff, value >> 13)
-        }
-        _ => value.to_string(),
-    }
 }
