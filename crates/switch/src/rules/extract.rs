@@ -133,7 +133,8 @@ impl Parsing {
         let union = view.rules.union();
         let any = |mut words: std::ops::Range<usize>| words.any(|i| union.word(i) != 0);
         Self {
-            deep: union.get(Field::TunnelKind(Layer::Outer)) != 0 || any(INNER_BASE..LAYERS_END),
+            deep: union.get(Field::TunnelKind(Layer::Outer)) | union.get(Field::Layers) != 0
+                || any(INNER_BASE..LAYERS_END),
             extras: any(EXTRA_BASE..USED_WORDS_END),
             extracts: view.extracts,
         }
