@@ -25,7 +25,7 @@ use crate::lane::{Attachment, Connections, Lane, LocalPort, Outcome};
 use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
 use crate::program::Op;
 use crate::ring::{QueueFault, Sender};
-use crate::rules::RuleView;
+use crate::rules::{Parsing, RuleView};
 use crate::snapshot::{NetworkId, Snapshot};
 use crate::stats::{Drop, DropReason, PipelineCounters, Stage};
 use crate::track::{Known, Table, Tracking};
@@ -59,8 +59,8 @@ pub struct SwitchWorker {
     /// Room for the neighbours to be asked for, kept from second to second.
     questions: Vec<IpAddr>,
     faults: FaultSink,
-    /// Some rule looks inside tunnels.
-    deep: bool,
+    /// What the rules want parsed.
+    parsing: Parsing,
     /// Which rules' masks were looked at last.
     shape: u64,
     started: Tsc,
@@ -90,7 +90,7 @@ impl SwitchWorker {
             received: Vec::with_capacity(BURST),
             questions: Vec::new(),
             faults,
-            deep: false,
+            parsing: Parsing::default(),
             shape: 0,
             started,
             second: Tsc::ticks(Duration::from_secs(1)),

@@ -2,14 +2,18 @@
 
 mod actions;
 pub mod compile;
+mod extract;
+mod pattern;
 pub mod queue;
 mod table;
+mod target;
 
 use sumeru_flow::FlowError;
 
 use crate::classifier::Full;
 use crate::frame::PortIndex;
 pub use compile::{ActionList, CompiledRule, Context, CtChange, CtRule, RuleAction, compile};
+pub use extract::{Extracts, Parsing};
 pub use queue::{Completion, FlowQueue, SharedRules};
 pub use table::{Placed, RuleTable, RuleView, Shape, name_from};
 
@@ -37,7 +41,21 @@ pub enum RuleError {
         /// The field's token.
         field: &'static str,
         /// What could be matched instead.
-        expected: &'static str,
+        expected: String,
+    },
+    /// An item that no packet has which meets the rest of the pattern.
+    #[error("item {item} contradicts the rest of the pattern; no packet meets both")]
+    Contradiction {
+        /// The item's token.
+        item: &'static str,
+    },
+    /// Bytes that the parser would have to fetch, of which it fetches no more.
+    #[error("all {what} that the engine can look for at once ({limit}) are in use by other rules")]
+    NoExtraction {
+        /// What would be fetched.
+        what: &'static str,
+        /// How many there are.
+        limit: usize,
     },
     /// A range of a part of a field.
     #[error("field {field} of item {item} is a range under a mask; a range is of whole fields")]
@@ -88,5 +106,9 @@ pub enum RuleError {
     },
 }
 
+#[cfg(test)]
+mod frames;
+#[cfg(test)]
+mod pattern_tests;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use sumeru_engine::publish::{Publisher, Subscriber};
 use sumeru_packet::{FlowKey, FlowMask};
 
 use super::actions::{ActionTable, Actions};
+use super::extract::{Extracts, Slots, exchange};
 use super::{ActionList, CompiledRule, RuleAction, RuleError};
 use crate::classifier::arena::CounterArena;
 use crate::classifier::{Full, NewRule, Released, RuleRef, TupleId, View, Writer};
@@ -22,6 +23,8 @@ pub struct RuleView {
     pub rules: View,
     /// Whether any rule tracks connections.
     pub tracks: bool,
+    /// What the parser fetches for them.
+    pub extracts: Extracts,
     actions: Arc<ActionTable>,
 }
 
@@ -55,6 +58,8 @@ struct Named {
     places: arrayvec::ArrayVec<RuleRef, 1>,
     more: Vec<RuleRef>,
     counter: Option<u32>,
+    /// What it took of the slots; few rules take any.
+    extracts: Option<Box<Extracts>>,
 }
 
 /// Counters, by number, on every lcore.
@@ -76,6 +81,7 @@ pub struct RuleTable {
     first: u64,
     actions: Actions,
     counters: Counters,
+    slots: Slots,
     names: HashMap<(PortIndex, u32), Named>,
     /// Some rule tracked connections; the table that they are in stays.
     tracks: bool,
@@ -129,11 +135,13 @@ impl Default for RuleTable {
             publisher: Publisher::new(RuleView {
                 rules,
                 tracks: false,
+                extracts: Extracts::default(),
                 actions: actions.shared(),
             }),
             first,
             actions,
             counters: Counters::default(),
+            slots: Slots::default(),
             names: HashMap::new(),
             tracks: false,
         }
@@ -177,26 +185,36 @@ impl RuleTable {
     /// Adds a rule; lcores see it after [`Self::publish`].
     ///
     /// # Errors
-    /// [`RuleError::Exists`], [`RuleError::Full`]; nothing has changed then.
+    /// [`RuleError::Exists`], [`RuleError::Full`], [`RuleError::NoExtraction`]; nothing has changed then.
     pub fn insert(&mut self, rule: &CompiledRule) -> Result<(), RuleError> {
         let (port, id) = rule.name;
         if self.contains(port, id) {
             return Err(RuleError::Exists { port, id });
         }
-        let counts = rule.actions.contains(&RuleAction::Count);
-        let counter = if counts {
-            Some(self.counters.take(rule.places.len())?)
-        } else {
-            None
+        let exchanged = self.slots.take(&rule.extracts)?;
+        let counter = match rule.actions.contains(&RuleAction::Count) {
+            true => match self.counters.take(rule.places.len()) {
+                Ok(counter) => Some(counter),
+                Err(full) => {
+                    self.slots.give(&rule.extracts);
+                    return Err(full.into());
+                }
+            },
+            false => None,
         };
         let program = self.actions.take(&rule.actions);
         let mut named = Named {
             places: arrayvec::ArrayVec::new(),
             more: Vec::new(),
             counter,
+            extracts: (!rule.extracts.is_empty()).then(|| Box::new(rule.extracts)),
         };
         let mut fault = None;
-        for (number, (mask, value)) in rule.places.iter().enumerate() {
+        for (number, place) in rule.places.iter().enumerate() {
+            let (mask, value) = &match exchanged {
+                true => exchange(place),
+                false => *place,
+            };
             if number > 0 {
                 self.actions.again(program);
             }
@@ -248,6 +266,9 @@ impl RuleTable {
         named.places.iter().chain(&named.more).for_each(|place| {
             self.writer.remove(*place);
         });
+        if let Some(extracts) = &named.extracts {
+            self.slots.give(extracts);
+        }
     }
 
     /// Prepares rules of one kind.
@@ -387,6 +408,7 @@ impl RuleTable {
         self.publisher.publish(RuleView {
             rules,
             tracks: self.tracks,
+            extracts: self.slots.current(),
             actions: self.actions.shared(),
         });
         self.reclaim();
