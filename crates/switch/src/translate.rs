@@ -81,6 +81,7 @@ pub fn translate(
     let mut walk = Walk {
         tables,
         tracking,
+        tracked: Vec::new(),
         key: *key,
         decapsulated: false,
         overwritten: FlowMask::ZERO,
@@ -102,6 +103,8 @@ pub fn translate(
 struct Walk<'a> {
     tables: Tables<'a>,
     tracking: Tracking<'a>,
+    /// What tracking came to so far.
+    tracked: Vec<ct::Tracked>,
     /// The key as the actions so far have changed it; after decapsulation the inner layer is the outer one.
     key: FlowKey,
     decapsulated: bool,

@@ -10,12 +10,12 @@ use zerocopy::big_endian::{U16, U32};
 
 /// Guest 1 opens connections, guest 2 answers only.
 const FIREWALL: [&str; 6] = [
-    "flow create 1 ingress transfer pattern eth / ipv4 / end actions ct zone 5 group 1 / end",
-    "flow create 1 group 1 ingress transfer pattern eth / ct state is +trk+est / end actions jump group 2 / end",
-    "flow create 1 group 1 ingress transfer pattern represented_port ethdev_port_id is 1 / eth / ct state is +trk+new / end actions ct zone 5 commit group 2 / end",
-    "flow create 1 group 1 priority 9 ingress transfer pattern eth / end actions drop / end",
-    "flow create 1 group 2 ingress transfer pattern represented_port ethdev_port_id is 1 / eth / end actions represented_port ethdev_port_id 2 / end",
-    "flow create 1 group 2 ingress transfer pattern represented_port ethdev_port_id is 2 / eth / end actions represented_port ethdev_port_id 1 / end",
+    "flow create 1 transfer pattern eth / ipv4 / end actions ct zone 5 group 1 / end",
+    "flow create 1 group 1 priority 1 transfer pattern eth / ct state is +trk+est / end actions jump group 2 / end",
+    "flow create 1 group 1 priority 1 transfer pattern represented_port ethdev_port_id is 1 / eth / ct state is +trk+new / end actions ct zone 5 commit group 2 / end",
+    "flow create 1 group 1 priority 9 transfer pattern eth / end actions drop / end",
+    "flow create 1 group 2 transfer pattern represented_port ethdev_port_id is 1 / eth / end actions represented_port ethdev_port_id 2 / end",
+    "flow create 1 group 2 transfer pattern represented_port ethdev_port_id is 2 / eth / end actions represented_port ethdev_port_id 1 / end",
 ];
 
 const A: u32 = 0x0a00_0001;
@@ -222,7 +222,7 @@ fn a_change_of_rules_reaches_established_connections() {
     b.send(&[&answer]);
     a.send(&[&question]);
     assert_eq!((a.frames().len(), b.frames().len()), (1, 2));
-    node.rule(20, "flow create 1 group 1 ingress transfer pattern eth / ipv4 / udp dst is 53 / end actions drop / end").unwrap();
+    node.rule(20, "flow create 1 group 1 transfer pattern eth / ipv4 / udp dst is 53 / end actions drop / end").unwrap();
     a.send(&[&question]);
     assert!(b.frames().is_empty());
     node.switch.remove_rule(1, 20).unwrap();
@@ -264,7 +264,7 @@ fn pieces_follow_their_first() {
 #[test]
 fn an_error_about_a_connection_is_related() {
     let mut rules = FIREWALL.to_vec();
-    rules.push("flow create 1 group 1 ingress transfer pattern eth / ct state is +rel / end actions jump group 2 / end");
+    rules.push("flow create 1 group 1 priority 1 transfer pattern eth / ct state is +rel / end actions jump group 2 / end");
     let (node, mut a, mut b) = node(&rules);
     let question = datagram(A, B, (1000, 53));
     let error = |about: &[u8]| {
