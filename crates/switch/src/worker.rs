@@ -385,18 +385,22 @@ impl SwitchWorker {
     }
 
     /// Asks for what the burst's frames will need of a flow cache that is too large for the near caches: the entries, by the signatures that
-    /// were asked for while the burst was parsed; then their connections.
+    /// were asked for while the burst was parsed; and, when these are there, their connections.
     #[inline(never)]
     fn fetch_ahead(&self, alive: u32) {
-        let frames = || (0..BURST).filter(|index| alive >> index & 1 == 1);
-        for index in frames() {
-            self.cache.prefetch_entry(self.lane.frames[index].hash);
-        }
-        let Some(connections) = &self.lane.connections else {
-            return;
-        };
-        for index in frames() {
-            if let Some(conn) = self.cache.connection(self.lane.frames[index].hash) {
+        /// Frames between asking for an entry and reading it.
+        const AHEAD: usize = 10;
+        let hash = |index: usize| self.lane.frames[index].hash;
+        let connections = self.lane.connections.as_deref();
+        for index in 0..BURST + AHEAD {
+            if index < BURST && alive >> index & 1 == 1 {
+                self.cache.prefetch_entry(hash(index));
+            }
+            if let Some(connections) = connections
+                && let Some(earlier) = index.checked_sub(AHEAD)
+                && alive >> earlier & 1 == 1
+                && let Some(conn) = self.cache.connection(hash(earlier))
+            {
                 connections.table.prefetch_connection(conn);
             }
         }

@@ -263,7 +263,6 @@ impl Cache {
             sumeru_virtio::slice::prefetch_read(line.wrapping_add(64));
             if self.tracks {
                 sumeru_virtio::slice::prefetch_read(line.wrapping_add(128));
-                sumeru_virtio::slice::prefetch_read(line.wrapping_add(192));
             }
         }
     }
@@ -695,7 +694,9 @@ impl Cache {
 }
 
 fn signatures(count: usize) -> Box<[[Signature; WAYS]]> {
-    vec![[Signature::default(); WAYS]; count / WAYS].into()
+    let signatures = vec![[Signature::default(); WAYS]; count / WAYS];
+    sumeru_engine::huge::advise(&signatures);
+    signatures.into()
 }
 
 #[inline(always)]

@@ -42,6 +42,8 @@ pub struct Entry {
     pub counter: u32,
     /// `hits` when it was last looked after.
     pub swept: u32,
+    /// The connection it is about.
+    pub track: Option<Track>,
     // What follows is touched by few frames.
     /// The version of the rules at its last check.
     pub version: u64,
@@ -51,8 +53,6 @@ pub struct Entry {
     /// The network that its sender was learned in, [`NO_NETWORK`] or with [`INNER`].
     network: u32,
     pub far: Option<Box<Far>>,
-    /// The connection it is about.
-    pub track: Option<Track>,
 }
 
 const _: () = assert!(size_of::<Entry>() == 256);
@@ -68,12 +68,12 @@ impl Entry {
             next: NONE,
             counter: 0,
             swept: 0,
+            track: None,
             version: 0,
             hash: 0,
             rests: Rests::default(),
             network: NO_NETWORK,
             far: None,
-            track: None,
         }
     }
 
@@ -149,6 +149,7 @@ impl Table {
         while self.entries.try_reserve_exact(room).is_err() && room > 1024 {
             room /= 2;
         }
+        sumeru_engine::huge::advise(&self.entries);
         self.heads.clear();
         self.heads.push(vec![NONE; 1 << FIRST].into());
         (self.chains, self.free, self.len) = (1 << FIRST, NONE, 0);
