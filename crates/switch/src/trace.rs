@@ -38,7 +38,7 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
         return traced;
     }
     // Decided is by what a frame on this port would be asked for; shown is all there is to see.
-    let mut seen = key;
+    let (mut seen, mut found) = (key, Layout::EMPTY);
     let everything = ParseOptions {
         vxlan_port,
         geneve_options: options.geneve_options,
@@ -49,7 +49,7 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
         &bytes[..captured],
         bytes.len(),
         &mut seen,
-        &mut Layout::EMPTY,
+        &mut found,
         &everything,
     );
     traced.notes.push(Note {
