@@ -423,7 +423,7 @@ fn rules_on_extracted_bytes_hold_from_their_version_on() {
     let mut passes = |node: &mut Node, rule: Option<(u32, usize, [u8; 2])>| {
         if let Some((id, offset, [high, low])) = rule {
             let text = format!(
-                "flow create {id} ingress pattern raw relative is 0 offset is {offset} pattern_hex is {high:02x}{low:02x} / end actions drop / end"
+                "flow create 1 ingress pattern raw relative is 0 offset is {offset} pattern_hex is {high:02x}{low:02x} / end actions drop / end"
             );
             node.rule(id, &text).unwrap();
         }
