@@ -104,11 +104,14 @@ audit: ## Known vulnerabilities, licences, duplicates (cargo-deny; fetches the a
 
 ##@ Measure
 # Peer and Sumeru in one run; results go to bench/results/NAME.json and NAME.md. ARGS are passed on.
-.PHONY: bench-switch bench-blk bench-idle
+BENCHES := bench-switch bench-flow-scale bench-isolation bench-blk bench-idle
+.PHONY: $(BENCHES)
 bench-switch: ## Cycles per packet beside OVS-DPDK: forwarding, learning, rules, connections, tunnels
+bench-flow-scale: ## Cycles per packet against flows and rules up to millions, and base-station traffic, beside OVS-DPDK
+bench-isolation: ## What a quiet tenant notices of a flooding one and of a tuple-space explosion, beside OVS-DPDK
 bench-blk: ## vhost-user-blk requests per second beside QEMU's storage daemon
 bench-idle: ## Processor time, memory and wake-up time of an idle daemon
-bench-switch bench-blk bench-idle:
+$(BENCHES):
 	$(call step,prerequisites of the benches)
 	scripts/install-prerequisites --for build,bench
 	$(call step,release build)
@@ -136,4 +139,4 @@ docs: ## The book (target/book) and the documentation of the crates (target/doc)
 .PHONY: help
 help: ## This list
 	@awk 'BEGIN { print "make TARGET, for example: make demo KEEP=1"; FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z][a-z0-9-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z][a-z0-9-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

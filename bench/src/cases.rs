@@ -3,7 +3,7 @@
 //! Frames have 64 bytes without their check sequence unless said otherwise. Whatever testpmd can make, testpmd makes.
 
 use crate::generator::frame::{Addresses, Mac, VXLAN_PORT, udp, vxlan};
-use crate::generator::plan::{Field, Plan, Sequence, Way, Wheel};
+use crate::generator::plan::{Field, Plan, Sequence, Tuple, Way, Wheel};
 use crate::generator::{Direction, Load};
 use crate::lane::Traffic;
 use crate::switch::{Overlay, Rule, Setup};
@@ -222,6 +222,20 @@ pub fn to_destinations(destinations: u32, ports: u32) -> Load {
     load(vec![Direction {
         from: 0,
         to: vec![1],
+        plan,
+    }])
+}
+
+/// The flows of a table, from port 0 to the ports 1 up to `ports`.
+pub fn table(flows: Vec<Tuple>, ports: usize) -> Load {
+    let plan = Plan::new(
+        udp(&addresses([RIGHT, LEFT]), FRAME),
+        Sequence::Table(flows.into()),
+        Way::Unchanged,
+    );
+    load(vec![Direction {
+        from: 0,
+        to: (1..=ports).collect(),
         plan,
     }])
 }

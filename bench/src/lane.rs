@@ -11,7 +11,7 @@ use crate::switch::{Counters, Switch};
 use crate::thread::{self, Watch};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Least part of the time that a busy-polling thread must have run for a point to count.
 pub const LEAST_RUNNING: f64 = 0.97;
@@ -19,6 +19,9 @@ pub const LEAST_RUNNING: f64 = 0.97;
 pub const MOST_UNACCOUNTED: f64 = 0.02;
 /// Most that switch and generator may differ in how many packets went from the one to the other.
 pub const MOST_MISCOUNTED: f64 = 0.001;
+/// A cache that has not grown by more than this in [`SETTLING`] has settled.
+const SETTLED: f64 = 1.001;
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// What makes the frames.
 #[derive(Debug, Clone)]
@@ -202,6 +205,39 @@ impl<'a> Lane<'a> {
     /// Name of the switch.
     pub fn name(&self) -> &'static str {
         self.switch.name()
+    }
+
+    /// Decisions that the switch has cached, if it tells; it is stopped again after the answer.
+    ///
+    /// # Errors
+    /// If the switch does not answer.
+    pub fn cached_decisions(&mut self) -> Result<Option<u64>> {
+        process::pause(self.switch.pid(), false)?;
+        let count = self.switch.cached_decisions();
+        process::pause(self.switch.pid(), true)?;
+        count
+    }
+
+    /// Lets both run until the switch's cache of decisions has stopped growing, for `patience` at most: a cache may grow more slowly than traffic
+    /// asks for. Does nothing for a switch that does not tell its size.
+    ///
+    /// # Errors
+    /// If the generator or the switch fails.
+    pub fn settle(&mut self, patience: Duration) -> Result<()> {
+        let Some(mut most) = self.cached_decisions()? else {
+            return Ok(());
+        };
+        let (start, mut grown) = (Instant::now(), Instant::now());
+        self.pause(false)?;
+        // A cache at its limit goes up and down.
+        while start.elapsed() < patience && grown.elapsed() < SETTLING {
+            std::thread::sleep(SETTLING / 10);
+            let now = self.switch.cached_decisions()?.unwrap_or_default();
+            if now as f64 > most as f64 * SETTLED {
+                (most, grown) = (now, Instant::now());
+            }
+        }
+        self.pause(true)
     }
 
     /// Lets both run for one point.

@@ -2,10 +2,11 @@
 //!
 //! It needs no font, script or style sheet of anybody else; every point of it is in a table beside it too.
 
+use serde::Serialize;
 use std::fmt::Write as _;
 
 /// One line.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Curve {
     /// Its name in the legend.
     pub name: String,
@@ -14,7 +15,7 @@ pub struct Curve {
 }
 
 /// Lines over one axis.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Plot {
     /// Above it.
     pub title: String,
@@ -46,10 +47,11 @@ impl Plot {
         let most = points()
             .map(|(x, _)| x.log10())
             .fold(f64::NEG_INFINITY, f64::max);
-        let (least, most) = if least < most {
-            (least, most)
-        } else {
-            (0.0, 1.0)
+        // One place, or none, has no width.
+        let (least, most) = match least.is_finite() {
+            true if least < most => (least, most),
+            true => (least - 0.5, least + 0.5),
+            false => (0.0, 1.0),
         };
         let top = nice(points().map(|(_, y)| *y).fold(0.0, f64::max));
         let across = |x: f64| LEFT + (x.log10() - least) / (most - least) * (WIDTH - LEFT - RIGHT);
@@ -225,6 +227,18 @@ mod tests {
         assert_eq!(
             plot().table(),
             "| flows | ours | peer |\n|---|---|---|\n| 1000 | 100.0 | 450.0 |\n| 1000000 | 300.0 |  |\n"
+        );
+    }
+
+    #[test]
+    fn one_place_is_in_the_middle() {
+        let mut plot = plot();
+        plot.curves.truncate(1);
+        plot.curves[0].points.truncate(1);
+        assert!(
+            plot.svg().contains("cx=\"405.0\" cy=\"40.0\""),
+            "{}",
+            plot.svg()
         );
     }
 

@@ -3,6 +3,7 @@
 //! It computes medians and ratios and writes them; it judges nothing.
 
 use crate::machine::Machine;
+use crate::plot::Plot;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -139,6 +140,9 @@ pub struct Report {
     pub about: Vec<String>,
     /// The cases.
     pub rows: Vec<Row>,
+    /// Curves; each becomes a picture `NAME-PLACE.svg`, from 1 on, and a table.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plots: Vec<Plot>,
 }
 
 impl Report {
@@ -157,6 +161,10 @@ impl Report {
         for (ending, text) in [("json", &json), ("md", &table)] {
             let path = folder.join(format!("{name}.{ending}"));
             fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        }
+        for (place, plot) in (1..).zip(&self.plots) {
+            let path = folder.join(format!("{name}-{place}.svg"));
+            fs::write(&path, plot.svg()).with_context(|| format!("write {}", path.display()))?;
         }
         Ok(table)
     }
@@ -212,6 +220,17 @@ impl Report {
                 row.goal.as_deref().unwrap_or(""),
                 row.verdict.unwrap_or(""),
                 detail.join("; ")
+            );
+        }
+        for (place, plot) in (1..).zip(&self.plots) {
+            let _ = write!(
+                text,
+                "\n## {}\n\n![{}]({name}-{place}.svg)\n\n{}, by {}:\n\n{}",
+                plot.title,
+                plot.title,
+                plot.y,
+                plot.x,
+                plot.table()
             );
         }
         text
@@ -300,6 +319,7 @@ mod tests {
             machine: Machine::describe(vec!["x 1".into()]),
             about: vec![],
             rows: vec![row],
+            plots: Vec::new(),
         };
         let json: serde_json::Value = serde_json::to_value(&report).unwrap();
         assert_eq!(json["rows"][0]["ours"]["median"], 100.0);

@@ -159,9 +159,16 @@ pub struct LcoreStats {
     pub sleep_cycles: u64,
     /// Packets received.
     pub rx_packets: u64,
+    /// Decisions in its cache of wildcarded flows, if the daemon tells.
+    #[serde(default)]
+    pub cached_decisions: Option<u64>,
     /// Block requests completed.
     pub blk_ios: u64,
 }
+
+/// How long a daemon may take to come up, and how many bytes of its configuration it must get through in a second.
+const PATIENCE: Duration = Duration::from_secs(10);
+const CONFIGURED_PER_SECOND: u64 = 64 << 10;
 
 /// A running daemon.
 #[derive(Debug)]
@@ -203,9 +210,10 @@ impl Daemon {
             confine,
             &folder.file("daemon.log"),
         )?;
-        process.wait_until("RPC socket", Duration::from_secs(10), || {
-            UnixStream::connect(&rpc).is_ok()
-        })?;
+        // It answers when it has carried out all of its configuration.
+        let patience = PATIENCE
+            + Duration::from_secs(configuration.objects.len() as u64 / CONFIGURED_PER_SECOND);
+        process.wait_until("RPC socket", patience, || UnixStream::connect(&rpc).is_ok())?;
         Ok(Self {
             process,
             rpc,
@@ -287,15 +295,15 @@ const CONNTRACK_RULES: [(&str, &str); 5] = [
     ),
     (
         "vh0",
-        "group 1 ingress pattern eth / ipv4 / ct state spec new state mask new / end actions ct zone 5 commit / count / port_id id 1 / end",
+        "group 1 ingress pattern eth / ipv4 / ct state is +trk+new / end actions ct commit zone 5 / count / port_id id 1 / end",
     ),
     (
         "vh0",
-        "group 1 ingress pattern eth / ipv4 / ct state spec est state mask est / end actions count / port_id id 1 / end",
+        "group 1 ingress pattern eth / ipv4 / ct state is +trk+est / end actions count / port_id id 1 / end",
     ),
     (
         "vh1",
-        "group 1 ingress pattern eth / ipv4 / ct state spec est state mask est / end actions count / port_id id 0 / end",
+        "group 1 ingress pattern eth / ipv4 / ct state is +trk+est / end actions count / port_id id 0 / end",
     ),
 ];
 /// The call that removes every tracked connection.
@@ -394,6 +402,10 @@ impl Switch for SumeruSwitch {
             rx_packets: lcore.rx_packets,
         })
     }
+    fn cached_decisions(&mut self) -> Result<Option<u64>> {
+        Ok(self.daemon.lcore()?.cached_decisions)
+    }
+
     fn forget_connections(&mut self) -> Result<()> {
         self.daemon.call(CONNTRACK_FLUSH, &json!({}))?;
         Ok(())

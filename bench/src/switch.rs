@@ -25,7 +25,7 @@ pub struct Counters {
 }
 
 /// A switch with vhost-user ports in server mode that does what a [`Setup`] says.
-pub trait Switch {
+pub trait Switch: Send {
     /// Name in reports.
     fn name(&self) -> &'static str;
     /// Where the ports listen, at least two.
@@ -37,6 +37,11 @@ pub trait Switch {
     /// # Errors
     /// If the switch does not answer.
     fn counters(&mut self) -> Result<Counters>;
+    /// Decisions in the cache of wildcarded flows now; none if the switch does not tell.
+    ///
+    /// # Errors
+    /// If the switch does not answer.
+    fn cached_decisions(&mut self) -> Result<Option<u64>>;
     /// Removes every tracked connection.
     ///
     /// # Errors

@@ -5,13 +5,13 @@
 //! fields, 5 Geneve options and raw bytes too), bytes 1..3 bytes of the frame
 //! beyond those given, bytes 3..5 MSS, the rest the captured header; integers little-endian.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sumeru_packet::build::{Encapsulation, Underlay};
 use sumeru_packet::segment::tunnel_checksum;
 use sumeru_packet::{
     Field, FlowKey, GeneveExtract, Gso, HEADER_MAX, Headroom, L3Kind, Layer, LayerLayout, Layout,
-    ParseOptions, RawBase, RawExtract, SegmentPlan, checksum, edit, parse,
+    ParseOptions, RawBase, RawExtract, SegmentPlan, build, checksum, dhcp4, dhcp6, edit, parse,
 };
 
 /// Runs one input.
@@ -48,6 +48,14 @@ pub fn run(data: &[u8]) {
     }
 
     check_edits(captured, frame_len, &layout, &options, partial);
+    check_modify(
+        captured,
+        &layout,
+        [mss_low, mss_high, bits, extra_low],
+        partial,
+    );
+    check_quote(captured, &layout, partial);
+    check_answers(captured, &layout, mss);
     check_tags(captured, &layout);
     check_tunnel(captured, frame_len, &layout);
     check_segments(captured, &layout, frame_len, mss);
@@ -134,6 +142,106 @@ fn check_edits(
         assert_eq!(again, *layout);
         assert_eq!(key.get(Field::IpSrc(which)), value);
     }
+}
+
+/// Bits of any header that are changed read back, and the IPv4 header's sum stays.
+fn check_modify(captured: &[u8], layout: &Layout, choice: [u8; 4], partial: bool) {
+    let headers = [
+        edit::Header::Ethernet,
+        edit::Header::Vlan,
+        edit::Header::SecondVlan,
+        edit::Header::Ipv4,
+        edit::Header::Ipv6,
+        edit::Header::Tcp,
+        edit::Header::Udp,
+        edit::Header::Sctp,
+        edit::Header::Icmp,
+        edit::Header::Tunnel(layout.outer().tunnel_kind()),
+    ];
+    let [offset, width, low, high] = choice;
+    for layer in &layout.layers {
+        for header in headers {
+            let bits = edit::Bits {
+                header,
+                offset: offset.into(),
+                width,
+            };
+            let mut changed = captured.to_vec();
+            let sum = ipv4_sum(&changed, layer);
+            let value =
+                u128::from_le_bytes([low, high, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
+            let set = edit::modify(&mut changed, layer, bits, edit::Change::Set, value, partial);
+            if set.is_err() {
+                assert_eq!(
+                    changed, captured,
+                    "{bits:?} was refused and changed the frame"
+                );
+                continue;
+            }
+            let mask = u128::MAX >> (128 - u32::from(width));
+            assert_eq!(edit::read_bits(&changed, layer, bits), Ok(value & mask));
+            assert_eq!(ipv4_sum(&changed, layer), sum, "{bits:?}");
+        }
+    }
+}
+
+/// A packet quoted by an ICMP error is rewritten, or the frame stays as it is.
+fn check_quote(captured: &[u8], layout: &Layout, partial: bool) {
+    let layer = layout.innermost();
+    let Some(quote) = edit::embedded(captured, layer) else {
+        return;
+    };
+    let ends = edit::Ends {
+        src: Some(1 << 100 | 7),
+        dst: None,
+        src_port: Some(9),
+        dst_port: Some(10),
+    };
+    let mut changed = captured.to_vec();
+    match edit::rewrite_embedded(&mut changed, layer, &quote, &ends, partial) {
+        Ok(()) => assert_eq!(
+            edit::embedded(&changed, layer).map(|again| again.layer),
+            Some(quote.layer)
+        ),
+        Err(_) => assert_eq!(changed, captured),
+    }
+}
+
+/// Whatever is answered is a frame that parses; messages of DHCP do no harm.
+fn check_answers(captured: &[u8], layout: &Layout, mss: u16) {
+    let layer = layout.outer();
+    let mut out = [0u8; 1500];
+    let source = match layer.l3_kind {
+        L3Kind::Ipv6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    };
+    let too_big = build::IcmpError::TooBig { mtu: mss };
+    for answer in 0..3 {
+        let built = match answer {
+            0 => build::icmp_error(&mut out, captured, layer, source, too_big),
+            1 => build::tcp_reset(&mut out, captured, layer),
+            _ => build::syn_cookie(&mut out, captured, layer, 1, mss, 2),
+        };
+        match built {
+            Ok(None) => continue,
+            Ok(Some(len)) => {
+                let (mut key, mut layout) = (FlowKey::ZERO, Layout::EMPTY);
+                let parsed = parse(
+                    &out[..len],
+                    len,
+                    &mut key,
+                    &mut layout,
+                    &ParseOptions::PLAIN,
+                );
+                assert_eq!(parsed, Ok(()), "answer {answer}");
+            }
+            Err(error) => panic!("answer {answer}: {error}"),
+        }
+    }
+    let _ = build::offered_mss(captured, layer);
+    let payload = captured.get(layer.payload.into()..).unwrap_or_default();
+    let _ = dhcp4::Request::parse(payload);
+    let _ = dhcp6::Request::parse(payload);
 }
 
 /// The checksum over the layer's IPv4 header, 0 and 0xffff taken for the same.

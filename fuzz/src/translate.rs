@@ -15,6 +15,7 @@ use sumeru_switch::fdb::{Fdb, Learned, change_of};
 use sumeru_switch::program::Op;
 use sumeru_switch::rules::{CompiledRule, Extracts, RuleAction, RuleTable, RuleView};
 use sumeru_switch::snapshot::{NetworkView, PortView, Snapshot, Underlay};
+use sumeru_switch::track::Tracking;
 use sumeru_switch::translate::{Tables, Translation, translate};
 use sumeru_switch::underlay::{Neighbours, handle};
 
@@ -130,7 +131,7 @@ impl Switch {
     /// One frame's key: from the cache if it is there, by the slow path else, both compared.
     fn frame(&mut self, input: &mut Input) {
         let key = key(input);
-        let fresh = translate(self.tables(), &key, None);
+        let fresh = translate(self.tables(), &key, Tracking::OFF, None);
         self.check_mask(&key, &fresh);
         let hash = self.cache.hash(&key);
         if let Some((index, level)) = self.cache.find(&key, hash, self.view.rules.stamps()) {
@@ -140,6 +141,7 @@ impl Switch {
                     let count = counter.map(Op::Count);
                     count.into_iter().chain(ops.iter().cloned()).collect()
                 }
+                Hit::Tracked(..) => unreachable!("no rule tracks"),
             };
             assert_eq!(cached, fresh.ops, "{key:?} from {level:?}");
             return;
@@ -163,6 +165,7 @@ impl Switch {
             rests: fresh.rests,
             ops: fresh.ops,
             sender: fresh.learn.map(|(network, mac, _)| (network, mac)),
+            tracks: fresh.tracks,
         };
         self.cache.insert(&key, kept);
         let hash = self.cache.hash(&key);
@@ -176,7 +179,7 @@ impl Switch {
         for i in 0..WORDS {
             other.set_word(i, key.word(i) ^ !fresh.mask.word(i));
         }
-        let again = translate(self.tables(), &other, None);
+        let again = translate(self.tables(), &other, Tracking::OFF, None);
         let text =
             |t: &Translation| format!("{:?} {:?} {:?} {:?}", t.ops, t.once, t.learn, t.resolve);
         assert_eq!(text(&again), text(fresh), "{key:?} decided otherwise");

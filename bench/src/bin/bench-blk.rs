@@ -509,5 +509,6 @@ fn report(
         machine: Machine::describe(versions),
         about,
         rows,
+        plots: Vec::new(),
     })
 }

@@ -254,5 +254,6 @@ fn report(arguments: &Arguments, ours: Side, peer: Side) -> Result<Report> {
         machine: Machine::describe(versions),
         about,
         rows,
+        plots: Vec::new(),
     })
 }

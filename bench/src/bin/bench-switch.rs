@@ -4,18 +4,16 @@
 
 use anyhow::Result;
 use clap::Parser;
-use std::path::Path;
 use std::time::Duration;
 use sumeru_bench::cases::{Case, Goal, cases};
-use sumeru_bench::lane::{Conditions, Lane, Point, Traffic};
+use sumeru_bench::lane::{Conditions, Point, Traffic};
 use sumeru_bench::machine::Machine;
 use sumeru_bench::options::{Noise, Options};
 use sumeru_bench::peers::ovs::OvsDpdk;
-use sumeru_bench::process::{self, HugePages, Interrupt, Scratch};
+use sumeru_bench::process::{HugePages, Interrupt, Scratch};
 use sumeru_bench::report::{MISS, OURS, PASS, PEER, Report, Rounds, Row, Spread};
-use sumeru_bench::sumeru::{Daemon, Poll, SumeruSwitch};
-use sumeru_bench::switch::{Setup, Switch};
-use sumeru_bench::{probe, tsc};
+use sumeru_bench::sumeru::Daemon;
+use sumeru_bench::{pairs, tsc};
 
 /// Compare Sumeru's switch with OVS-DPDK.
 #[derive(Parser)]
@@ -40,22 +38,8 @@ struct Series {
 }
 
 impl Series {
-    fn take(&mut self, round: u32, case: &Case, lanes: &[Lane<'_>], points: &[Point]) {
-        for (side, (lane, point)) in lanes.iter().zip(points).enumerate() {
-            let generator = point.generator_busy.map_or(String::new(), |busy| {
-                format!(", generator busy {:5.1} %", busy * 100.0)
-            });
-            println!(
-                "round {round} {:<18} {:<8} {:6.1} cycles/packet {:6.3} Mpps, busy {:5.1} %, accounted {:.4}, ran {:.3}/{:.3}{generator}",
-                case.name,
-                lane.name(),
-                point.cycles_per_packet,
-                point.mpps,
-                point.busy * 100.0,
-                point.accounted,
-                point.switch_running,
-                point.generator_running
-            );
+    fn take(&mut self, case: &Case, points: &[Point]) {
+        for (side, point) in points.iter().enumerate() {
             let values = if side == OURS {
                 &mut self.rounds.ours
             } else {
@@ -107,44 +91,6 @@ impl Series {
     }
 }
 
-/// Measures one point of each lane in turn; why the pair does not count, if it does not.
-fn measure_pair(
-    lanes: &mut [Lane<'_>],
-    conditions: &Conditions,
-    core: usize,
-) -> Result<(Vec<Point>, Option<String>)> {
-    let mut trips = vec![probe::round_trip(conditions.generator_core, core)?];
-    let mut points = Vec::new();
-    let mut fault = None;
-    for lane in lanes {
-        let point = lane.measure(conditions)?;
-        trips.push(probe::round_trip(conditions.generator_core, core)?);
-        fault = fault.or(point
-            .fault()
-            .map(|fault| format!("{}: {fault}", lane.name())));
-        points.push(point);
-    }
-    Ok((points, fault.or(probe::fault(&trips))))
-}
-
-/// Starts the sides that are measured, set up alike. Both live until the next setup; the one that is not measured is stopped, since both would
-/// spin on one core.
-fn start(options: &Options, setup: &Setup) -> Result<Vec<Box<dyn Switch>>> {
-    let mut switches: Vec<Box<dyn Switch>> =
-        vec![Box::new(OvsDpdk::start(options.core, PORTS.into(), setup)?)];
-    process::pause(switches[PEER].pid(), true)?;
-    if !options.peer_only {
-        switches.push(Box::new(SumeruSwitch::start(
-            options.core,
-            PORTS,
-            Poll::AlwaysSpin,
-            setup,
-        )?));
-        process::pause(switches[OURS].pid(), true)?;
-    }
-    Ok(switches)
-}
-
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if arguments.list {
@@ -172,18 +118,19 @@ fn main() -> Result<()> {
                 .iter()
                 .take_while(|case| case.setup.is(&first.setup))
                 .count();
-            let mut switches = start(options, &first.setup)?;
+            let mut switches =
+                pairs::start(options.core, PORTS, &first.setup, pairs::asked(options))?;
             for (case, series) in cases.iter().zip(&mut series).skip(next).take(alike) {
-                run(
-                    case,
-                    round,
-                    &mut switches,
-                    &conditions,
-                    options,
-                    &interrupt,
-                    logs.path(),
-                    series,
-                )?;
+                interrupt.check()?;
+                let what = format!("round {round} {}", case.name);
+                let mut lanes =
+                    pairs::lanes(&mut switches, &case.traffic, &conditions, logs.path())?;
+                let points = options.until_quiet(&what, &interrupt, &mut series.noise, || {
+                    pairs::measure(&mut lanes, &conditions, options.core)
+                })?;
+                pairs::print(&what, &lanes, &points);
+                series.take(case, &points);
+                pairs::finish(&what, lanes)?;
             }
             next += alike;
         }
@@ -192,47 +139,6 @@ fn main() -> Result<()> {
         return Ok(());
     }
     options.finish(&report(&arguments, &cases, &series)?, "switch")
-}
-
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one call; a struct of these would have no meaning of its own"
-)]
-fn run(
-    case: &Case,
-    round: u32,
-    switches: &mut [Box<dyn Switch>],
-    conditions: &Conditions,
-    options: &Options,
-    interrupt: &Interrupt,
-    logs: &Path,
-    series: &mut Series,
-) -> Result<()> {
-    let mut lanes = Vec::new();
-    for switch in switches {
-        interrupt.check()?;
-        let log = logs.join(format!("testpmd-{}.log", switch.name()));
-        lanes.push(Lane::start(
-            switch.as_mut(),
-            &case.traffic,
-            conditions,
-            &log,
-        )?);
-    }
-    let what = format!("round {round} {}", case.name);
-    let points = options.until_quiet(&what, interrupt, &mut series.noise, || {
-        measure_pair(&mut lanes, conditions, options.core)
-    })?;
-    series.take(round, case, &lanes, &points);
-    for lane in lanes {
-        let name = lane.name();
-        let ratio = lane.finish()?;
-        println!(
-            "round {round} {:<18} {name:<8} received / sent by the generator: {ratio:.7}",
-            case.name
-        );
-    }
-    Ok(())
 }
 
 fn report(arguments: &Arguments, cases: &[Case], series: &[Series]) -> Result<Report> {
@@ -274,5 +180,6 @@ fn report(arguments: &Arguments, cases: &[Case], series: &[Series]) -> Result<Re
         machine: Machine::describe(versions),
         about,
         rows,
+        plots: Vec::new(),
     })
 }

@@ -183,12 +183,12 @@ impl Arrivals<'_> {
 
 /// One port's driver.
 pub struct Port {
-    // Keeps the connection; the device stops when it is closed.
-    _session: Session,
+    // Keeps the connection; the device stops when it is closed. None where a test plays the device.
+    _session: Option<Session>,
     receive: Ring,
     send: Ring,
     // Last: the rings above point into it.
-    _memory: GuestMemory,
+    memory: GuestMemory,
 }
 
 impl Port {
@@ -201,6 +201,18 @@ impl Port {
         let protocol = protocol_feature::MQ | protocol_feature::REPLY_ACK;
         let needed = feature::VERSION_1 | feature::PROTOCOL_FEATURES;
         session.negotiate(feature::NET_MRG_RXBUF, needed, protocol)?;
+        let port = Self::unconnected(backing)?;
+        session.set_mem_table(&port.memory)?;
+        session.start_queue(0, &port.receive.queue, &port.memory)?;
+        session.start_queue(1, &port.send.queue, &port.memory)?;
+        Ok(Self {
+            _session: Some(session),
+            ..port
+        })
+    }
+
+    /// Rings and buffers, with all receive buffers posted, and no device.
+    fn unconnected(backing: Backing) -> Result<Self, FrontendError> {
         let ring_bytes = u64::from(ENTRIES) * (BUFFER_LEN as u64 + 64) + 0x10000;
         let size = (2 * ring_bytes).next_multiple_of(HUGE);
         let mut memory = GuestMemory::new(&[(BASE, size)], backing)?;
@@ -209,14 +221,11 @@ impl Port {
         let send = Ring::new(&mut memory, HEADER_LEN as u32, false)?;
         receive.given = ENTRIES;
         receive.avail.store_u16(2, ENTRIES, Release);
-        session.set_mem_table(&memory)?;
-        session.start_queue(0, &receive.queue, &memory)?;
-        session.start_queue(1, &send.queue, &memory)?;
         Ok(Self {
-            _session: session,
+            _session: None,
             receive,
             send,
-            _memory: memory,
+            memory,
         })
     }
 
@@ -312,6 +321,103 @@ impl Ring {
                 .store_u32(16 * entry + DESC_LEN_AT, len.to_le(), Relaxed);
         }
         self.given = self.given.wrapping_add(1);
+    }
+}
+
+/// The device's end of a port, for tests: takes what was sent and delivers what is to be received, through the shared memory alone.
+#[cfg(test)]
+pub mod device {
+    use super::*;
+
+    /// One ring as a device sees it.
+    struct Seen {
+        desc: Window,
+        avail: Window,
+        used: Window,
+        data: Window,
+        data_gpa: u64,
+        next: u16,
+    }
+
+    impl Seen {
+        fn of(ring: &Ring, memory: &GuestMemory) -> Self {
+            let (layout, entries) = (ring.queue.layout(), u64::from(ENTRIES));
+            let desc = memory.window(layout.desc, 16 * entries).unwrap();
+            let data_gpa = u64::from_le(desc.load_u64(0, Relaxed)) - HEADER_AT as u64;
+            Self {
+                avail: memory.window(layout.avail, 6 + 2 * entries).unwrap(),
+                used: memory.window(layout.used, 6 + 8 * entries).unwrap(),
+                data: memory
+                    .window(data_gpa, entries * BUFFER_LEN as u64)
+                    .unwrap(),
+                desc,
+                data_gpa,
+                next: 0,
+            }
+        }
+
+        /// The next available buffer: its number, where it is in the data, its bytes.
+        fn available(&self) -> Option<(u16, usize, usize)> {
+            if self.avail.load_u16(2, Acquire) == self.next {
+                return None;
+            }
+            let head = self
+                .avail
+                .load_u16(4 + 2 * usize::from(self.next & MASK), Relaxed);
+            let at = 16 * usize::from(head);
+            let place = self.desc.load_u64(at, Relaxed) - self.data_gpa;
+            Some((
+                head,
+                place as usize,
+                self.desc.load_u32(at + 8, Relaxed) as usize,
+            ))
+        }
+
+        fn give_back(&mut self, head: u16, len: usize) {
+            let place = usize::from(self.next & MASK);
+            self.used.store_u32(4 + 8 * place, head.into(), Relaxed);
+            self.used.store_u32(8 + 8 * place, len as u32, Relaxed);
+            self.next = self.next.wrapping_add(1);
+            self.used.store_u16(2, self.next, Release);
+        }
+    }
+
+    /// The device of one port.
+    pub struct Device {
+        sent: Seen,
+        receive: Seen,
+    }
+
+    /// A port and its device.
+    pub fn pair() -> (Port, Device) {
+        let port = Port::unconnected(Backing::Pages).unwrap();
+        let device = Device {
+            sent: Seen::of(&port.send, &port.memory),
+            receive: Seen::of(&port.receive, &port.memory),
+        };
+        (port, device)
+    }
+
+    impl Device {
+        /// The next frame that the port has sent.
+        pub fn take(&mut self) -> Option<Vec<u8>> {
+            let (head, place, len) = self.sent.available()?;
+            let mut frame = vec![0; len - HEADER_LEN];
+            self.sent.data.read(place + HEADER_LEN, &mut frame);
+            self.sent.give_back(head, 0);
+            Some(frame)
+        }
+
+        /// Puts a frame into the port's receive ring, which must have room.
+        pub fn deliver(&mut self, frame: &[u8]) {
+            let (head, place, len) = self.receive.available().unwrap();
+            assert!(len >= HEADER_LEN + frame.len());
+            let mut header = [0; HEADER_LEN];
+            header[NUM_BUFFERS_AT] = 1;
+            self.receive.data.write(place, &header);
+            self.receive.data.write(place + HEADER_LEN, frame);
+            self.receive.give_back(head, HEADER_LEN + frame.len());
+        }
     }
 }
 

@@ -14,6 +14,10 @@ const PASSES: u32 = 10;
 const PRIME_WINDOW: u64 = 256;
 /// Frames of a direction count as lost when none has arrived for this long.
 const LOST_AFTER_S: f64 = 0.2;
+/// A direction that has lost so many windows in a row sends no more of what it was to count: the switch drops all of it.
+const MOST_SILENT: u32 = 4;
+/// To be sent until told to stop.
+const ENDLESS: u64 = u64::MAX;
 /// Most that is taken from a port in one round.
 const TAKE: usize = 2 * BURST;
 
@@ -27,6 +31,8 @@ struct Progress {
     budget: u64,
     /// When something last arrived or the direction had nothing under way.
     alive: u64,
+    /// Windows lost in a row.
+    silent: u32,
 }
 
 impl Progress {
@@ -119,6 +125,7 @@ impl Runner {
             for direction in 0..self.progress.len() {
                 self.load.directions[direction].plan.rewind();
                 self.progress[direction].budget = frames;
+                self.progress[direction].silent = 0;
                 self.drain()?;
             }
             lost = self
@@ -143,7 +150,7 @@ impl Runner {
 
     /// Sends until told to stop.
     pub fn run(&mut self) -> Result<()> {
-        self.set_budget(u64::MAX);
+        self.set_budget(ENDLESS);
         while !self.stop.load(Ordering::Relaxed) {
             self.round()?;
         }
@@ -163,6 +170,7 @@ impl Runner {
             progress.budget = frames;
             // It may have stood still for long.
             progress.alive = now;
+            progress.silent = 0;
         }
     }
 
@@ -207,6 +215,10 @@ impl Runner {
                 progress.alive = begin;
             } else if begin.wrapping_sub(progress.alive) > self.patience {
                 progress.lost += under_way;
+                progress.silent += 1;
+                if progress.silent >= MOST_SILENT && progress.budget != ENDLESS {
+                    progress.budget = 0;
+                }
             }
             let wanted = progress.budget.min(BURST as u64);
             if wanted == 0 || under_way + wanted > self.window {
@@ -217,7 +229,9 @@ impl Runner {
             if count > 0 {
                 port.send_next(&mut direction.plan, count)?;
                 progress.sent += count as u64;
-                progress.budget -= count as u64;
+                if progress.budget != ENDLESS {
+                    progress.budget -= count as u64;
+                }
                 moved = true;
             }
         }
@@ -270,6 +284,7 @@ impl Runner {
         {
             progress.received += count;
             progress.alive = now;
+            progress.silent = 0;
             // Late is not lost.
             progress.lost = progress
                 .lost
@@ -282,5 +297,191 @@ impl Runner {
             self.others_sent += 1;
         }
         Ok(count + foreign > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Direction;
+    use super::super::frame::{Addresses, udp};
+    use super::super::plan::{Field, Plan, Sequence, Way, Wheel};
+    use super::super::port::device::{Device, pair};
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    const THERE: Addresses = Addresses {
+        mac: [[2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]],
+        ipv4: [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 1, 0, 0)],
+        udp: [1000, 53],
+    };
+
+    fn load(flows: u32) -> Load {
+        let wheel = Wheel {
+            fields: &[Field::Ipv4Dst],
+            first: u32::from(THERE.ipv4[1]),
+            count: flows,
+        };
+        Load {
+            directions: vec![Direction {
+                from: 0,
+                to: vec![1],
+                plan: Plan::new(
+                    udp(&THERE, 64),
+                    Sequence::Wheels(vec![wheel]),
+                    Way::Unchanged,
+                ),
+            }],
+            announce: Vec::new(),
+            neighbour: None,
+            prime: flows.into(),
+        }
+    }
+
+    /// Runs `work` on a generator whose two ports are served by `serve` on another thread until `work` is done.
+    fn with_switch<T>(
+        load: Load,
+        mut serve: impl FnMut(&mut [Device; 2]) + Send,
+        work: impl FnOnce(&mut Runner) -> T,
+    ) -> (T, Totals) {
+        let ((near, near_device), (far, far_device)) = (pair(), pair());
+        let mut devices = [near_device, far_device];
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let switch = scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    serve(&mut devices);
+                    std::thread::yield_now();
+                }
+            });
+            let mut runner = Runner::new(vec![near, far], load, Arc::new(AtomicBool::new(false)));
+            let result = work(&mut runner);
+            done.store(true, Ordering::Release);
+            switch.join().unwrap();
+            (result, runner.totals())
+        })
+    }
+
+    fn forward(devices: &mut [Device; 2]) {
+        while let Some(frame) = devices[0].take() {
+            devices[1].deliver(&frame);
+        }
+    }
+
+    #[test]
+    fn a_switch_that_forwards_gets_every_frame_through() {
+        let (result, totals) = with_switch(load(5), forward, |runner| {
+            runner.prime().and_then(|()| runner.count(70_000))
+        });
+        result.unwrap();
+        assert_eq!(
+            (totals.sent, totals.received, totals.lost, totals.foreign),
+            (70_005, 70_005, 0, 0)
+        );
+        assert!(totals.inspected >= 5 + 70_000 / 64);
+    }
+
+    #[test]
+    fn no_more_than_the_window_is_under_way_and_what_is_lost_is_counted() {
+        let mut taken = 0;
+        let mut looks = Vec::new();
+        let lazy = |devices: &mut [Device; 2]| {
+            while devices[0].take().is_some() {
+                taken += 1;
+            }
+            looks.push(taken);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        };
+        let (result, totals) = with_switch(load(5), lazy, |runner| runner.count(1000));
+        result.unwrap();
+        assert_eq!((totals.sent, totals.received, totals.lost), (1000, 0, 1000));
+        assert!(looks.contains(&WINDOW), "it stood still there: {looks:?}");
+    }
+
+    #[test]
+    fn a_switch_that_drops_everything_is_given_up_soon() {
+        let dropping = |devices: &mut [Device; 2]| while devices[0].take().is_some() {};
+        let (result, totals) = with_switch(load(1_000_000), dropping, Runner::prime);
+        assert!(result.unwrap_err().to_string().contains("pass 10"));
+        assert!(
+            totals.sent <= u64::from(PASSES * MOST_SILENT) * PRIME_WINDOW,
+            "{totals:?}"
+        );
+    }
+
+    #[test]
+    fn priming_goes_on_until_nothing_is_lost() {
+        let mut seen = 0;
+        let learning = |devices: &mut [Device; 2]| {
+            while let Some(frame) = devices[0].take() {
+                seen += 1;
+                // As a switch that floods no more than a few.
+                if seen > 6 {
+                    devices[1].deliver(&frame);
+                }
+            }
+        };
+        let (result, totals) = with_switch(load(10), learning, Runner::prime);
+        result.unwrap();
+        assert_eq!((totals.sent, totals.received, totals.lost), (20, 14, 6));
+    }
+
+    #[test]
+    fn a_frame_that_was_changed_ends_it() {
+        let spoiling = |devices: &mut [Device; 2]| {
+            while let Some(mut frame) = devices[0].take() {
+                frame[60] ^= 1;
+                devices[1].deliver(&frame);
+            }
+        };
+        let (result, _) = with_switch(load(10), spoiling, Runner::prime);
+        assert!(
+            result
+                .unwrap_err()
+                .to_string()
+                .contains("arrived changed at port 1")
+        );
+    }
+
+    #[test]
+    fn arp_is_answered_and_counts_apart() {
+        let mut load = load(3);
+        let (address, mac) = (Ipv4Addr::new(192, 0, 2, 2), [2, 0, 0, 0, 0, 9]);
+        load.neighbour = Some((1, address, mac));
+        load.announce = vec![(0, vec![0; 80])];
+        let mut request = vec![0xff; 6];
+        request.extend([
+            2, 0, 0, 0, 0, 7, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 7, 192, 0, 2, 1, 0, 0,
+            0, 0, 0, 0, 192, 0, 2, 2,
+        ]);
+        let mut answers = Vec::new();
+        let asking = |devices: &mut [Device; 2]| {
+            while let Some(frame) = devices[0].take() {
+                if frame.len() == 80 {
+                    devices[1].deliver(&request);
+                } else {
+                    devices[1].deliver(&frame);
+                }
+            }
+            answers.extend(devices[1].take());
+        };
+        let (result, totals) = with_switch(load, asking, Runner::prime);
+        result.unwrap();
+        assert_eq!(
+            (
+                totals.sent,
+                totals.received,
+                totals.foreign,
+                totals.others_sent
+            ),
+            (3, 3, 1, 2)
+        );
+        assert_eq!(answers.len(), 1);
+        assert_eq!(
+            (&answers[0][..12], &answers[0][20..22]),
+            (
+                [2, 0, 0, 0, 0, 7, 2, 0, 0, 0, 0, 9].as_slice(),
+                [0, 2].as_slice()
+            )
+        );
     }
 }

@@ -89,6 +89,15 @@ impl OvsDpdk {
             "other_config:vhost-sock-dir=.",
             "other_config:dpdk-extra=--in-memory",
         ])?;
+        if matches!(setup, Setup::Rules(rules) if rules.len() > MANY_RULES) {
+            vsctl(
+                &[
+                    &["--no-wait", "set", "Open_vSwitch", "."],
+                    MANY_FLOWS.as_slice(),
+                ]
+                .concat(),
+            )?;
+        }
         let control = folder.file("vswitchd.ctl");
         // Bridges are interfaces of the kernel too: they must not be those of anybody else.
         let arguments = [
@@ -254,12 +263,28 @@ impl Switch for OvsDpdk {
         })
     }
 
+    fn cached_decisions(&mut self) -> Result<Option<u64>> {
+        let text = self.control("upcall/show", &[])?;
+        current_flows(&text)
+            .map(Some)
+            .with_context(|| format!("upcall/show: {text:?}"))
+    }
+
     fn forget_connections(&mut self) -> Result<()> {
         self.control("dpctl/flush-conntrack", &[])?;
         Ok(())
     }
 }
 
+/// Rules up to which nothing has to be set for the megaflows to fit.
+const MANY_RULES: usize = 8192;
+/// A cache for millions: the limit of megaflows grows by a thousand with every round of revalidation, up to a setting, so rounds are made short; and
+/// megaflows live on while the switch is stopped.
+const MANY_FLOWS: [&str; 3] = [
+    "other_config:flow-limit=8000000",
+    "other_config:max-revalidator=50",
+    "other_config:max-idle=300000",
+];
 const WIRE_BRIDGE: &str = "br-wire";
 
 type Vsctl<'a> = dyn Fn(&[&str]) -> Result<String> + 'a;
@@ -305,6 +330,12 @@ fn flows_of(setup: &Setup) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
+/// Of `upcall/show`: `flows : (current 4097) (avg 4097) (max 4097) (limit 200000)`.
+fn current_flows(text: &str) -> Option<u64> {
+    let (_, after) = text.split_once("(current ")?;
+    after.split_once(')')?.0.parse().ok()
+}
+
 fn parse(text: &str) -> Result<(u64, u64, u64)> {
     let section = text
         .split("pmd thread")
@@ -340,5 +371,12 @@ mod tests {
         let text = "main thread:\n  packets received: 9\npmd thread numa_id 0 core_id 1:\n  packets received: 17712448\n  packet recirculations: 0\n  idle cycles: 2300000 (0.03%)\n  processing cycles: 7512345678 (99.97%)\n  avg cycles per packet: 424.20 (7514645678/17712448)\n";
         assert_eq!(parse(text).unwrap(), (7_512_345_678, 2_300_000, 17_712_448));
         assert!(parse("main thread:\n").is_err());
+    }
+
+    #[test]
+    fn megaflows_of_a_real_answer() {
+        let text = "netdev@ovs-netdev:\n  flows         : (current 4097) (avg 4097) (max 4097) (limit 200000)\n  offloaded flows : 0\n";
+        assert_eq!(current_flows(text), Some(4097));
+        assert_eq!(current_flows(""), None);
     }
 }

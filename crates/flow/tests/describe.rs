@@ -7,6 +7,41 @@ use sumeru_flow::syntax::SyntaxErrorKind;
 
 const GOLDEN: &[(&str, &str)] = &[
     (
+        "eth / ipv4 src 10.0.0.1 dst 10.0.0.2 / gre / eth / ipv4 src 10.0.0.1 dst 10.0.0.2 / \
+         udp src 1 dst 2 / payload 3",
+        "02000000000202000000000108004500004500000000402f66880a0000010a00000200006558020000000002\
+         02000000000108004500001f00000000401166cc0a0000010a00000200010002000be9d1000102",
+    ),
+    (
+        "eth / ipv4 src 10.0.0.1 dst 10.0.0.2 / gre key 7 / ipv4 src 10.0.0.1 dst 10.0.0.2 / \
+         udp src 1 dst 2 / payload 3",
+        "02000000000202000000000108004500003b00000000402f66920a0000010a0000022000080000000007450000\
+         1f00000000401166cc0a0000010a00000200010002000be9d1000102",
+    ),
+    (
+        "eth / ipv4 src 10.0.0.1 dst 10.0.0.2 / udp / geneve vni 5 / eth / \
+         ipv4 src 10.0.0.1 dst 10.0.0.2 / udp src 1 dst 2 / payload 3",
+        "020000000002020000000001080045000051000000004011669a0a0000010a000002c00017c1003db17300006558\
+         0000050002000000000202000000000108004500001f00000000401166cc0a0000010a00000200010002000be9d1\
+         000102",
+    ),
+    (
+        "eth / mpls tc 1 / mpls label 17 / ipv4 src 10.0.0.1 dst 10.0.0.2 / udp src 1 dst 2",
+        "020000000002020000000001884700010240000111404500001c00000000401166cf0a0000010a0000020001\
+         00020008ebd8",
+    ),
+    (
+        "eth / ipv4 src 10.0.0.1 dst 10.0.0.2 / sctp src 1 dst 2 tag 3 / payload 5",
+        "02000000000202000000000108004500002500000000408466530a0000010a0000020001000200000003b639aeb9\
+         0001020304",
+    ),
+    (
+        "eth / ipv4 src 10.0.0.1 dst 10.0.0.2 / udp / gtpu teid 5 / ipv4 src 10.0.0.1 dst 10.0.0.2 / \
+         udp src 1 dst 2 / payload 2",
+        "02000000000202000000000108004500004200000000401166a90a0000010a000002c0000868002e062330ff001e\
+         000000054500001e00000000401166cd0a0000010a00000200010002000aebd30001",
+    ),
+    (
         "eth src 02:00:00:00:00:01 dst 02:00:00:00:00:02 / vlan vid 5 / \
          ipv4 src 10.0.0.1 dst 10.0.0.2 ttl 64 / udp src 1000 dst 53 / payload 32",
         "0200000000020200000000018100000508004500003c00000000401166af0a0000010a00000203e80035\
@@ -92,7 +127,7 @@ fn errors_say_where_and_what() {
         ("ipv4", "at byte 0: unexpected `ipv4`; expected `eth`"),
         (
             "eth / tcp",
-            "at byte 6: unexpected `tcp`; expected one of: `vlan`, `arp`, `ipv4`, `ipv6`, `payload`",
+            "at byte 6: unexpected `tcp`; expected one of: `vlan`, `arp`, `ipv4`, `ipv6`, `mpls`, `payload`",
         ),
         (
             "eth / payload 1 / payload 1",
@@ -112,7 +147,7 @@ fn errors_say_where_and_what() {
         ),
         (
             "eth / ",
-            "at byte 5: the text ends too early; expected one of: `vlan`, `arp`, `ipv4`, `ipv6`, `payload`",
+            "at byte 5: the text ends too early; expected one of: `vlan`, `arp`, `ipv4`, `ipv6`, `mpls`, `payload`",
         ),
         (
             "eth / payload 65536",

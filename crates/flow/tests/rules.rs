@@ -254,7 +254,8 @@ fn syntax_errors_say_where_and_what() {
         (
             "flow crate 0",
             "at byte 5: unexpected `crate`; expected one of: `create`, `validate`, `destroy`, \
-             `flush`, `list`, `query`",
+             `flush`, `list`, `query`, `isolate`, `aged`, `dump`, `indirect_action`, `configure`, \
+             `pattern_template`, `actions_template`, `template_table`, `queue`, `push`, `pull`",
         ),
         (
             "list",
@@ -360,10 +361,33 @@ fn words_are_completed() {
         (
             "",
             &[
-                "flow", "create", "validate", "destroy", "flush", "list", "query",
+                "flow",
+                "set",
+                "add",
+                "del",
+                "enable",
+                "disable",
+                "show",
+                "create",
+                "validate",
+                "destroy",
+                "flush",
+                "list",
+                "query",
+                "isolate",
+                "aged",
+                "dump",
+                "indirect_action",
+                "configure",
+                "pattern_template",
+                "actions_template",
+                "template_table",
+                "queue",
+                "push",
+                "pull",
             ][..],
         ),
-        ("flow c", &["create"]),
+        ("flow c", &["create", "configure"]),
         ("flow create ", &[]),
         ("flow create 0 in", &["ingress"]),
         (
@@ -389,6 +413,30 @@ fn words_are_completed() {
         ("destroy 0 rule 1 ", &["rule"]),
         ("list 0 ", &["group"]),
         ("nonsense 0 ", &[]),
+        ("create 0 pattern conntrack i", &["is"]),
+        (
+            "create 0 pattern meter color is ",
+            &["green", "yellow", "red", "all"],
+        ),
+        (
+            "create 0 pattern eth / end actions rss func s",
+            &["simple_xor", "symmetric_toeplitz"],
+        ),
+        (
+            "create 0 pattern eth / end actions modify_field op set dst_type ipv4_d",
+            &["ipv4_dscp", "ipv4_dst"],
+        ),
+        ("create 0 pattern eth / end actions indirect ", &[]),
+        (
+            "create 0 pattern eth / end actions ct nat_",
+            &["nat_restore", "nat_src", "nat_dst"],
+        ),
+        (
+            "flow queue 0 create 1 template_table 3 ",
+            &["pattern_template"],
+        ),
+        ("set raw_encap 0 eth / ipv4 / end", &["end_set"]),
+        ("add port meter ", &["policy", "profile"]),
     ] {
         assert_eq!(complete(prefix), expected, "{prefix}");
     }

@@ -4,10 +4,9 @@
 //! are syntax errors, every other answer means that the line was understood. Where the syntaxes differ on purpose the table
 //! says so, and the test fails if the difference goes away.
 
-use std::io::{Read, Write};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+mod peer;
 
+use peer::ask_testpmd;
 use sumeru_flow::syntax;
 
 /// Who takes a line.
@@ -414,87 +413,30 @@ const LINES: &[(Taken, &str)] = &[
     // Not supported, refused by name.
     (
         TheirsOnly,
+        "flow validate 0 ingress pattern eth / e_tag grp_ecid_b is 3 / end actions drop / end",
+    ),
+    (
+        TheirsOnly,
+        "flow validate 0 ingress pattern eth / end actions vf id 3 / end",
+    ),
+    // Taken since the model has them.
+    (
+        Both,
         "flow validate 0 ingress pattern eth / arp_eth_ipv4 / end actions drop / end",
     ),
     (
-        TheirsOnly,
+        Both,
         "flow validate 0 ingress pattern eth / end actions queue index 3 / end",
     ),
     (
-        TheirsOnly,
+        Both,
         "flow validate 0 ingress pattern any num is 1 / end actions drop / end",
     ),
     (
-        TheirsOnly,
+        Both,
         "flow validate 0 ingress pattern eth / vxlan vni is 5 last_rsvd is 3 / end actions drop / end",
     ),
 ];
-
-const PROMPT: &str = "testpmd> ";
-
-/// Whether testpmd takes each line.
-fn ask_testpmd(lines: &[&str]) -> Vec<bool> {
-    let mut testpmd = Command::new("dpdk-testpmd")
-        // Two logical cores, as testpmd needs, on any machine; no huge pages, no devices.
-        .args([
-            "--lcores",
-            "0@0,1@0",
-            "--no-huge",
-            "-m",
-            "256",
-            "--no-pci",
-            "--no-shconf",
-        ])
-        .args(["--vdev", "net_null0", "--", "-i", "--total-num-mbufs=2048"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("dpdk-testpmd is needed; install it: apt-get install --no-install-recommends dpdk");
-    let mut input = testpmd.stdin.take().expect("piped");
-    let mut output = testpmd.stdout.take().expect("piped");
-    let reader = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        output
-            .read_to_end(&mut text)
-            .map(|_| String::from_utf8_lossy(&text).replace('\r', ""))
-    });
-    let script = lines
-        .iter()
-        .map(|line| format!("{line}\n"))
-        .collect::<String>();
-    input
-        .write_all(script.as_bytes())
-        .expect("testpmd reads its commands");
-    input
-        .write_all(b"quit\n")
-        .expect("testpmd reads its commands");
-    let started = Instant::now();
-    while testpmd.try_wait().expect("testpmd is our child").is_none() {
-        if started.elapsed() > Duration::from_secs(120) {
-            testpmd.kill().expect("testpmd is our child");
-            panic!("testpmd did not end within two minutes");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    drop(input);
-    let text = reader
-        .join()
-        .expect("the reader ends")
-        .expect("testpmd's output");
-    let answers: Vec<&str> = text.split(PROMPT).skip(1).collect();
-    assert_eq!(
-        answers.len(),
-        lines.len() + 1,
-        "an answer to each line and to quit:\n{text}"
-    );
-    let taken = lines.iter().zip(&answers).map(|(line, answer)| {
-        let (echo, answer) = answer.split_once('\n').expect("testpmd repeats the line");
-        assert_eq!(echo, *line, "testpmd repeats the line");
-        !answer.contains("Bad arguments") && !answer.contains("Command not found")
-    });
-    taken.collect()
-}
 
 #[test]
 fn agrees_with_testpmd_on_syntax() {

@@ -208,3 +208,156 @@ fn senseless_rules_are_refused() {
         Err(FlowError::TooManyActions { found: 65 })
     );
 }
+
+/// Stacks of tunnels and extensions, and actions on what is in them.
+#[test]
+fn tunnels_are_followed() {
+    for text in [
+        "ingress pattern eth / ipv6 / ipv6_frag_ext next_hdr is 17 / udp / end actions drop / end",
+        "ingress pattern eth / ipv6 / icmp6_nd_ns / icmp6_nd_opt_sla_eth / end actions drop / end",
+        "ingress pattern eth / mpls / mpls s is 1 / ipv4 / end actions of_pop_mpls ethertype 0x800 / drop / end",
+        "ingress pattern eth / ipv4 / gre k_bit is 1 / gre_key / eth / ipv4 / tcp / end actions drop / end",
+        "ingress pattern eth / ipv4 / udp / geneve optlen is 2 / geneve-opt / geneve-opt / eth / ipv6 / end \
+         actions modify_field op set dst_type ipv6_hoplimit dst_level 2 src_type value src_value 05 width 8 / drop / end",
+        "ingress pattern eth / ipv4 / udp / gtpu / gtp_psc qfi is 5 / ipv4 / tcp / end actions \
+         modify_field op set dst_type gtp_psc_qfi src_type value src_value 05 width 6 / drop / end",
+        "ingress pattern any / tcp / end actions set_ipv4_src ipv4_addr 1.2.3.4 / drop / end",
+        "ingress pattern eth / raw relative is 1 offset is -4 pattern is abc / end actions drop / end",
+        "ingress pattern tag index is 1 / tag index is 2 / eth / end actions indirect 5 / passthru / end",
+        "ingress pattern eth / ipv4 / end actions nvgre_encap tni 1 ip_src ::1 ip_dst ::2 / nvgre_decap / dec_ttl / drop / end",
+        "ingress pattern eth / ipv4 / end actions raw_decap data 0a / raw_encap data 0b / set_ipv6_dst ipv6_addr ::1 / drop / end",
+        "ingress pattern eth / ipv4 / end actions l2_decap vlan / l2_encap eth_src 02:00:00:00:00:01 \
+         eth_dst 02:00:00:00:00:02 ethertype 0x800 vlan_tci 5 / of_pop_vlan / drop / end",
+        "ingress pattern eth / ipv4 / end actions ct zone 1 group 3 / count / end",
+        "ingress pattern ct state is +trk+est / conntrack is 1 / meter color is red / eth / end actions drop / end",
+    ] {
+        assert_eq!(judge(text), Ok(()), "{text}");
+    }
+}
+
+#[test]
+fn senseless_tunnels_are_refused() {
+    for (pattern, expected) in [
+        (
+            "gre_key value is 1",
+            "item 0: `gre_key` needs `gre` before it",
+        ),
+        (
+            "any / geneve-opt",
+            "item 1: `geneve-opt` cannot follow `any`; expected `any`, `raw` or the end of the pattern",
+        ),
+        (
+            "eth / ipv4 / udp / gtp_psc",
+            "item 3: `gtp_psc` cannot follow `udp`; expected `vxlan`, `vxlan-gpe`, `geneve`, `gtp`, \
+          `gtpu`, `gtpc`, `mpls`, `esp`, `any`, `raw` or the end of the pattern",
+        ),
+        (
+            "udp / tcp",
+            "item 1: `tcp` cannot follow `udp`; expected `vxlan`, `vxlan-gpe`, `geneve`, `gtp`, `gtpu`, `gtpc`, \
+          `mpls`, `esp`, `any`, `raw` or the end of the pattern",
+        ),
+        (
+            "ipv4 / vlan",
+            "item 1: `vlan` cannot follow `ipv4`; expected `tcp`, `udp`, `sctp`, `icmp`, `esp`, `gre`, `nvgre`, \
+          `any`, `raw` or the end of the pattern",
+        ),
+        (
+            "eth / mpls s is 0 / ipv4",
+            "item 1: field `s` of `mpls` excludes ipv4",
+        ),
+        (
+            "eth / mpls s is 1 / mpls",
+            "item 1: field `s` of `mpls` excludes mpls",
+        ),
+        (
+            "gre k_bit is 0 / gre_key",
+            "item 0: field `c_rsvd0_ver` of `gre` excludes gre_key",
+        ),
+        (
+            "gre protocol is 0x800 / eth",
+            "item 0: field `protocol` of `gre` excludes eth",
+        ),
+        (
+            "geneve optlen is 0 / geneve-opt",
+            "item 0: field `optlen` of `geneve` excludes geneve-opt",
+        ),
+        (
+            "ipv6 / ipv6_frag_ext next_hdr is 6 / udp",
+            "item 1: field `next_hdr` of `ipv6_frag_ext` excludes udp",
+        ),
+        (
+            "eth type is 0x800 / arp_eth_ipv4",
+            "item 0: field `type` of `eth` excludes arp_eth_ipv4",
+        ),
+        (
+            "raw offset is -1 pattern is a",
+            "item 0: field `offset` of `raw` excludes every packet: it is below 0 and not relative",
+        ),
+        (
+            "raw offset is 1 offset last 5",
+            "item 0: `raw` has no ranges, `last` of field `offset` cannot be given",
+        ),
+        (
+            "tag index is 1 / tag index is 1",
+            "item 1: `tag` is there twice",
+        ),
+        ("meta / meta", "item 1: `meta` is there twice"),
+    ] {
+        let text = format!("ingress pattern {pattern} / end actions drop / end");
+        assert_eq!(
+            judge(&text).map_err(|error| error.to_string()),
+            Err(expected.to_owned()),
+            "{pattern}"
+        );
+    }
+    for (actions, expected) in [
+        (
+            "conntrack / drop",
+            "action 0: `conntrack` belongs into an indirect object; name that by `indirect`",
+        ),
+        (
+            "age timeout 5 / age timeout 6 / drop",
+            "action 1: `age` is there twice",
+        ),
+        (
+            "queue index 1 / drop",
+            "action 1: `drop` decides the packet's fate, which `queue` already does",
+        ),
+        (
+            "port_id id 1 / vxlan_encap vni 1 ip_src ::1 ip_dst ::2",
+            "action 1: `vxlan_encap` comes after `port_id`; only `count` and `void` may",
+        ),
+        ("ct group 0", "action 0: `ct` to group 0, the rule's own"),
+        (
+            "of_push_mpls ethertype 0x800 / drop",
+            "action 0: `of_push_mpls` with ethertype 0x0800; expected 0x8847 or 0x8848",
+        ),
+        (
+            "inc_tcp_seq value 1 / drop",
+            "action 0: `inc_tcp_seq` needs `tcp` in the pattern or from an action before it",
+        ),
+        (
+            "nvgre_decap / drop",
+            "action 0: `nvgre_decap` needs `nvgre` in the pattern or from an action before it",
+        ),
+        (
+            "l2_decap / mac_swap / drop",
+            "action 1: `mac_swap` needs `eth` in the pattern or from an action before it",
+        ),
+        (
+            "modify_field op set dst_type ipv4_ttl dst_level 2 src_type value src_value 05 width 8 / drop",
+            "action 0: `modify_field` at level 2, but the pattern has 1",
+        ),
+        (
+            "modify_field op set dst_type mark src_type udp_port_src width 16 / drop",
+            "action 0: `modify_field` needs `udp` in the pattern or from an action before it",
+        ),
+    ] {
+        let text = format!("ingress pattern eth / ipv4 / end actions {actions} / end");
+        assert_eq!(
+            judge(&text).map_err(|error| error.to_string()),
+            Err(expected.to_owned()),
+            "{actions}"
+        );
+    }
+}

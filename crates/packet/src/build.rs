@@ -1,14 +1,28 @@
-//! Frames made from nothing: a header-by-header builder, and in its modules ARP, neighbour discovery and VXLAN
-//! encapsulation. Everything is written into buffers of the caller.
+//! Frames made from nothing: a header-by-header builder, and in its modules ARP, neighbour discovery, router
+//! advertisements, ICMP errors, TCP answers and tunnel encapsulation. Everything is written into buffers of the caller.
 
+mod answer;
+mod encapsulate;
+mod icmp_error;
 mod neighbour;
-mod vxlan;
+mod router;
+mod tcp;
 
+pub(crate) use encapsulate::marks;
+pub use encapsulate::{
+    Carried, Encapsulated, Encapsulation, GENEVE_OPTIONS_MAX, Outer, Pending, Policy, TunnelHeader,
+    Underlay,
+};
+pub use icmp_error::{IcmpError, icmp_error};
 pub use neighbour::{
     ARP_LEN, NEIGHBOUR_LEN, NeighbourFlags, arp_reply, arp_request, neighbour_advertisement,
     neighbour_solicitation,
 };
-pub use vxlan::{Encapsulation, Underlay};
+
+pub use router::{
+    DNS_SERVERS_MAX, PREFIXES_MAX, Prefix, RouterAdvertisement, router_advertisement,
+};
+pub use tcp::{offered_mss, syn_cookie, tcp_reset};
 
 use core::fmt;
 

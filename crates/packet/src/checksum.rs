@@ -182,6 +182,14 @@ pub const fn update128(checksum: u16, old: u128, new: u128) -> u16 {
     !fold16(sum)
 }
 
+/// The checksum after bytes at an even offset changed from `old` to `new`, which are equally long; an odd last byte
+/// counts as if followed by a zero byte. Host order.
+#[inline]
+pub fn update_bytes(checksum: u16, old: &[u8], new: &[u8]) -> u16 {
+    let (old, new) = (fold16(raw_sum(old)), fold16(raw_sum(new)));
+    update16(checksum, u16::from_be(old), u16::from_be(new))
+}
+
 /// Why a partial checksum could not be completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfRange;

@@ -5,12 +5,21 @@
 //! 5.1.6.2): then an address change updates that sum and a port change leaves it alone. A UDP checksum of zero ("none",
 //! RFC 768) stays zero. Later fragments have no L4 header and only their IP header is fixed.
 //!
-//! A nonzero UDP checksum of an *outer* VXLAN header covers the inner headers too and is not followed up: after inner
-//! edits call [`clear_udp_checksum`] on the outer layer.
+//! A nonzero UDP checksum of an *outer* tunnel header covers the inner headers too and is not followed up: after inner
+//! edits call [`clear_udp_checksum`] on the outer layer, or write
+//! [`tunnel_checksum`](crate::segment::tunnel_checksum).
 
+mod embedded;
+mod modify;
+
+pub use embedded::{Embedded, Ends, embedded, rewrite_embedded};
+pub use modify::{Bits, Change, Header, modify, read_bits};
+
+use crate::build::marks;
 use crate::checksum::{update16, update32, update128};
-use crate::layout::{L3Kind, LayerLayout};
-use crate::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
+use crate::ecn;
+use crate::layout::{L3Kind, LayerLayout, Layout};
+use crate::parse::{PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
 
 /// Why an edit was not made. The header is unchanged then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,8 +28,10 @@ pub enum EditError {
     Absent,
     /// The time to live or hop limit is 1 or 0 and cannot be decremented.
     Expired,
-    /// The protocol's checksum covers the payload in a way that cannot be updated from the header (SCTP).
+    /// The checksum covers what is not here (a fragment of SCTP), or the bits say where other headers are.
     Unsupported,
+    /// The packet met congestion in the tunnel and its sender does not understand the mark (RFC 6040 section 4.2).
+    Congestion,
     /// The header bytes given are shorter than the layout says, or the buffer has no room.
     OutOfRange,
 }
@@ -32,6 +43,7 @@ impl EditError {
             EditError::Absent => "edit-header-absent",
             EditError::Expired => "ttl-expired",
             EditError::Unsupported => "edit-unsupported",
+            EditError::Congestion => "ecn-congestion",
             EditError::OutOfRange => "edit-out-of-range",
         }
     }
@@ -239,10 +251,10 @@ fn set_ipv6_address(
     Ok(())
 }
 
-/// Sets the TCP or UDP source port.
+/// Sets the TCP, UDP or SCTP source port.
 ///
 /// # Errors
-/// [`EditError::Absent`] without ports, [`EditError::Unsupported`] for SCTP, [`EditError::OutOfRange`].
+/// [`EditError::Absent`] without ports, [`EditError::Unsupported`] for a fragment of SCTP, [`EditError::OutOfRange`].
 #[inline]
 pub fn set_l4_src(
     header: &mut [u8],
@@ -253,10 +265,10 @@ pub fn set_l4_src(
     set_port(header, layer, 0, port, partial_csum)
 }
 
-/// Sets the TCP or UDP destination port.
+/// Sets the TCP, UDP or SCTP destination port.
 ///
 /// # Errors
-/// [`EditError::Absent`] without ports, [`EditError::Unsupported`] for SCTP, [`EditError::OutOfRange`].
+/// [`EditError::Absent`] without ports, [`EditError::Unsupported`] for a fragment of SCTP, [`EditError::OutOfRange`].
 #[inline]
 pub fn set_l4_dst(
     header: &mut [u8],
@@ -278,13 +290,17 @@ fn set_port(
     match layer.l4_proto {
         _ if layer.l4 == 0 => return Err(EditError::Absent),
         PROTO_TCP | PROTO_UDP => {}
-        PROTO_ICMP | PROTO_ICMPV6 => return Err(EditError::Absent),
-        _ => return Err(EditError::Unsupported),
+        PROTO_SCTP => modify::check_sctp(header, layer)?,
+        _ => return Err(EditError::Absent),
     }
     let l4_field = l4_checksum(header, layer)?;
     let bytes = field::<2>(header, usize::from(layer.l4) + at)?;
     let old = u16::from_be_bytes(*bytes);
     *bytes = port.to_be_bytes();
+    if layer.l4_proto == PROTO_SCTP && !partial_csum {
+        let at = usize::from(layer.l4) + at;
+        return modify::fix_sctp(header, layer, at, &old.to_be_bytes(), &port.to_be_bytes());
+    }
     // Ports are not in the pseudo-header, so a partial sum does not change.
     if let Some(at) = l4_field
         && !partial_csum
@@ -399,7 +415,7 @@ fn change_ttl(
 
 /// Replaces the 16-bit word at `at` of an IPv4 header and fixes its checksum.
 #[inline(always)]
-fn change_ipv4_word(ip: &mut [u8; 20], at: usize, new: [u8; 2]) {
+pub(crate) fn change_ipv4_word(ip: &mut [u8; 20], at: usize, new: [u8; 2]) {
     let old = u16::from_be_bytes([ip[at], ip[at + 1]]);
     ip[at..at + 2].copy_from_slice(&new);
     let sum = update16(
@@ -449,6 +465,41 @@ fn change_tos(
         }
         _ => Err(EditError::Absent),
     }
+}
+
+/// Carries marks of the tunnel into the packet inside, before decapsulation: ECN by RFC 6040 section 4.2; with
+/// `uniform_ttl` the outer time to live and with `uniform_dscp` the outer DSCP (uniform model), else the packet keeps its
+/// own (pipe model). A packet that is not IP, and a tunnel without IP (MPLS), have no marks. An outer time to live above
+/// the inner one is not copied, so that no loop lives for ever.
+///
+/// # Errors
+/// [`EditError::Absent`] without an inner layer, [`EditError::Congestion`] when the packet must be dropped,
+/// [`EditError::OutOfRange`].
+pub fn carry_marks_in(
+    header: &mut [u8],
+    layout: &Layout,
+    uniform_ttl: bool,
+    uniform_dscp: bool,
+) -> Result<(), EditError> {
+    let inner = layout.inner().ok_or(EditError::Absent)?;
+    let outer_marks = marks(header, layout.outer());
+    let inner_marks = marks(header, inner);
+    let ((Some(outer_tos), Some(outer_ttl)), (Some(inner_tos), Some(inner_ttl))) =
+        (outer_marks, inner_marks)
+    else {
+        return Ok(());
+    };
+    let mut tos = ecn::decapsulated(outer_tos, inner_tos).ok_or(EditError::Congestion)?;
+    if uniform_dscp {
+        tos = tos & 3 | outer_tos & !3;
+    }
+    if tos != inner_tos {
+        set_tos(header, inner, tos)?;
+    }
+    if uniform_ttl && outer_ttl < inner_ttl {
+        set_ttl(header, inner, outer_ttl)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! Frames captured with tcpdump between two network namespaces of a Linux kernel (ping, a TCP and a UDP client, VXLAN
 //! devices), checksum offload off. Peers are 10.1.0.1 and .2, fd00::1 and ::2, inside VXLAN 10.42.0.x, fd42::x, 10.77.0.x.
 
+pub mod answers;
+pub mod dhcp;
+pub mod encapsulated;
 pub mod scapy;
+pub mod translated;
 
 /// A captured frame.
 pub struct Golden {

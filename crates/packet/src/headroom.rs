@@ -5,7 +5,8 @@
 
 use crate::HEADER_MAX;
 use crate::edit::EditError;
-use crate::layout::Layout;
+use crate::layout::{L3Kind, LayerLayout, Layout};
+use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 
 /// Bytes of room before a freshly loaded header: enough for an outer Ethernet, VLAN, IPv6, UDP and VXLAN header
 /// (74 bytes), rounded up.
@@ -184,9 +185,64 @@ impl Headroom {
             return Err(EditError::Absent);
         }
         self.pull_front(inner.eth.into())?;
-        layout.layers = [inner, crate::LayerLayout::EMPTY];
+        layout.layers = [inner, LayerLayout::EMPTY];
         layout.shift(-(inner.eth as i16));
         Ok(inner.eth.into())
+    }
+
+    /// Removes the tunnel headers before an inner layer that starts with IP and puts an Ethernet header before it; the
+    /// inner layer becomes the outer layer of `layout`. Returns the number of bytes that the frame lost.
+    ///
+    /// # Errors
+    /// [`EditError::Absent`] without an inner layer that starts with IP, [`EditError::OutOfRange`].
+    pub fn decapsulate_ip(
+        &mut self,
+        layout: &mut Layout,
+        eth_dst: [u8; 6],
+        eth_src: [u8; 6],
+    ) -> Result<usize, EditError> {
+        let Some(mut inner) = layout.inner().copied() else {
+            return Err(EditError::Absent);
+        };
+        let ethertype = match inner.l3_kind {
+            _ if inner.has_ethernet() => return Err(EditError::Absent),
+            L3Kind::Ipv4 => ETHERTYPE_IPV4,
+            L3Kind::Ipv6 => ETHERTYPE_IPV6,
+            _ => return Err(EditError::Absent),
+        };
+        let start = usize::from(inner.eth);
+        // The headers removed hold at least an Ethernet header, whose place the new one takes.
+        let removed = start.checked_sub(14).ok_or(EditError::OutOfRange)?;
+        self.pull_front(removed)?;
+        let ethernet = self
+            .header_mut()
+            .first_chunk_mut::<14>()
+            .ok_or(EditError::OutOfRange)?;
+        ethernet[..6].copy_from_slice(&eth_dst);
+        ethernet[6..12].copy_from_slice(&eth_src);
+        ethernet[12..].copy_from_slice(&ethertype.to_be_bytes());
+        inner.flags &= !LayerLayout::NO_ETHERNET;
+        layout.layers = [inner, LayerLayout::EMPTY];
+        layout.shift(-(removed as i16));
+        layout.layers[0].eth = 0;
+        Ok(removed)
+    }
+
+    /// Replaces the first `remove` bytes of the frame by `header` (rte_flow's raw_decap and raw_encap). The layout of
+    /// before no longer holds: parse again.
+    ///
+    /// # Errors
+    /// [`EditError::OutOfRange`] when the header is shorter than `remove` or there is no room; nothing changes.
+    pub fn replace_front(&mut self, remove: usize, header: &[u8]) -> Result<(), EditError> {
+        if remove > self.len() || header.len() > self.room() + remove {
+            return Err(EditError::OutOfRange);
+        }
+        self.pull_front(remove)?;
+        self.push_front(header.len())?
+            .get_mut(..header.len())
+            .ok_or(EditError::OutOfRange)?
+            .copy_from_slice(header);
+        Ok(())
     }
 }
 

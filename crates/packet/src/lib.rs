@@ -11,10 +11,13 @@
 //! | [`layout`] | offsets of every header that was found |
 //! | [`view`] | wire formats as `zerocopy` structs |
 //! | [`checksum`] | RFC 1071 sums, RFC 1624 updates, pseudo-headers |
+//! | [`crc32c`](mod@crc32c) | SCTP's checksum and its update |
 //! | [`edit`] | in-place rewrites that keep checksums right |
 //! | [`headroom`] | a header buffer that can grow and shrink at the front |
 //! | [`segment`] | TCP and UDP segmentation plans |
-//! | [`build`] | ARP, neighbour discovery, VXLAN and echo frames |
+//! | [`ecn`] | congestion marks across tunnels (RFC 6040) |
+//! | [`build`] | frames made from nothing: ARP, neighbour discovery, ICMP errors, TCP answers; tunnel encapsulation |
+//! | [`dhcp4`], [`dhcp6`] | requests parsed, answers built |
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -24,6 +27,10 @@ extern crate std;
 
 pub mod build;
 pub mod checksum;
+pub mod crc32c;
+pub mod dhcp4;
+pub mod dhcp6;
+pub mod ecn;
 pub mod edit;
 pub mod field;
 #[cfg(test)]

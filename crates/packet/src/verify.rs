@@ -1,7 +1,8 @@
 //! Checks of whole frames for tests: every checksum and length, computed the slow and obvious way.
 
 use crate::checksum::{Checksum, checksum, pseudo_ipv4, pseudo_ipv6};
-use crate::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
+use crate::crc32c::crc32c;
+use crate::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
 use crate::{FlowKey, L3Kind, LayerLayout, Layout, ParseOptions, parse};
 
 /// Parses with every tunnel; the frame must be valid.
@@ -61,6 +62,12 @@ pub fn assert_checksums(frame: &[u8]) {
             PROTO_UDP if frame[l4 + 6..l4 + 8] == [0, 0] => continue,
             PROTO_TCP | PROTO_UDP | PROTO_ICMPV6 => {}
             PROTO_ICMP => sum = Checksum::new(),
+            PROTO_SCTP => {
+                let mut packet = frame[l4..end].to_vec();
+                packet[8..12].fill(0);
+                assert_eq!(frame[l4 + 8..l4 + 12], crc32c(&packet).to_le_bytes());
+                continue;
+            }
             _ => continue,
         }
         sum.add(&frame[l4..end]);

@@ -3,6 +3,7 @@
 use sumeru_packet::edit::{self, EditError};
 use sumeru_packet::{L3Kind, Layer, LayerLayout};
 
+use crate::conntrack::{Direction, NatBinding};
 use crate::frame::Frame;
 use crate::net_header::{Gso, Offload};
 use crate::program::{Op, Tunnel};
@@ -40,9 +41,61 @@ pub fn apply(frame: &mut Frame, op: &Op) -> Result<(), DropReason> {
             .map(|_| shrink(frame, 4)),
         Op::Decapsulate | Op::Unwrap => return decapsulate(frame),
         Op::Encapsulate(tunnel) => return encapsulate(frame, tunnel),
-        Op::Count(_) | Op::Flood(_) | Op::Output(_) | Op::Consume | Op::Drop(_) => Ok(()),
+        Op::Track(_)
+        | Op::Nat(_)
+        | Op::Count(_)
+        | Op::Flood(_)
+        | Op::Output(_)
+        | Op::Consume
+        | Op::Drop(_) => Ok(()),
     };
     done.map_err(reason)
+}
+
+/// Rewrites addresses and ports as a connection says.
+///
+/// # Errors
+/// Why the frame is to be dropped.
+pub fn translate(
+    frame: &mut Frame,
+    binding: &NatBinding,
+    direction: Direction,
+) -> Result<(), DropReason> {
+    let layer = *frame.layout.outer();
+    let partial = frame.offload.partial_csum && frame.offload.csum_start == layer.l4;
+    let header = frame.header.header_mut();
+    let rewrite = binding.rewrite(direction);
+    let mut done = || -> Result<(), EditError> {
+        match layer.l3_kind {
+            L3Kind::Ipv4 => {
+                if let Some(address) = rewrite.src {
+                    edit::set_ipv4_src(header, &layer, address as u32, partial)?;
+                }
+                if let Some(address) = rewrite.dst {
+                    edit::set_ipv4_dst(header, &layer, address as u32, partial)?;
+                }
+            }
+            _ => {
+                if let Some(address) = rewrite.src {
+                    edit::set_ipv6_src(header, &layer, address, partial)?;
+                }
+                if let Some(address) = rewrite.dst {
+                    edit::set_ipv6_dst(header, &layer, address, partial)?;
+                }
+            }
+        }
+        // Later fragments have no ports, and their first takes the checksum of all.
+        if layer.has_l4() {
+            if let Some(port) = rewrite.sport {
+                edit::set_l4_src(header, &layer, port, partial)?;
+            }
+            if let Some(port) = rewrite.dport {
+                edit::set_l4_dst(header, &layer, port, partial)?;
+            }
+        }
+        Ok(())
+    };
+    done().map_err(reason)
 }
 
 fn reason(error: EditError) -> DropReason {

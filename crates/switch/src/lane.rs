@@ -13,6 +13,7 @@ use sumeru_virtio::GuestSlice;
 
 use crate::capture::Tap;
 use crate::classifier::arena::CounterArena;
+use crate::conntrack::{Conntrack, Fragments, Verdict};
 use crate::edit;
 use crate::egress::Outgoing;
 use crate::frame::{BURST, Frame, PortIndex};
@@ -20,6 +21,7 @@ use crate::program::Op;
 use crate::ring::{Receiver, Sender, Sent, check_mtu};
 use crate::snapshot::NetworkId;
 use crate::stats::{Drop, DropReason, PipelineCounters, PortCounters, Stage};
+use crate::track::{self, Known, Track, Tracks};
 use crate::wire::Wire;
 
 /// A pair of a guest's queues; each may be absent for a while.
@@ -93,9 +95,22 @@ pub struct Lane {
     /// Flooding left in this second, by network; a network without an entry has no limit.
     pub floods: HashMap<NetworkId, u32>,
     rule_counters: Arc<CounterArena>,
+    /// Connections, once a rule tracks any.
+    pub connections: Option<Box<Connections>>,
     dirty: Vec<PortIndex>,
     /// Ports whose guests may want a notification of what was sent to them or given back.
     unsettled: Vec<PortIndex>,
+}
+
+/// The connections of an lcore.
+#[derive(Debug)]
+pub struct Connections {
+    /// Who talks to whom.
+    pub table: Conntrack,
+    /// Datagrams in pieces.
+    pub fragments: Fragments,
+    /// Milliseconds of the table's clock.
+    pub now: u64,
 }
 
 /// What running a program came to.
@@ -107,6 +122,8 @@ pub enum Outcome {
     Consume,
     /// Dropped, and counted.
     Dropped(DropReason),
+    /// Nothing was done: what the decision took for granted does not hold.
+    Outdated(Known),
 }
 
 impl Lane {
@@ -124,6 +141,7 @@ impl Lane {
             tap: None,
             floods: HashMap::new(),
             rule_counters,
+            connections: None,
             dirty: Vec::with_capacity(64),
             unsettled: Vec::with_capacity(64),
         }
@@ -152,14 +170,118 @@ impl Lane {
         }
         match ops {
             [Op::Output(port)] => self.enqueue(index, *port),
-            _ => self.execute_any(index, ops),
+            _ => self.execute_any(index, &[], ops),
         }
     }
 
-    fn execute_any(&mut self, index: usize, ops: &[Op]) -> Outcome {
+    /// Rewrites a frame as its connection says.
+    fn translate(&mut self, index: usize, tracks: &[Track], number: u8) -> Result<(), DropReason> {
+        let frame = &mut self.frames[index];
+        let rewrite = match (tracks.get(usize::from(number)), &self.connections) {
+            (
+                Some(Track::Connection {
+                    conn, direction, ..
+                }),
+                Some(connections),
+            ) => connections
+                .table
+                .binding(*conn)
+                .map(|binding| (binding, *direction)),
+            _ => None,
+        };
+        match rewrite {
+            Some((binding, direction)) => edit::translate(frame, &binding, direction),
+            None => Err(Drop::Action.into()),
+        }
+    }
+
+    /// Runs a program on frame `index` of the burst if its connections are as they were when it was made.
+    #[inline(always)]
+    pub fn execute_tracked(
+        &mut self,
+        index: usize,
+        track: Track,
+        ops: &[Op],
+        counter: Option<u32>,
+    ) -> Outcome {
+        if let Err(known) = self.holds(index, &track) {
+            return Outcome::Outdated(known);
+        }
+        let mut rest = ops;
+        let mut tracks = Tracks::new();
+        tracks.push(track);
+        while let [Op::Track(track), more @ ..] = rest {
+            if let Err(known) = self.holds(index, track) {
+                // The frame has been tracked in the zones before; what the table said there is not kept.
+                return Outcome::Outdated(known);
+            }
+            let _ = tracks.try_push(*track);
+            rest = more;
+        }
+        self.execute_with(index, &tracks, rest, counter)
+    }
+
+    /// Runs a program on a frame whose connections were looked up just now.
+    #[inline(always)]
+    pub fn execute_with(
+        &mut self,
+        index: usize,
+        tracks: &[Track],
+        ops: &[Op],
+        counter: Option<u32>,
+    ) -> Outcome {
+        if let Some(counter) = counter {
+            self.rule_counters.count(counter, self.frames[index].len);
+        }
+        match ops {
+            [Op::Output(port)] => self.enqueue(index, *port),
+            _ => self.execute_any(index, tracks, ops),
+        }
+    }
+
+    /// Whether a frame's connection is as a decision takes it for granted; if not, what the table says of it.
+    #[inline(always)]
+    fn holds(&mut self, index: usize, track: &Track) -> Result<(), Known> {
+        let Some(connections) = &mut self.connections else {
+            return Err(None);
+        };
+        let frame = &self.frames[index];
+        match *track {
+            Track::Connection {
+                conn,
+                direction,
+                inner,
+                decision,
+            } => {
+                let packet = track::packet(frame, inner, connections.now);
+                let verdict = connections.table.track(conn, direction, &packet);
+                if verdict.decision() == decision {
+                    Ok(())
+                } else if verdict == Verdict::STALE {
+                    Err(None)
+                } else {
+                    Err(Some((conn, direction, verdict)))
+                }
+            }
+            Track::None { zone, inner } => {
+                let layer = if inner { Layer::Inner } else { Layer::Outer };
+                let tuple = track::tuple(&frame.key, layer, zone);
+                let found =
+                    tuple.and_then(|tuple| connections.table.lookup(&tuple, connections.now));
+                if found.is_none() { Ok(()) } else { Err(None) }
+            }
+        }
+    }
+
+    fn execute_any(&mut self, index: usize, tracks: &[Track], ops: &[Op]) -> Outcome {
         let mut outcome = Outcome::Forwarded;
         for (position, op) in ops.iter().enumerate() {
             match op {
+                Op::Nat(number) => {
+                    if let Err(reason) = self.translate(index, tracks, *number) {
+                        return self.dropped(index, reason);
+                    }
+                }
                 Op::Count(counter) => self.rule_counters.count(*counter, self.frames[index].len),
                 Op::Output(port) if position + 1 == ops.len() => return self.enqueue(index, *port),
                 Op::Output(port) => {

@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod capture;
 pub mod classifier;
+pub mod conntrack;
 pub mod edit;
 pub mod egress;
 pub mod fdb;
@@ -18,6 +19,7 @@ pub mod snapshot;
 pub mod stats;
 pub mod switch;
 pub mod trace;
+pub mod track;
 pub mod translate;
 pub mod underlay;
 pub mod vhost_net;

@@ -4,6 +4,7 @@ use sumeru_packet::build::Encapsulation;
 
 use crate::frame::PortIndex;
 use crate::stats::DropReason;
+use crate::track::Track;
 
 /// A tunnel that frames are put into.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +20,10 @@ pub struct Tunnel {
 /// One operation on a frame.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
+    /// Take this for granted; in front of everything else, for the second and later connections of a decision.
+    Track(Track),
+    /// Translate as the connection says that was looked up as number so many.
+    Nat(u8),
     /// Count for a rule, under this number.
     Count(u32),
     /// Set the source MAC address.

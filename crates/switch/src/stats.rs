@@ -63,6 +63,14 @@ counted! {
         TooLarge = "too-large",
         /// Longer than the MTU of the port it would leave by.
         ExceedsMtu = "exceeds-mtu",
+        /// The connection table is full.
+        ConnectionTableFull = "connection-table-full",
+        /// The zone or the port has as many connections as it may have.
+        ConnectionLimit = "connection-limit",
+        /// No address and port is free to translate to.
+        NatExhausted = "nat-exhausted",
+        /// A connection cannot be made as a rule says.
+        ConnectionRefused = "connection-refused",
         /// A rule says so.
         Rule = "rule-drop",
         /// A rule's action does not fit the frame (no such header).
@@ -109,6 +117,20 @@ counted! {
         WireOverflow = "wire-overflow",
         /// The kernel described it in a way that makes no sense.
         WireMalformed = "wire-malformed",
+    }
+}
+
+impl From<crate::conntrack::Refusal> for Drop {
+    fn from(refusal: crate::conntrack::Refusal) -> Self {
+        use crate::conntrack::Refusal;
+        match refusal {
+            Refusal::Full => Self::ConnectionTableFull,
+            Refusal::ZoneFull { .. } | Refusal::PortFull { .. } => Self::ConnectionLimit,
+            Refusal::NatExhausted => Self::NatExhausted,
+            Refusal::Invalid | Refusal::Clash | Refusal::NatRange | Refusal::Policy(_) => {
+                Self::ConnectionRefused
+            }
+        }
     }
 }
 

@@ -16,7 +16,8 @@ use crate::capture::{Seen, Tap};
 use crate::fdb::Entry;
 use crate::frame::PortIndex;
 use crate::ring::QueueFault;
-use crate::rules::{self, CompiledRule, RuleError, RuleTable};
+use crate::rules::queue::{FlowQueue, SharedRules, lock};
+use crate::rules::{self, CompiledRule, RuleError};
 use crate::snapshot::{NetworkId, NetworkView, PortView, Snapshot, Underlay};
 use crate::stats::{DropReason, PipelineCounters, PortCounters, Stage};
 use crate::underlay::Neighbour;
@@ -104,7 +105,7 @@ pub type Faults = Arc<Mutex<BTreeMap<(PortIndex, usize), QueueFault>>>;
 pub struct Switch {
     workers: Vec<WorkerHandle>,
     publisher: Publisher<Snapshot>,
-    rules: RuleTable,
+    rules: SharedRules,
     pipeline: Vec<Arc<PipelineCounters>>,
     ports: BTreeMap<PortIndex, PortBlocks>,
     faults: Faults,
@@ -118,7 +119,7 @@ impl Switch {
     /// [`SwitchError::NoLcore`], or an lcore that is gone.
     pub fn new(lcores: &[Arc<Lcore>]) -> Result<Self, SwitchError> {
         let mut publisher = Publisher::new(Snapshot::default());
-        let mut rules = RuleTable::default();
+        let rules = SharedRules::default();
         let faults = Faults::default();
         let (report, reports) = mpsc::channel::<(PortIndex, usize, QueueFault)>();
         let mut workers = Vec::new();
@@ -127,7 +128,7 @@ impl Switch {
             let counters = Arc::new(PipelineCounters::default());
             let (subscriber, seen, block, report) = (
                 publisher.subscribe(),
-                rules.subscribe(),
+                lock(&rules).subscribe(),
                 counters.clone(),
                 report.clone(),
             );
@@ -189,9 +190,9 @@ impl Switch {
 
     /// Makes changes of the rules visible: all lcores see them before the next frame.
     fn change_rules(&mut self) -> Result<(), SwitchError> {
-        self.rules.publish();
+        lock(&self.rules).publish();
         self.settle()?;
-        self.rules.reclaim();
+        lock(&self.rules).reclaim();
         Ok(())
     }
 
@@ -349,7 +350,7 @@ impl Switch {
             id,
             resolve: &resolve,
         };
-        if self.rules.contains(port, id) {
+        if lock(&self.rules).contains(port, id) {
             return Err(RuleError::Exists { port, id }.into());
         }
         Ok(rules::compile(rule, &context)?)
@@ -366,7 +367,7 @@ impl Switch {
         rule: &Rule,
     ) -> Result<(), SwitchError> {
         let rule = self.compile(port, id, rule)?;
-        self.rules.insert(&rule)?;
+        lock(&self.rules).insert(&rule)?;
         self.change_rules()
     }
 
@@ -375,7 +376,7 @@ impl Switch {
     /// # Errors
     /// [`RuleError::Unknown`].
     pub fn remove_rule(&mut self, port: PortIndex, id: u32) -> Result<(), SwitchError> {
-        self.rules.remove(port, id)?;
+        lock(&self.rules).remove(port, id)?;
         self.change_rules()
     }
 
@@ -384,7 +385,19 @@ impl Switch {
     /// # Errors
     /// [`RuleError::Unknown`].
     pub fn rule_counts(&self, port: PortIndex, id: u32) -> Result<(u64, u64), SwitchError> {
-        Ok(self.rules.counts(port, id)?)
+        Ok(lock(&self.rules).counts(port, id)?)
+    }
+
+    /// A way to many rules at once, for a thread of its own.
+    pub fn flow_queue(&self) -> FlowQueue {
+        let workers = self.workers.clone();
+        let wake = move || {
+            for worker in &workers {
+                // An lcore that is gone sees nothing; the queue's rules stay incomplete.
+                let _ = worker.lcore.send(|_| ());
+            }
+        };
+        FlowQueue::new(self.rules.clone(), Box::new(wake))
     }
 
     /// Frames that passed a stage, over all lcores.

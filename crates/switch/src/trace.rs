@@ -3,19 +3,26 @@
 use sumeru_packet::{FlowKey, Layout, ParseOptions, parse};
 use sumeru_virtio::GuestSlice;
 
+use crate::conntrack::Conntrack;
 use crate::edit;
 use crate::egress;
 use crate::frame::{Frame, PortIndex};
 use crate::program::Op;
 use crate::rules::Parsing;
 use crate::stats::Drop;
+use crate::track::{Table, Track, Tracking};
 use crate::translate::{Note, Tables, translate};
 use crate::worker::Traced;
 
 mod written;
 
 /// Traces `bytes` as if they had come in on `port`.
-pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
+pub fn run(
+    tables: Tables,
+    connections: Option<(&Conntrack, u64)>,
+    port: PortIndex,
+    bytes: &mut [u8],
+) -> Traced {
     let mut traced = Traced::default();
     let mut key = FlowKey::with_metadata(port.into(), 0);
     let mut layout = Layout::EMPTY;
@@ -38,7 +45,7 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
         return traced;
     }
     // Decided is by what a frame on this port would be asked for; shown is all there is to see.
-    let (mut seen, mut found) = (key, Layout::EMPTY);
+    let mut seen = key;
     let everything = ParseOptions {
         vxlan_port,
         geneve_options: options.geneve_options,
@@ -49,7 +56,7 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
         &bytes[..captured],
         bytes.len(),
         &mut seen,
-        &mut found,
+        &mut { layout },
         &everything,
     );
     traced.notes.push(Note {
@@ -59,7 +66,6 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
             Err(_) => written::describe(&key),
         },
     });
-    let decision = translate(tables, &key, Some(&mut traced.notes));
     let mut frame = Frame {
         key,
         layout,
@@ -71,10 +77,30 @@ pub fn run(tables: Tables, port: PortIndex, bytes: &mut [u8]) -> Traced {
     frame.header.load(bytes);
     frame.skip = frame.header.len() as u16;
     let list = [GuestSlice::from_own(bytes)];
+    let tracking = match connections {
+        Some((table, now)) => Tracking::of(Table::Dry(table), &frame, now, None),
+        None => Tracking::OFF,
+    };
+    let decision = translate(tables, &key, tracking, Some(&mut traced.notes));
     for op in &decision.ops {
         match op {
             Op::Output(port) => traced.outputs.push((*port, whole(&frame, &list))),
             Op::Drop(reason) => traced.dropped = Some(*reason),
+            Op::Nat(number) => {
+                let track = decision.tracks.get(usize::from(*number));
+                if let (
+                    Some(Track::Connection {
+                        conn, direction, ..
+                    }),
+                    Some((table, _)),
+                ) = (track, connections)
+                    && let Some(binding) = table.binding(*conn)
+                    && let Err(reason) = edit::translate(&mut frame, &binding, *direction)
+                {
+                    traced.dropped = Some(reason);
+                    break;
+                }
+            }
             Op::Consume => traced.dropped = Some(Drop::Consumed.into()),
             op => {
                 if let Err(reason) = edit::apply(&mut frame, op) {

@@ -1,7 +1,8 @@
 //! The slow path: decides what happens to a frame from rules, networks and learned addresses, and which bits of the frame the
 //! decision used, so that it can be cached for all frames alike.
 //!
-//! It changes nothing. What is to be learned comes back in the [`Translation`]; `trace` runs the very same code with a note pad.
+//! It changes nothing but the connection table ([`Table::Live`](crate::track::Table::Live)). What is to be learned comes back in the [`Translation`]; `trace` runs the
+//! very same code with a note pad.
 
 use std::fmt::Arguments;
 use std::net::IpAddr;
@@ -19,7 +20,10 @@ use crate::program::{Op, Tunnel};
 use crate::rules::{RuleAction, RuleView, name_from};
 use crate::snapshot::{NetworkId, NetworkView, Snapshot};
 use crate::stats::Drop;
+use crate::track::{Tracking, Tracks};
 use crate::underlay::{self, Neighbours};
+
+mod ct;
 
 /// Rules that one frame may meet by jumping from group to group.
 const MAX_JUMPS: usize = 16;
@@ -59,6 +63,8 @@ pub struct Translation {
     pub rests: Rests,
     /// Good for this frame only.
     pub once: bool,
+    /// The connections it is about.
+    pub tracks: Tracks,
     /// A sender to take note of.
     pub learn: Option<(NetworkId, [u8; 6], Target)>,
     /// A neighbour whose address is needed.
@@ -66,9 +72,16 @@ pub struct Translation {
 }
 
 /// Decides what happens to a frame with this key.
-pub fn translate(tables: Tables, key: &FlowKey, notes: Option<&mut Vec<Note>>) -> Translation {
+pub fn translate(
+    tables: Tables,
+    key: &FlowKey,
+    tracking: Tracking,
+    notes: Option<&mut Vec<Note>>,
+) -> Translation {
     let mut walk = Walk {
         tables,
+        tracking,
+        tracked: Vec::new(),
         key: *key,
         decapsulated: false,
         overwritten: FlowMask::ZERO,
@@ -78,6 +91,7 @@ pub fn translate(tables: Tables, key: &FlowKey, notes: Option<&mut Vec<Note>>) -
             mask: FlowMask::ZERO,
             rests: Rests::default(),
             once: false,
+            tracks: Tracks::new(),
             learn: None,
             resolve: None,
         },
@@ -88,6 +102,9 @@ pub fn translate(tables: Tables, key: &FlowKey, notes: Option<&mut Vec<Note>>) -
 
 struct Walk<'a> {
     tables: Tables<'a>,
+    tracking: Tracking<'a>,
+    /// What tracking came to so far.
+    tracked: Vec<ct::Tracked>,
     /// The key as the actions so far have changed it; after decapsulation the inner layer is the outer one.
     key: FlowKey,
     decapsulated: bool,
@@ -255,6 +272,14 @@ impl Walk<'_> {
                     let tci =
                         self.get(Field::VlanTci(Layer::Outer)) & 0x1fff | u128::from(*pcp) << 13;
                     self.write(Field::VlanTci(Layer::Outer), tci);
+                }
+                RuleAction::Ct(ct) => {
+                    if !self.track(ct) {
+                        return None;
+                    }
+                    if let Some(group) = ct.group {
+                        return Some(group);
+                    }
                 }
                 RuleAction::Decapsulate => self.decapsulate(),
                 RuleAction::Encapsulate(definition) => {

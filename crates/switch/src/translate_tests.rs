@@ -279,7 +279,7 @@ proptest! {
             };
             let tables = Tables { snapshot: &snapshot, rules: &view, fdb: &fdb, neighbours: &neighbours };
             let key = key_of(&seed);
-            let fresh = translate(tables, &key, None);
+            let fresh = translate(tables, &key, Tracking::OFF, None);
             let mask = fresh.mask;
             let hash = cache.hash(&key);
             match cache.find(&key, hash, view.rules.stamps()) {
@@ -288,19 +288,20 @@ proptest! {
                     let cached = match cache.hit(entry) {
                         Hit::Output(port) => vec![Op::Output(port)],
                         Hit::Run(ops, counter) => counter.map(Op::Count).into_iter().chain(ops.iter().cloned()).collect(),
+                        Hit::Tracked(..) => unreachable!("no rule tracks"),
                     };
                     prop_assert_eq!(&cached, &fresh.ops, "{:?}", seed);
                 }
                 None if !fresh.once => {
                     let sender = fresh.learn.map(|(network, mac, _)| (network, mac));
-                    let entry = cache.insert(&key, Decision { mask: fresh.mask, rests: fresh.rests, ops: fresh.ops, sender });
+                    let entry = cache.insert(&key, Decision { mask: fresh.mask, rests: fresh.rests, ops: fresh.ops, sender, tracks: fresh.tracks });
                     prop_assert_eq!(cache.find(&key, hash, view.rules.stamps()).map(|found| found.0), Some(entry));
                 }
                 None => {}
             }
             // A trace decides the same.
             let mut notes = Vec::new();
-            let traced = translate(tables, &key, Some(&mut notes));
+            let traced = translate(tables, &key, Tracking::OFF, Some(&mut notes));
             prop_assert_eq!(traced.mask, mask);
             prop_assert!(!notes.is_empty());
         }

@@ -21,13 +21,15 @@ use crate::classifier::arena::CounterArena;
 use crate::egress;
 use crate::fdb::{Entry, Fdb, Learned, change_of};
 use crate::frame::{BURST, MAX_FRAME, PortIndex};
-use crate::lane::{Attachment, Lane, LocalPort, Outcome};
+use crate::lane::{Attachment, Connections, Lane, LocalPort, Outcome};
 use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
+use crate::program::Op;
 use crate::ring::{QueueFault, Sender};
 use crate::rules::{Parsing, RuleView};
 use crate::snapshot::{NetworkId, Snapshot};
 use crate::stats::{Drop, DropReason, PipelineCounters, Stage};
-use crate::translate::{Note, Tables, translate};
+use crate::track::{Known, Table, Tracking};
+use crate::translate::{Note, Tables, Translation, translate};
 use crate::underlay::{self, Neighbour, Neighbours};
 use crate::wire::Received;
 
@@ -63,6 +65,7 @@ pub struct SwitchWorker {
     shape: u64,
     started: Tsc,
     second: u64,
+    millisecond: u64,
     next_tick: Tsc,
     now: u32,
 }
@@ -91,6 +94,7 @@ impl SwitchWorker {
             shape: 0,
             started,
             second: Tsc::ticks(Duration::from_secs(1)),
+            millisecond: Tsc::ticks(Duration::from_millis(1)).max(1),
             next_tick: started,
             now: 0,
         }
@@ -136,7 +140,8 @@ impl SwitchWorker {
 
     /// Runs a frame through the pipeline as if it had come in on `port`; nothing is sent, learned or counted. Answers the decisions and what would leave.
     pub fn trace(&self, port: PortIndex, bytes: &mut [u8]) -> Traced {
-        crate::trace::run(self.tables(), port, bytes)
+        let connections = self.lane.connections.as_deref().map(|c| (&c.table, c.now));
+        crate::trace::run(self.tables(), connections, port, bytes)
     }
 
     fn tables(&self) -> Tables<'_> {
@@ -342,12 +347,16 @@ impl SwitchWorker {
 
     /// Decides and carries out.
     #[inline(always)]
-    fn decide_all(&mut self, mut alive: u32) {
+    fn decide_all(&mut self, alive: u32) {
+        if self.cache.is_large() {
+            self.fetch_ahead(alive);
+        }
+        let mut left = alive;
         let mut exact = 0;
         let watched = self.lane.tap.is_some();
-        while alive != 0 {
-            let index = alive.trailing_zeros() as usize;
-            alive &= alive - 1;
+        while left != 0 {
+            let index = left.trailing_zeros() as usize;
+            left &= left - 1;
             let seen = if watched { self.see(index) } else { None };
             let frame = &self.lane.frames[index];
             let stamps = self.rules.rules.stamps();
@@ -360,13 +369,37 @@ impl SwitchWorker {
                     match self.cache.hit(entry) {
                         Hit::Output(port) => self.lane.enqueue(index, port),
                         Hit::Run(ops, counter) => self.lane.execute(index, ops, counter),
+                        Hit::Tracked(track, ops, counter) => {
+                            match self.lane.execute_tracked(index, track, ops, counter) {
+                                Outcome::Outdated(known) => self.decide(index, known),
+                                outcome => outcome,
+                            }
+                        }
                     }
                 }
-                None => self.decide(index),
+                None => self.decide(index, None),
             };
             self.conclude(index, outcome, seen);
         }
         self.lane.counters.passed(Stage::ExactHit, exact);
+    }
+
+    /// Asks for what the burst's frames will need of a flow cache that is too large for the near caches: the entries, by the signatures that
+    /// were asked for while the burst was parsed; then their connections.
+    #[inline(never)]
+    fn fetch_ahead(&self, alive: u32) {
+        let frames = || (0..BURST).filter(|index| alive >> index & 1 == 1);
+        for index in frames() {
+            self.cache.prefetch_entry(self.lane.frames[index].hash);
+        }
+        let Some(connections) = &self.lane.connections else {
+            return;
+        };
+        for index in frames() {
+            if let Some(conn) = self.cache.connection(self.lane.frames[index].hash) {
+                connections.table.prefetch_connection(conn);
+            }
+        }
     }
 
     /// What a capture keeps of a frame that came in.
@@ -378,10 +411,25 @@ impl SwitchWorker {
 
     /// The slow path for one frame: decide, learn, keep the decision, carry it out.
     #[cold]
-    fn decide(&mut self, index: usize) -> Outcome {
+    fn decide(&mut self, index: usize, known: Known) -> Outcome {
         self.lane.counters.passed(Stage::SlowPath, 1);
         let key = self.lane.frames[index].key;
-        let decision = translate(self.tables(), &key, None);
+        let tables = Tables {
+            snapshot: &self.snapshot,
+            rules: &self.rules,
+            fdb: &self.fdb,
+            neighbours: &self.neighbours,
+        };
+        let frame = &self.lane.frames[index];
+        let tracking = match self.lane.connections.as_deref_mut() {
+            Some(Connections {
+                table,
+                fragments,
+                now,
+            }) => Tracking::of(Table::Live(table, fragments), frame, *now, known),
+            None => Tracking::OFF,
+        };
+        let decision = translate(tables, &key, tracking, None);
         if let Some(remote) = decision.resolve
             && self.neighbours.want(remote)
         {
@@ -396,9 +444,12 @@ impl SwitchWorker {
             self.cache.learned(change_of(network, mac));
         }
         if outdated || decision.once {
-            return self.lane.execute(index, &decision.ops, None);
+            let Translation { ops, tracks, .. } = decision;
+            return self.lane.execute_with(index, &tracks, &ops, None);
         }
+        let tracks = decision.tracks.clone();
         let kept = Decision {
+            tracks: decision.tracks,
             mask: decision.mask,
             rests: decision.rests,
             ops: decision.ops,
@@ -408,6 +459,13 @@ impl SwitchWorker {
         match self.cache.hit(entry) {
             Hit::Output(port) => self.lane.enqueue(index, port),
             Hit::Run(ops, counter) => self.lane.execute(index, ops, counter),
+            Hit::Tracked(_, ops, counter) => {
+                let own = ops
+                    .iter()
+                    .take_while(|op| matches!(op, Op::Track(_)))
+                    .count();
+                self.lane.execute_with(index, &tracks, &ops[own..], counter)
+            }
         }
     }
 
@@ -529,6 +587,7 @@ impl Poller for SwitchWorker {
         if cx.now >= self.next_tick {
             self.tick(cx.now);
         }
+        self.advance(cx.now);
         let mut moved = 0;
         // From the end: a source that is taken off the list moves only those that were served already.
         for next in (0..self.sources.len()).rev() {

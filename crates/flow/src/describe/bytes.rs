@@ -144,6 +144,38 @@ fn header(layer: &Layer, below: Option<&Layer>, rest: &[u8]) -> Vec<u8> {
             let word = (vni.to_bits() as u32) << 8;
             out.extend(word.to_be_bytes());
         }
+        Layer::Sctp { src, dst, tag } => {
+            out.extend(src.to_be_bytes());
+            out.extend(dst.to_be_bytes());
+            out.extend(tag.to_be_bytes());
+            let sum = crc32c(&[&out, &[0; 4], rest]);
+            // The checksum stands with its least significant byte first (RFC 9260, appendix A).
+            out.extend(sum.to_le_bytes());
+        }
+        Layer::Gre { protocol, key } => {
+            let flags: u16 = if *key == 0 { 0 } else { 0x2000 };
+            out.extend(flags.to_be_bytes());
+            out.extend(protocol.0.to_be_bytes());
+            if *key != 0 {
+                out.extend(key.to_be_bytes());
+            }
+        }
+        Layer::Mpls { label, tc, s, ttl } => {
+            let word =
+                label.get() << 12 | u32::from(tc.get()) << 9 | u32::from(*s) << 8 | u32::from(*ttl);
+            out.extend(word.to_be_bytes());
+        }
+        Layer::Geneve { vni, protocol } => {
+            out.extend([0, 0]);
+            out.extend(protocol.0.to_be_bytes());
+            out.extend((vni.get() << 8).to_be_bytes());
+        }
+        Layer::Gtpu { teid } => {
+            // Version 1, GTP, no options; a G-PDU.
+            out.extend([0x30, 0xff]);
+            out.extend(length16(rest.len()));
+            out.extend(teid.to_be_bytes());
+        }
         Layer::Payload(bytes) => out.extend(bytes),
     }
     out
@@ -179,6 +211,16 @@ fn pseudo_header(below: Option<&Layer>, protocol: u8, length: usize) -> Vec<u8> 
         _ => {}
     }
     out
+}
+
+/// CRC32c (RFC 9260, appendix A) of the parts one after the other.
+fn crc32c(parts: &[&[u8]]) -> u32 {
+    let bytes = parts.iter().flat_map(|part| part.iter());
+    !bytes.fold(u32::MAX, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
+            sum >> 1 ^ if sum & 1 == 1 { 0x82f6_3b78 } else { 0 }
+        })
+    })
 }
 
 /// Internet checksum (RFC 1071) of the parts one after the other. Only the last part may have an odd

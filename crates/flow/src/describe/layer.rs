@@ -2,7 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::model::{EtherType, FieldKind, FieldValue, FlowLabel, MacAddr, Pcp, VlanId, Vni};
+use crate::model::{
+    EtherType, FieldKind, FieldValue, FlowLabel, MacAddr, MplsLabel, MplsTc, Pcp, VlanId, Vni,
+};
 
 /// One layer as the syntax knows it.
 #[derive(Debug)]
@@ -194,7 +196,7 @@ layers! {
     Udp = "udp" {
         /// Source port.
         src: u16 = "src", 49152;
-        /// Destination port; 4789 by default if `vxlan` follows.
+        /// Destination port; by default that of the tunnel that follows.
         dst: u16 = "dst", 9;
     }
     /// ICMP header (RFC 792); by default an echo request.
@@ -219,6 +221,45 @@ layers! {
         /// Sequence number.
         seq: u16 = "seq", 0;
     }
+    /// SCTP header (RFC 9260).
+    Sctp = "sctp" {
+        /// Source port.
+        src: u16 = "src", 49152;
+        /// Destination port.
+        dst: u16 = "dst", 80;
+        /// Verification tag.
+        tag: u32 = "tag", 0;
+    }
+    /// GRE header (RFC 2784); with the key of RFC 2890 if that is not 0.
+    Gre = "gre" {
+        /// EtherType of the payload; by default that of the next layer.
+        protocol: EtherType = "protocol", EtherType(0);
+        /// Key.
+        key: u32 = "key", 0;
+    }
+    /// MPLS label (RFC 3032).
+    Mpls = "mpls" {
+        /// The label.
+        label: MplsLabel = "label", MplsLabel::from_bits(16);
+        /// Traffic class.
+        tc: MplsTc = "tc", MplsTc::from_bits(0);
+        /// Whether it is the last label; by default whether no other follows.
+        s: bool = "s", true;
+        /// Time to live.
+        ttl: u8 = "ttl", 64;
+    }
+    /// Geneve header without options (RFC 8926).
+    Geneve = "geneve" {
+        /// Network identifier.
+        vni: Vni = "vni", Vni::from_bits(0);
+        /// EtherType of the payload; by default that of the next layer.
+        protocol: EtherType = "protocol", EtherType(0);
+    }
+    /// GTP-U header of a G-PDU (3GPP TS 29.281).
+    Gtpu = "gtpu" {
+        /// Tunnel endpoint identifier.
+        teid: u32 = "teid", 0;
+    }
     /// VXLAN header (RFC 7348).
     Vxlan = "vxlan" {
         /// Network identifier.
@@ -232,14 +273,21 @@ impl Layer {
     /// Tokens of the layers that can stand behind this one.
     pub(super) fn followers(&self) -> &'static [&'static str] {
         match self {
-            Self::Eth { .. } | Self::Vlan { .. } => &["vlan", "arp", "ipv4", "ipv6", "payload"],
-            Self::Ipv4 { .. } => &["tcp", "udp", "icmp", "payload"],
-            Self::Ipv6 { .. } => &["tcp", "udp", "icmp6", "payload"],
-            Self::Udp { .. } => &["vxlan", "payload"],
-            Self::Vxlan { .. } => &["eth"],
-            Self::Arp { .. } | Self::Tcp { .. } | Self::Icmp { .. } | Self::Icmp6 { .. } => {
-                &["payload"]
+            Self::Eth { .. } | Self::Vlan { .. } => {
+                &["vlan", "arp", "ipv4", "ipv6", "mpls", "payload"]
             }
+            Self::Ipv4 { .. } => &["tcp", "udp", "icmp", "sctp", "gre", "payload"],
+            Self::Ipv6 { .. } => &["tcp", "udp", "icmp6", "sctp", "gre", "payload"],
+            Self::Udp { .. } => &["vxlan", "geneve", "gtpu", "payload"],
+            Self::Vxlan { .. } => &["eth"],
+            Self::Gre { .. } | Self::Geneve { .. } => &["eth", "ipv4", "ipv6", "payload"],
+            Self::Mpls { .. } => &["mpls", "ipv4", "ipv6", "payload"],
+            Self::Gtpu { .. } => &["ipv4", "ipv6", "payload"],
+            Self::Arp { .. }
+            | Self::Tcp { .. }
+            | Self::Icmp { .. }
+            | Self::Icmp6 { .. }
+            | Self::Sctp { .. } => &["payload"],
             Self::Payload(_) => &[],
         }
     }
@@ -248,11 +296,18 @@ impl Layer {
     pub(super) fn length(&self) -> usize {
         match self {
             Self::Eth { .. } => 14,
-            Self::Vlan { .. } => 4,
+            Self::Vlan { .. } | Self::Mpls { .. } | Self::Gre { key: 0, .. } => 4,
+            Self::Sctp { .. } => 12,
             Self::Arp { .. } => 28,
             Self::Ipv4 { .. } | Self::Tcp { .. } => 20,
             Self::Ipv6 { .. } => 40,
-            Self::Udp { .. } | Self::Icmp { .. } | Self::Icmp6 { .. } | Self::Vxlan { .. } => 8,
+            Self::Udp { .. }
+            | Self::Icmp { .. }
+            | Self::Icmp6 { .. }
+            | Self::Vxlan { .. }
+            | Self::Geneve { .. }
+            | Self::Gtpu { .. }
+            | Self::Gre { .. } => 8,
             Self::Payload(bytes) => bytes.len(),
         }
     }

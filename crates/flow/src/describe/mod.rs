@@ -17,7 +17,7 @@ use std::fmt;
 
 pub use layer::{Layer, LayerField, LayerRow, TcpFlags};
 
-use crate::model::{Argument, EtherType};
+use crate::model::{Argument, EtherType, GENEVE_UDP_PORT, GTPU_UDP_PORT, VXLAN_UDP_PORT};
 use crate::syntax::{Cursor, SyntaxError, ValueText};
 
 /// Longest frame that can be described, in bytes; every length field holds it.
@@ -162,6 +162,8 @@ fn name_next(layer: &mut Layer, given: &[&'static str], next: &[&Layer]) {
         [Layer::Arp { .. }, ..] => EtherType::ARP,
         [Layer::Ipv4 { .. }, ..] => EtherType::IPV4,
         [Layer::Ipv6 { .. }, ..] => EtherType::IPV6,
+        [Layer::Mpls { .. }, ..] => EtherType::MPLS,
+        [Layer::Eth { .. }, ..] => EtherType::TEB,
         _ => EXPERIMENTAL_ETHER_TYPE,
     };
     let protocol = match next {
@@ -169,6 +171,8 @@ fn name_next(layer: &mut Layer, given: &[&'static str], next: &[&Layer]) {
         [Layer::Udp { .. }, ..] => 17,
         [Layer::Icmp { .. }, ..] => 1,
         [Layer::Icmp6 { .. }, ..] => 58,
+        [Layer::Gre { .. }, ..] => 47,
+        [Layer::Sctp { .. }, ..] => 132,
         _ => EXPERIMENTAL_PROTOCOL,
     };
     match layer {
@@ -181,9 +185,19 @@ fn name_next(layer: &mut Layer, given: &[&'static str], next: &[&Layer]) {
         Layer::Ipv4 { proto: field, .. } | Layer::Ipv6 { proto: field, .. } if open("proto") => {
             *field = protocol;
         }
-        Layer::Udp { dst, .. } if open("dst") && matches!(next, [Layer::Vxlan { .. }, ..]) => {
-            *dst = crate::model::VXLAN_UDP_PORT;
+        Layer::Gre {
+            protocol: field, ..
         }
+        | Layer::Geneve {
+            protocol: field, ..
+        } if open("protocol") => *field = ether_type,
+        Layer::Mpls { s, .. } if open("s") => *s = !matches!(next, [Layer::Mpls { .. }, ..]),
+        Layer::Udp { dst, .. } if open("dst") => match next {
+            [Layer::Vxlan { .. }, ..] => *dst = VXLAN_UDP_PORT,
+            [Layer::Geneve { .. }, ..] => *dst = GENEVE_UDP_PORT,
+            [Layer::Gtpu { .. }, ..] => *dst = GTPU_UDP_PORT,
+            _ => {}
+        },
         _ => {}
     }
 }

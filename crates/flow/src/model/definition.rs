@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::action::{Action, Argument};
+use super::encap::{L2Encap, NvgreDefinition, VxlanDefinition};
 use super::header::{HeaderError, header_bytes};
 use super::item::Item;
 
@@ -37,8 +38,18 @@ pub enum Definition {
         /// The actions.
         actions: Vec<Action>,
     },
-    /// What `vxlan_encap`, `nvgre_encap`, `l2_encap` or `l2_decap` without arguments does.
-    Encapsulation(Action),
+    /// What `vxlan_encap` without arguments does. testpmd's text has no word for an absent port or MAC
+    /// address: they are written as zero.
+    Vxlan(VxlanDefinition),
+    /// What `nvgre_encap` without arguments does; absent MAC addresses are written as zero.
+    Nvgre(NvgreDefinition),
+    /// What `l2_encap` without arguments does.
+    L2Encap(L2Encap),
+    /// What `l2_decap` does.
+    L2Decap {
+        /// Whether a VLAN tag goes, too.
+        vlan: bool,
+    },
 }
 
 /// What has been defined so far.
@@ -73,11 +84,17 @@ impl Definitions {
             Definition::SampleActions { index, actions } => {
                 self.sample.insert(*index, actions.clone());
             }
-            Definition::Encapsulation(action) => {
-                self.encapsulations.insert(action.name(), action.clone());
-            }
+            Definition::Vxlan(definition) => self.keep(Action::VxlanEncap(*definition)),
+            Definition::Nvgre(definition) => self.keep(Action::NvgreEncap(*definition)),
+            Definition::L2Encap(definition) => self.keep(Action::L2Encap(*definition)),
+            Definition::L2Decap { vlan } => self.keep(Action::L2Decap { vlan: *vlan }),
         }
         Ok(())
+    }
+
+    /// Keeps what an action does without arguments.
+    fn keep(&mut self, action: Action) {
+        self.encapsulations.insert(action.name(), action);
     }
 
     /// What `index` of the action of this name stands for.

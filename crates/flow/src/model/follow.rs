@@ -124,15 +124,25 @@ fn levels(pattern: &[Item]) -> Vec<Headers> {
 /// Checks the actions of a rule.
 pub(super) fn check(rule: &Rule) -> Result<(), FlowError> {
     let mut levels = levels(&rule.pattern);
-    let group = rule.attributes.group;
+    let group = Some(rule.attributes.group);
     let fate = check_list(&rule.actions, group, &mut levels)?;
     fate.map(|_| ()).ok_or(FlowError::NoFate)
+}
+
+/// Checks actions without a pattern: any header may be there, and a fate may be missing.
+pub(super) fn check_alone(actions: &[Action]) -> Result<(), FlowError> {
+    let unknown = Headers {
+        unknown: true,
+        ..Headers::default()
+    };
+    // No group is the own one of something that is in none.
+    check_list(actions, None, &mut vec![unknown]).map(|_| ())
 }
 
 /// Checks actions and answers the one that decides where the packet goes.
 fn check_list(
     actions: &[Action],
-    group: u32,
+    group: Option<u32>,
     levels: &mut Vec<Headers>,
 ) -> Result<Option<&'static str>, FlowError> {
     let mut fate: Option<&'static str> = None;
@@ -175,7 +185,7 @@ fn check_one(
     actions: &[Action],
     index: usize,
     action: &Action,
-    own_group: u32,
+    own_group: Option<u32>,
 ) -> Result<(), FlowError> {
     let name = action.name();
     let target = match action {
@@ -183,12 +193,16 @@ fn check_one(
         Action::Ct(ct) => ct.group,
         _ => None,
     };
-    match action {
-        _ if target == Some(own_group) => Err(FlowError::JumpToOwnGroup {
+    if let Some(group) = target
+        && target == own_group
+    {
+        return Err(FlowError::JumpToOwnGroup {
             index,
             action: name,
-            group: own_group,
-        }),
+            group,
+        });
+    }
+    match action {
         Action::OfPushVlan { ethertype }
             if ![EtherType::VLAN, EtherType::QINQ].contains(ethertype) =>
         {

@@ -4,6 +4,7 @@
 //! time to live have their usual values. Length and checksum fields are zero: they depend on the
 //! packet behind the header and belong to whoever puts the header there.
 
+use super::encap::VXLAN_UDP_PORT;
 use super::field::{EtherType, FieldValue};
 use super::item::Item;
 use super::item_table::{
@@ -32,10 +33,10 @@ pub enum HeaderError {
     },
 }
 
-/// UDP ports of tunnels (RFC 7348, RFC 8926, 3GPP TS 29.281).
-const VXLAN_PORT: u16 = 4789;
-const GENEVE_PORT: u16 = 6081;
-const GTPU_PORT: u16 = 2152;
+/// UDP port of Geneve (RFC 8926, section 3.3).
+pub const GENEVE_UDP_PORT: u16 = 6081;
+/// UDP port of GTP-U (3GPP TS 29.281, section 4.4.2).
+pub const GTPU_UDP_PORT: u16 = 2152;
 /// MPLS in UDP (RFC 7510).
 const MPLS_PORT: u16 = 6635;
 /// Time to live of a header that does not give one.
@@ -165,9 +166,9 @@ fn ipv6(out: &mut Vec<u8>, header: &Ipv6, next: Option<&Item>) {
 
 fn udp(out: &mut Vec<u8>, header: &Udp, next: Option<&Item>) {
     let port = match next {
-        Some(Item::Vxlan(_)) => VXLAN_PORT,
-        Some(Item::Geneve(_)) => GENEVE_PORT,
-        Some(Item::Gtpu(_)) => GTPU_PORT,
+        Some(Item::Vxlan(_)) => VXLAN_UDP_PORT,
+        Some(Item::Geneve(_)) => GENEVE_UDP_PORT,
+        Some(Item::Gtpu(_)) => GTPU_UDP_PORT,
         Some(Item::Mpls(_)) => MPLS_PORT,
         _ => 0,
     };

@@ -49,6 +49,11 @@ pub enum Spelling {
     Ours,
 }
 
+/// Reads value and mask of the bytes of an item.
+type GetBytes = fn(&Item) -> Option<(&[u8], &[u8])>;
+/// Sets value and mask of the bytes of an item.
+type SetBytes = fn(&mut Item, Vec<u8>, Vec<u8>) -> Result<(), BytesError>;
+
 /// Where the value of a field is kept.
 #[derive(Debug)]
 pub enum Access {
@@ -66,10 +71,10 @@ pub enum Access {
     /// In the bytes of the item.
     Bytes {
         /// Value and mask, or `None` if the item is of another type.
-        get: fn(&Item) -> Option<(&[u8], &[u8])>,
+        get: GetBytes,
         /// Sets value and mask, which must be of one length that the field has room for; does nothing
         /// to an item of another type.
-        set: fn(&mut Item, Vec<u8>, Vec<u8>) -> Result<(), BytesError>,
+        set: SetBytes,
         /// Whether this is another way to write the bytes; never printed.
         alias: bool,
     },

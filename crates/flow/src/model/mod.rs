@@ -16,12 +16,14 @@ mod header;
 mod item;
 mod item_table;
 mod matched;
+mod meter;
 mod modify;
 mod port;
 mod raw;
 mod rss;
 mod sample;
 mod stack;
+mod template;
 mod validate;
 
 pub use action::{Action, ActionRow, Argument, ArgumentError, ArgumentRow};
@@ -41,7 +43,7 @@ pub use field::{
     GeneveOptionsLength, MacAddr, MacAddrError, MeterColor, MplsLabel, MplsTc, Pcp, PduType, Qfi,
     RangeError, VlanId, Vni,
 };
-pub use header::{HeaderError, header_bytes};
+pub use header::{GENEVE_UDP_PORT, GTPU_UDP_PORT, HeaderError, header_bytes};
 pub use item::{Access, FieldRow, Item, ItemRow, Part, Spelling};
 pub use item_table::{
     Any, Arp, Conntrack, Ct as CtItem, Esp, Eth, Geneve, GeneveOpt, Gre, GreKey, GreOption, Gtp,
@@ -52,6 +54,7 @@ pub use item_table::{
 };
 pub(crate) use matched::prefix_mask;
 pub use matched::{ErasedMatch, Matched};
+pub use meter::{Meter, MeterAlgorithm, MeterError, MeterPolicy, MeterProfile};
 pub use modify::{
     FieldId, FieldPlace, MAX_MODIFY_VALUE, ModifyField, ModifyOperation, ModifySource,
 };
@@ -59,6 +62,10 @@ pub use port::{PortRef, PortRefError};
 pub use raw::{MAX_RAW_HEADER, RawDecap, RawEncap};
 pub use rss::{MAX_RSS_KEY, MAX_RSS_QUEUES, Rss, RssFunction, RssTypes};
 pub use sample::{MAX_SAMPLE_ACTIONS, Sample};
+pub use template::{
+    ActionsTemplate, Direction, FlowConfiguration, IndirectAction, PatternTemplate, TemplateError,
+    TemplateTable,
+};
 pub use validate::{FlowError, MAX_ACTIONS, MAX_ITEMS};
 
 use serde::{Deserialize, Serialize};

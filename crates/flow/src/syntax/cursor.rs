@@ -89,6 +89,11 @@ impl<'a> Cursor<'a> {
         self.tokens.get(self.at).map(|token| token.text)
     }
 
+    /// The present token and those behind it.
+    pub(crate) fn ahead(&self) -> impl Iterator<Item = &'a str> {
+        self.tokens.iter().skip(self.at).map(|token| token.text)
+    }
+
     /// Goes to the next token.
     pub(crate) fn advance(&mut self) {
         self.at += 1;

@@ -81,6 +81,9 @@ pub enum SyntaxErrorKind {
     /// A header that cannot be built from the items given.
     #[error(transparent)]
     Header(#[from] HeaderError),
+    /// No action, or several, where there must be one.
+    #[error("expected exactly one action")]
+    NotOneAction,
     /// Actions in an action in an action.
     #[error("actions of an action cannot have actions of their own")]
     NestedActions,

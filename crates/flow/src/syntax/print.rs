@@ -1,34 +1,12 @@
-//! Rules and commands as text that parses back to the same.
+//! Rules, items and actions as text that parses back to the same.
 
 use std::fmt;
 
-use super::grammar::Command;
 use super::value::ValueText;
 use crate::model::{
     Access, Action, Argument, CtState, ErasedMatch, FieldKind, FieldRow, FieldValue, Item, Rule,
     Spelling, write_hex,
 };
-
-impl fmt::Display for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Create { port, rule } => write!(f, "flow create {port} {rule}"),
-            Self::Validate { port, rule } => write!(f, "flow validate {port} {rule}"),
-            Self::Destroy { port, rules } => {
-                write!(f, "flow destroy {port}")?;
-                rules.iter().try_for_each(|rule| write!(f, " rule {rule}"))
-            }
-            Self::Flush { port } => write!(f, "flow flush {port}"),
-            Self::List { port, groups } => {
-                write!(f, "flow list {port}")?;
-                groups
-                    .iter()
-                    .try_for_each(|group| write!(f, " group {group}"))
-            }
-            Self::QueryCount { port, rule } => write!(f, "flow query {port} {rule} count"),
-        }
-    }
-}
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,6 +7,9 @@ use crate::{Field, Layer, LayerLayout, Layout, golden};
 use core::net::{Ipv4Addr, Ipv6Addr};
 use std::vec::Vec;
 
+mod answers;
+mod encapsulated;
+
 /// The frame inside a golden VXLAN frame.
 fn inside(golden: &golden::Golden) -> Vec<u8> {
     let frame = golden.bytes();

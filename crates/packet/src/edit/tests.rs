@@ -8,6 +8,9 @@ use crate::{Field, Layer, Layout};
 use proptest::prelude::*;
 use std::vec::Vec;
 
+mod embedded;
+mod modify;
+
 /// The frames with all their bytes.
 fn whole() -> impl Iterator<Item = (&'static str, Vec<u8>)> {
     golden::ALL
@@ -246,23 +249,6 @@ fn a_routed_destination_is_not_in_the_checksum() {
     assert_eq!(frame[len - 2..len], [0xaa, 0xbb]);
     set_ipv6_src(&mut frame, layout.outer(), 77, false).unwrap();
     assert_ne!(frame[len - 2..len], [0xaa, 0xbb]);
-}
-
-#[test]
-fn sctp_ports_are_refused() {
-    let layer = LayerLayout {
-        l3: 14,
-        l3_len: 20,
-        l4: 34,
-        payload: 46,
-        l3_kind: L3Kind::Ipv4,
-        l4_proto: 132,
-        ..LayerLayout::EMPTY
-    };
-    assert_eq!(
-        set_l4_src(&mut [0; 60], &layer, 1, false),
-        Err(EditError::Unsupported)
-    );
 }
 
 #[test]

@@ -18,9 +18,11 @@ use sumeru_packet::key::ActiveWords;
 use sumeru_packet::{FlowKey, FlowMask};
 
 use crate::classifier::{Class, MAX_CLASSES, Stamps};
+use crate::conntrack::ConnRef;
 use crate::frame::PortIndex;
 use crate::program::Op;
 use crate::snapshot::NetworkId;
+use crate::track::{Track, Tracks};
 use table::{Entry, Far, NEAR, Table};
 
 /// Most entries.
@@ -142,6 +144,8 @@ pub struct Decision {
     pub ops: Vec<Op>,
     /// Its sender, if it is to be kept from ageing.
     pub sender: Option<Sender>,
+    /// The connections it is about.
+    pub tracks: Tracks,
 }
 
 /// What to do with a frame that met an entry.
@@ -151,6 +155,8 @@ pub enum Hit<'a> {
     Output(PortIndex),
     /// Run these, and count.
     Run(&'a [Op], Option<u32>),
+    /// As before, if this still holds.
+    Tracked(Track, &'a [Op], Option<u32>),
 }
 
 /// The cache.
@@ -172,6 +178,8 @@ pub struct Cache {
     victim: u32,
     salt: u32,
     limit: u32,
+    /// Some entry was about a connection.
+    tracks: bool,
     /// Where a sweep is, while one is under way.
     sweeping: Option<u32>,
 }
@@ -182,11 +190,11 @@ impl Cache {
         Self::with_limit(CAPACITY)
     }
 
-    /// An empty cache for at most `limit` entries (rounded up to a chunk).
+    /// An empty cache for at most `limit` entries.
     pub fn with_limit(limit: u32) -> Self {
         Self {
             signatures: signatures(SIGNATURES[0]),
-            table: Table::new(),
+            table: Table::new(limit),
             tuples: Vec::new(),
             ports: Vec::new(),
             programs: Vec::new(),
@@ -199,6 +207,7 @@ impl Cache {
             victim: 0,
             salt: 0,
             limit,
+            tracks: false,
             sweeping: None,
         }
     }
@@ -248,19 +257,36 @@ impl Cache {
     /// Asks for the entry that a hash most likely leads to; to be called when the line asked for by [`Self::prefetch`] is there.
     #[inline(always)]
     pub fn prefetch_entry(&self, hash: u64) {
-        let tag = (hash >> 32) as u32;
-        if let Some(set) = self.signatures.get(self.set(hash)) {
-            let entry = if set[0].tag == tag {
-                set[0].entry
-            } else {
-                set[1].entry
-            };
-            if let Some(entry) = self.table.get(entry.wrapping_sub(1)) {
-                let line: *const u8 = std::ptr::from_ref(entry).cast();
-                sumeru_virtio::slice::prefetch_read(line);
-                sumeru_virtio::slice::prefetch_read(line.wrapping_add(64));
+        if let Some(entry) = self.likely(hash) {
+            let line: *const u8 = std::ptr::from_ref(entry).cast();
+            sumeru_virtio::slice::prefetch_read(line);
+            sumeru_virtio::slice::prefetch_read(line.wrapping_add(64));
+            if self.tracks {
+                sumeru_virtio::slice::prefetch_read(line.wrapping_add(128));
+                sumeru_virtio::slice::prefetch_read(line.wrapping_add(192));
             }
         }
+    }
+
+    /// The connection of the entry that a hash most likely leads to.
+    #[inline(always)]
+    pub fn connection(&self, hash: u64) -> Option<ConnRef> {
+        match self.likely(hash)?.track {
+            Some(Track::Connection { conn, .. }) => Some(conn),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn likely(&self, hash: u64) -> Option<&Entry> {
+        let tag = (hash >> 32) as u32;
+        let set = self.signatures.get(self.set(hash))?;
+        let entry = if set[0].tag == tag {
+            set[0].entry
+        } else {
+            set[1].entry
+        };
+        self.table.get(entry.wrapping_sub(1))
     }
 
     /// Whether so much is cached that its lines must be asked for ahead.
@@ -366,18 +392,20 @@ impl Cache {
         let Some(entry) = self.table.get_mut(index) else {
             return Hit::Run(&[], None);
         };
-        entry.hits += 1;
-        if entry.program & QUICK != 0 && entry.counter == 0 {
+        entry.hits = entry.hits.wrapping_add(1);
+        if entry.program & QUICK != 0 {
             return Hit::Output(entry.program as PortIndex);
         }
-        self.run(index)
-    }
-
-    fn run(&self, index: u32) -> Hit<'_> {
-        let entry = self.table.get(index);
-        let program = entry.and_then(|entry| self.programs.get(entry.program as usize)?.as_ref());
-        let counter = entry.and_then(|entry| entry.counter.checked_sub(1));
-        Hit::Run(program.map_or(&[], |program| &program.ops), counter)
+        let (counter, track) = (entry.counter.checked_sub(1), entry.track);
+        let program = self.programs.get(entry.program as usize);
+        let ops = match program {
+            Some(Some(program)) => &program.ops[..],
+            _ => &[],
+        };
+        match track {
+            Some(track) => Hit::Tracked(track, ops, counter),
+            None => Hit::Run(ops, counter),
+        }
     }
 
     /// Keeps a decision for the frames that agree with `key` in the bits it looked at. Returns its entry.
@@ -387,6 +415,7 @@ impl Cache {
             rests,
             mut ops,
             sender,
+            tracks,
         } = decision;
         // The port is part of every decision: its masks are its own.
         mask.merge_field(sumeru_packet::Field::InPort);
@@ -399,7 +428,9 @@ impl Cache {
             }
             _ => 0,
         };
-        let program = self.intern(ops, counter != 0);
+        ops.splice(..0, tracks.iter().skip(1).copied().map(Op::Track));
+        self.tracks |= !tracks.is_empty();
+        let program = self.intern(ops, counter == 0 && tracks.is_empty());
         let (hash, near, far) = match self.tuples.get(number as usize) {
             Some(Some(tuple)) => tuple.split(key),
             _ => (0, [0; NEAR], None),
@@ -413,7 +444,7 @@ impl Cache {
         let linked = entry.used();
         (entry.epoch, entry.version, entry.hits, entry.swept) = (epoch, version, 0, 0);
         (entry.counter, entry.near, entry.far, entry.hash) = (counter, near, far, hash);
-        (entry.tuple, entry.rests) = (number, rests);
+        (entry.tuple, entry.rests, entry.track) = (number, rests, tracks.first().copied());
         entry.set_sender(sender);
         if linked {
             self.let_go(old);
@@ -447,7 +478,7 @@ impl Cache {
                 if self
                     .table
                     .get(self.victim)
-                    .is_some_and(|entry| entry.hits as u32 == entry.swept)
+                    .is_some_and(|entry| entry.hits == entry.swept)
                 {
                     break;
                 }
@@ -507,9 +538,9 @@ impl Cache {
     }
 
     /// The number of a program, shared with all entries that do the same.
-    fn intern(&mut self, ops: Vec<Op>, counted: bool) -> u32 {
+    fn intern(&mut self, ops: Vec<Op>, quick: bool) -> u32 {
         if let [Op::Output(port)] = ops[..]
-            && !counted
+            && quick
         {
             return QUICK | u32::from(port);
         }
@@ -620,11 +651,11 @@ impl Cache {
             let Some(entry) = self.table.get_mut(index).filter(|entry| entry.used()) else {
                 continue;
             };
-            if entry.hits as u32 == entry.swept {
+            if entry.hits == entry.swept {
                 self.evict(index);
                 continue;
             }
-            entry.swept = entry.hits as u32;
+            entry.swept = entry.hits;
             entry.sender().into_iter().for_each(&mut used);
         }
         self.sweeping = (to < self.table.reserved()).then_some(to);
@@ -635,7 +666,7 @@ impl Cache {
 
     /// Nothing is cached any more: give the memory back.
     fn clear(&mut self) {
-        self.table.clear();
+        self.table.clear(self.limit);
         if self.signatures.len() * WAYS > SIGNATURES[0] {
             self.signatures = signatures(SIGNATURES[0]);
         }
@@ -676,13 +707,9 @@ fn in_port(key: &FlowKey) -> usize {
 #[inline(always)]
 fn agrees(key: &FlowKey, entry: &Entry, tuple: &Tuple) -> bool {
     let (key, mask) = (key.words(), tuple.mask.words());
-    let mut difference = [0_u64; 4];
-    for i in (0..NEAR).step_by(4) {
-        for (lane, bits) in difference.iter_mut().enumerate() {
-            *bits |= (key[i + lane] & mask[i + lane]) ^ entry.near[i + lane];
-        }
-    }
-    let near = difference[0] | difference[1] | difference[2] | difference[3];
+    // All words at once, so that the compiler uses vectors.
+    let difference: [u64; NEAR] = std::array::from_fn(|i| (key[i] & mask[i]) ^ entry.near[i]);
+    let near = difference.iter().fold(0, |all, word| all | word);
     near == 0 && (tuple.active.bits() >> NEAR == 0 || agrees_far(key, mask, entry))
 }
 

@@ -26,6 +26,7 @@ fn decision(mask: FlowMask, ops: Vec<Op>) -> Decision {
         rests: Rests::default(),
         ops,
         sender: None,
+        tracks: Tracks::new(),
     }
 }
 

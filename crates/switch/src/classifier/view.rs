@@ -9,7 +9,7 @@ use super::stamps::{Class, EVERY_VERSION, Stamps, class};
 use super::tuple::{Index, Tuple};
 
 /// Classes that a decision can name; one that rests on more is good for one version only.
-pub const MAX_CLASSES: usize = 8;
+pub const MAX_CLASSES: usize = 16;
 
 /// What a decision rests on.
 pub type Classes = arrayvec::ArrayVec<Class, MAX_CLASSES>;

@@ -73,6 +73,8 @@ struct Owned {
     linked: usize,
     /// Records out of the index that may not be used again yet.
     waiting: usize,
+    /// Who counts on the tuple being there while it has no rule.
+    pins: u32,
     /// Records were used up to here.
     next: u32,
     free: Vec<u32>,
@@ -141,6 +143,7 @@ impl Owned {
             used: 0,
             linked: 0,
             waiting: 0,
+            pins: 0,
             next: 0,
             free: Vec::new(),
             priorities: BTreeMap::new(),
@@ -475,13 +478,31 @@ impl Writer {
             };
             owned.waiting -= 1;
             owned.free.push(record);
-            if owned.linked == 0 && owned.waiting == 0 {
-                self.drop_tuple(id);
-            }
+            self.drop_if_unused(id);
         }
     }
 
-    fn drop_tuple(&mut self, id: TupleId) {
+    /// Keeps a tuple while it has no rule, until [`Self::unpin`].
+    pub fn pin(&mut self, tuple: TupleId) {
+        if let Some(Some(owned)) = self.tuples.get_mut(tuple.0 as usize) {
+            owned.pins += 1;
+        }
+    }
+
+    /// Takes one [`Self::pin`] back.
+    pub fn unpin(&mut self, tuple: TupleId) {
+        if let Some(Some(owned)) = self.tuples.get_mut(tuple.0 as usize) {
+            owned.pins = owned.pins.saturating_sub(1);
+            self.drop_if_unused(tuple);
+        }
+    }
+
+    fn drop_if_unused(&mut self, id: TupleId) {
+        let owned = self.tuples.get(id.0 as usize).and_then(Option::as_ref);
+        let unused = |owned: &Owned| owned.linked == 0 && owned.waiting == 0 && owned.pins == 0;
+        if owned.is_none_or(|owned| !unused(owned)) {
+            return;
+        }
         let Some(owned) = self.tuples.get_mut(id.0 as usize).and_then(Option::take) else {
             return;
         };

@@ -5,7 +5,6 @@
 //! sync, so that their partner sends nothing to them. Ports belong together if partner system, partner key and speed are the same. A port
 //! whose partner is this very system (a cable from bond to bond) is never selected.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::lacp_port::{LacpPort, LacpStats, Mux, Receive, Selected};
@@ -160,13 +159,12 @@ impl Lacp {
             }
             SlowPdu::Marker(marker) => {
                 port.stats.markers = port.stats.markers.wrapping_add(1);
-                if port.enabled && !marker.response {
+                if !marker.response && port.answers(now) {
                     // Frames are sent in the order they come, so all that the asker sent before has been taken.
                     let answer = SlowPdu::Marker(Marker {
                         response: true,
                         ..*marker
                     });
-                    port.stats.marker_responses = port.stats.marker_responses.wrapping_add(1);
                     send(id, &answer.frame(port.mac));
                 }
             }
@@ -198,14 +196,11 @@ impl Lacp {
         let own = (self.config.system_priority, self.config.system);
         let leads = own < (group.partner_priority, group.partner);
         let (mut count, mut working, mut followed) = (0u64, false, leads);
-        let mut first = (u16::MAX, u16::MAX);
         for port in self
             .ports
             .iter()
             .filter(|p| self.group(p).as_ref() == Some(group))
         {
-            let decides = if leads { port.actor() } else { port.partner() };
-            first = first.min((decides.port_priority, decides.port));
             count += 1;
             working |= port.in_use();
             followed |= port.partner().has(state::SYNCHRONIZATION);
@@ -217,7 +212,7 @@ impl Lacp {
         };
         let stays = working && self.config.select == AggregatorSelect::Stable;
         let real = (!group.defaulted, group.alone.is_none());
-        (real, stays, followed, size, working, Reverse(first))
+        (real, stays, followed, size, working)
     }
 
     /// The group that is to be in use: of equals the one whose port was added first.

@@ -17,8 +17,41 @@ pub const SHORT_TIMEOUT: Duration = Duration::from_secs(3);
 pub const LONG_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long a port waits for others that may join the same aggregator (Aggregate_Wait_Time).
 pub const AGGREGATE_WAIT: Duration = Duration::from_secs(2);
-/// PDUs that may be sent within [`FAST_PERIOD`] (6.4.16).
+/// LACPDUs that may be sent within [`FAST_PERIOD`] (6.4.16).
 const BURST: usize = 3;
+/// Answers to Marker PDUs that may be sent within it: slow protocols are to be slow (802.3, 57A.2), however fast somebody asks.
+const MARKER_BURST: usize = 5;
+
+/// At most `N` events within [`FAST_PERIOD`].
+#[derive(Debug)]
+struct Window<const N: usize> {
+    /// The last ones, oldest first.
+    times: [Option<Duration>; N],
+}
+
+impl<const N: usize> Window<N> {
+    fn new() -> Self {
+        Self { times: [None; N] }
+    }
+
+    /// When the next one may be; None for at once.
+    fn opens(&self) -> Option<Duration> {
+        let oldest = self.times.first().copied().flatten()?;
+        Some(oldest.saturating_add(FAST_PERIOD))
+    }
+
+    /// Notes one at `now`, if it may be.
+    fn pass(&mut self, now: Duration) -> bool {
+        if self.opens().is_some_and(|at| now < at) {
+            return false;
+        }
+        self.times.rotate_left(1);
+        if let Some(last) = self.times.last_mut() {
+            *last = Some(now);
+        }
+        true
+    }
+}
 
 /// States of the receive machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +123,8 @@ pub struct LacpPort {
     periodic: Option<(Duration, bool)>,
     mux: Mux,
     wait_while: Option<Duration>,
-    /// The last PDUs, oldest first, for the limit on their rate.
-    sent: [Option<Duration>; BURST],
+    sent: Window<BURST>,
+    answered: Window<MARKER_BURST>,
 }
 
 impl LacpPort {
@@ -116,7 +149,8 @@ impl LacpPort {
             periodic: None,
             mux: Mux::Detached,
             wait_while: None,
-            sent: [None; BURST],
+            sent: Window::new(),
+            answered: Window::new(),
         };
         port.record_default();
         port
@@ -331,27 +365,26 @@ impl LacpPort {
             // Nobody wants to hear of us (6.4.16).
             self.ntt = false;
         }
-        if !self.ntt || self.send_at().is_some_and(|at| now < at) {
+        if !self.ntt || !self.sent.pass(now) {
             return false;
         }
         self.ntt = false;
-        self.sent.rotate_left(1);
-        if let Some(last) = self.sent.last_mut() {
-            *last = Some(now);
-        }
         self.stats.sent = self.stats.sent.wrapping_add(1);
         true
     }
 
-    /// When the limit on PDUs lets the next one go; None for at once.
-    fn send_at(&self) -> Option<Duration> {
-        let oldest = self.sent.first().copied().flatten()?;
-        Some(oldest.saturating_add(FAST_PERIOD))
+    /// A question of the marker protocol arrived: whether it is answered.
+    pub(super) fn answers(&mut self, now: Duration) -> bool {
+        let answers = self.enabled && self.answered.pass(now);
+        self.stats.marker_responses += u64::from(answers);
+        answers
     }
 
     /// The next time at which something happens by itself.
     pub(super) fn next_event(&self) -> Option<Duration> {
-        let send = self.ntt.then(|| self.send_at().unwrap_or(Duration::ZERO));
+        let send = self
+            .ntt
+            .then(|| self.sent.opens().unwrap_or(Duration::ZERO));
         let periodic = self.periodic.map(|(at, _)| at);
         [self.current_while, periodic, self.wait_while, send]
             .into_iter()

@@ -375,6 +375,75 @@ fn a_removed_port_tells_its_partner() {
     assert_eq!(net.in_use(1), [2], "before any timeout");
 }
 
+/// A partner made by hand opposite port 1: what it says of itself, and of us.
+fn say(net: &mut Net, partner_of_us: Peer, key: u16) -> usize {
+    let actor = Peer {
+        system_priority: 1,
+        system: [2, 0, 0, 0, 0, 9],
+        key,
+        port_priority: 1,
+        port: 1,
+        state: 0x3f,
+    };
+    let pdu = SlowPdu::Lacp(Lacpdu {
+        actor,
+        partner: partner_of_us,
+        collector_max_delay: 0,
+    });
+    let before = net.sent.len();
+    net.act(0, |lacp, now, send| lacp.received(1, &pdu, now, send));
+    net.sent.len() - before
+}
+
+#[test]
+fn a_partner_that_means_somebody_else_is_not_in_sync() {
+    let mut net = Net::new(&[config(1, 7)]);
+    net.systems[0].add_port(1, [2; 6], 1);
+    net.link(0, 1, true, 1_000);
+    for _ in 0..100 {
+        let wrong = Peer {
+            port: 77,
+            ..net.status(0, 1).actor
+        };
+        say(&mut net, wrong, 9);
+        assert!(net.in_use(0).is_empty());
+        net.run(ms(100));
+    }
+    let right = net.status(0, 1).actor;
+    say(&mut net, right, 9);
+    assert_eq!(net.in_use(0), [1]);
+}
+
+#[test]
+fn a_wrong_view_is_put_right_at_once_and_another_partner_starts_anew() {
+    let mut net = Net::new(&[config(1, 7)]);
+    net.systems[0].add_port(1, [2; 6], 1);
+    net.link(0, 1, true, 1_000);
+    for _ in 0..50 {
+        let right = net.status(0, 1).actor;
+        say(&mut net, right, 9);
+        net.run(ms(100));
+    }
+    assert_eq!(net.in_use(0), [1]);
+    // In the middle between two periodic PDUs.
+    let last = net.sent.last().unwrap().0;
+    net.run(last + ms(1_500) - net.now);
+    let right = net.status(0, 1).actor;
+    assert_eq!(say(&mut net, right, 9), 0, "nothing to put right");
+    let stale = Peer {
+        state: right.state & !state::SYNCHRONIZATION,
+        ..right
+    };
+    assert_eq!(say(&mut net, stale, 9), 1);
+    assert_eq!(net.in_use(0), [1]);
+    say(&mut net, right, 10);
+    assert!(
+        net.in_use(0).is_empty(),
+        "the key changed: another aggregator"
+    );
+    assert_eq!(net.status(0, 1).mux, Mux::Waiting);
+}
+
 #[test]
 fn markers_are_answered() {
     let mut lacp = Lacp::new(config(1, 7));
@@ -405,4 +474,8 @@ fn markers_are_answered() {
     assert_eq!(ask(&mut lacp, answer), [], "an answer is not answered");
     let stats = lacp.status(5).unwrap().stats;
     assert_eq!((stats.markers, stats.marker_responses), (3, 1));
+    let answered = (0..100)
+        .filter(|_| !ask(&mut lacp, question).is_empty())
+        .count();
+    assert_eq!(answered, 4, "a flood is not answered with a flood");
 }

@@ -22,9 +22,9 @@ pub mod debounce;
 pub mod hash;
 pub mod lacp;
 pub mod lacp_port;
-// pub mod lldp;
+pub mod lldp;
 pub mod slow;
-// pub mod tlv;
+pub mod tlv;
 
 use thiserror::Error;
 
@@ -68,6 +68,9 @@ pub enum LinkError {
         /// Most that is possible.
         most: usize,
     },
+    /// A port without a name, which LLDP cannot identify.
+    #[error("a port name of 0 bytes; expected 1 to 255")]
+    NoName,
     /// A time that makes no sense.
     #[error("{what} of {seconds} s; expected {least} to {most}")]
     Time {

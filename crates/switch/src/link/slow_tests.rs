@@ -23,6 +23,13 @@ const OVS: &str = "
     0214 0000 000000000000 0000 0000 0000 00 000000
     0310 0000";
 
+/// Linux 6.1's bonding driver (`mode=802.3ad lacp_rate=fast`) in a guest, aggregated with our bond.
+const LINUX: &str = "
+    0180c2000002 020000007701 8809 0101
+    0114 ffff 020000007701 000f 00ff 0001 3f 000000
+    0214 1000 020000005101 004d 0065 0001 0f 000000
+    0310 0000";
+
 /// Made with scapy 2.8, every field of another value.
 const SCAPY: &str = "
     0180c2000002 02000000000a 8809 0101
@@ -51,6 +58,20 @@ fn frames_of_real_peers() {
     });
     assert_eq!(SlowPdu::parse(&ovs), Ok(pdu));
     assert_eq!(pdu.frame([0x3e, 0xe5, 0xc0, 0xb3, 0xa6, 0xb9]), *ovs);
+
+    let SlowPdu::Lacp(pdu) = SlowPdu::parse(&golden(LINUX)).unwrap() else {
+        panic!("a LACPDU");
+    };
+    let in_use = state::SYNCHRONIZATION | state::COLLECTING | state::DISTRIBUTING;
+    assert!(pdu.actor.has(in_use) && !pdu.partner.has(in_use));
+    assert_eq!(
+        (pdu.actor.key, pdu.partner.key, pdu.partner.port_priority),
+        (15, 77, 101)
+    );
+    assert_eq!(
+        SlowPdu::Lacp(pdu).frame([2, 0, 0, 0, 0x77, 1]),
+        *golden(LINUX)
+    );
 
     let SlowPdu::Lacp(pdu) = SlowPdu::parse(&golden(SCAPY)).unwrap() else {
         panic!("a LACPDU");

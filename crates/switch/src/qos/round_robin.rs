@@ -201,3 +201,84 @@ impl Levels {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// However long frames are beside quanta, a choice costs few passes, and in the long run bytes are shared by weight.
+        #[test]
+        fn choices_are_cheap_and_fair(
+            weights in prop::collection::vec(prop_oneof![1u16..4, 1u16..=WEIGHT_MAX], 1..20), lens in prop::collection::vec(1u32..1_000_000, 20..21),
+        ) {
+            let mut members: Vec<Member> = weights.iter().map(|w| Member::new(3, *w)).collect();
+            let mut levels = Levels::default();
+            for index in 0..members.len() as u32 {
+                levels.join(&mut members, index);
+                levels.join(&mut members, index);
+            }
+            let mut sent = vec![0u64; members.len()];
+            for _ in 0..2_000 {
+                let mut calls = 0;
+                let selected = levels.select(&mut members, |index| {
+                    calls += 1;
+                    Some(lens[index as usize])
+                });
+                let Selected::Member(index) = selected else {
+                    return Err(TestCaseError::fail("somebody can send"));
+                };
+                prop_assert!(calls <= members.len() * 3 + 2, "{calls} looks at {} members", members.len());
+                levels.charge(&mut members, index, lens[index as usize]);
+                sent[index as usize] += u64::from(lens[index as usize]);
+            }
+            // At any time two members are at most a round and a frame apart (Shreedhar and Varghese, theorem 4.2).
+            let most = u64::from(*lens.iter().max().unwrap());
+            let rounds = |i: usize| sent[i] as f64 / f64::from(weights[i]);
+            for i in 0..sent.len() {
+                for j in 0..sent.len() {
+                    let slack = 2.0 * (QUANTUM as f64 + most as f64);
+                    prop_assert!((rounds(i) - rounds(j)).abs() <= slack, "{sent:?} {weights:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn levels_are_strict_and_members_come_and_go() {
+        let mut members = [0, 2, 2, 7].map(|level| Member::new(level, 1));
+        let mut levels = Levels::default();
+        (0..4).for_each(|index| levels.join(&mut members, index));
+        let mut next = |members: &mut [Member], held: u32| {
+            levels.select(members, |index| (index != held).then_some(100))
+        };
+        assert_eq!(next(&mut members, 9), Selected::Member(0));
+        assert_eq!(next(&mut members, 0), Selected::Held(0));
+        assert_eq!(next(&mut members, 0), Selected::Member(1));
+        levels.leave(&mut members, 2);
+        levels.leave(&mut members, 1);
+        levels.leave(&mut members, 1);
+        assert_eq!(
+            levels.select(&mut members, |_| Some(1)),
+            Selected::Member(3)
+        );
+        levels.join(&mut members, 0);
+        assert_eq!(
+            levels.select(&mut members, |_| Some(1)),
+            Selected::Member(0)
+        );
+        // What was saved up for a long frame is not kept by who leaves.
+        assert_eq!(
+            levels.select(&mut members, |_| Some(100_000)),
+            Selected::Member(0)
+        );
+        levels.leave(&mut members, 0);
+        levels.join(&mut members, 0);
+        assert_eq!(members[0].deficit, QUANTUM);
+        levels.leave(&mut members, 0);
+        levels.leave(&mut members, 3);
+        assert_eq!(levels.select(&mut members, |_| Some(1)), Selected::Nobody);
+    }
+}

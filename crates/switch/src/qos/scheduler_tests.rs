@@ -458,3 +458,25 @@ fn limits_are_held_and_counted() {
         assert_eq!(scheduler.add_tenant(&config, 0), Err(error));
     }
 }
+
+#[test]
+fn tenants_that_change_while_held_wait_once() {
+    let mut scheduler = port(None, 64);
+    let config = tenant(0, 1, shape(1_000_000, 1));
+    let owner = scheduler.add_tenant(&config, 0).unwrap();
+    let id = scheduler.add_class(owner, &class(0, 1, 64)).unwrap();
+    for handle in 0..64 {
+        scheduler.enqueue(id, frame(handle, 1_500), 0).unwrap();
+    }
+    for _ in 0..20 {
+        assert!(scheduler.dequeue(0).is_some(), "its bucket is full again");
+        assert_eq!(scheduler.dequeue(0), None);
+        assert_eq!(scheduler.waiting.len(), 1);
+        scheduler.update_tenant(owner, &config, 0).unwrap();
+    }
+    assert!(scheduler.dequeue(0).is_some());
+    assert_eq!(scheduler.dequeue(0), None);
+    scheduler.remove_tenant(owner, |_| {}).unwrap();
+    assert_eq!((scheduler.waiting.len(), scheduler.backlog()), (0, 0));
+    assert_eq!(scheduler.next_event(0), None);
+}

@@ -3,13 +3,16 @@
 //! A pattern becomes a value under a mask (see [`pattern`](super::pattern)). A range becomes as many prefixes as it takes, so a rule may
 //! stand at several places.
 
+use std::net::IpAddr;
+
 use sumeru_flow::Rule;
-use sumeru_flow::model::{Action, FieldValue, Item, PortRef, VxlanDefinition};
+use sumeru_flow::model::{Action, CtAction, CtNat, FieldValue, Item, PortRef, VxlanDefinition};
 use sumeru_packet::{Field, FlowKey, FlowMask, Layer};
 
 use super::RuleError;
 use super::extract::Extracts;
 use super::pattern::{Compiled, Pattern};
+use crate::conntrack::{Nat, NatRange, POLICIES};
 use crate::frame::PortIndex;
 
 /// Most places of a rule.
@@ -64,6 +67,36 @@ pub enum RuleAction {
     Decapsulate,
     /// Put the frame into VXLAN.
     Encapsulate(VxlanDefinition),
+    /// Track the frame's connection.
+    Ct(Box<CtRule>),
+}
+
+/// What tracking does beside looking the connection up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CtRule {
+    /// The zone.
+    pub zone: u16,
+    /// Makes the connection if there is none; changes of its mark and label, as value and mask.
+    pub commit: Option<CtChange>,
+    /// Whether the packet is translated as its connection says.
+    pub nat: bool,
+    /// Where to go on.
+    pub group: Option<u32>,
+}
+
+/// How a connection is made.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CtChange {
+    /// Ends a connection of the other direction first.
+    pub force: bool,
+    /// Mark, as value and mask.
+    pub mark: Option<(u32, u32)>,
+    /// Label, as value and mask.
+    pub label: Option<(u128, u128)>,
+    /// Timeout policy.
+    pub policy: u8,
+    /// Translation of new connections.
+    pub nat: Option<Nat>,
 }
 
 /// Where the rule comes from and how ports are found.
@@ -91,6 +124,17 @@ impl std::fmt::Display for RuleAction {
             Self::SetVlanVid(vid) => write!(f, "set the VLAN identifier to {vid}"),
             Self::SetVlanPcp(pcp) => write!(f, "set the VLAN priority to {pcp}"),
             Self::Decapsulate => write!(f, "take out of VXLAN"),
+            Self::Ct(ct) => {
+                write!(f, "track in zone {}", ct.zone)?;
+                if ct.commit.is_some() {
+                    write!(f, ", keep the connection")?;
+                }
+                if ct.nat {
+                    write!(f, ", translate")?;
+                }
+                ct.group
+                    .map_or(Ok(()), |group| write!(f, ", go on in group {group}"))
+            }
             Self::Encapsulate(to) => write!(
                 f,
                 "put into VXLAN {} towards {}",
@@ -165,6 +209,65 @@ fn mac(address: sumeru_flow::model::MacAddr) -> u128 {
     address.to_bits()
 }
 
+fn compile_ct(ct: &CtAction) -> Result<CtRule, RuleError> {
+    let range = |range: sumeru_flow::model::NatRange| {
+        let (min, max) = match range.addresses.map(|a| (a.first(), a.last())) {
+            Some((IpAddr::V4(first), IpAddr::V4(last))) => {
+                (first.to_bits().into(), last.to_bits().into())
+            }
+            Some((IpAddr::V6(first), IpAddr::V6(last))) => (first.to_bits(), last.to_bits()),
+            _ => {
+                return Err(RuleError::Unsupported {
+                    what: "nat without addresses",
+                    expected: "addr FIRST-LAST",
+                });
+            }
+        };
+        let ports = range.ports.map(|ports| (ports.first(), ports.last()));
+        Ok(NatRange {
+            min,
+            max,
+            ports,
+            random: false,
+        })
+    };
+    let nat = match ct.nat {
+        Some(CtNat::Src(wanted)) => Some(Nat {
+            source: Some(range(wanted)?),
+            destination: None,
+        }),
+        Some(CtNat::Dst(wanted)) => Some(Nat {
+            source: None,
+            destination: Some(range(wanted)?),
+        }),
+        Some(CtNat::Restore) | None => None,
+    };
+    let commit = match &ct.commit {
+        None => None,
+        Some(commit) => Some(CtChange {
+            force: commit.force,
+            mark: commit.mark.map(|mark| (mark.value, mark.mask)),
+            label: commit.label.map(|label| (label.value.0, label.mask.0)),
+            policy: commit.timeout.map_or(Ok(0), |policy| {
+                let small = u8::try_from(policy)
+                    .ok()
+                    .filter(|p| usize::from(*p) < POLICIES);
+                small.ok_or(RuleError::Unsupported {
+                    what: "timeout policy",
+                    expected: "a number of 0 to 15",
+                })
+            })?,
+            nat,
+        }),
+    };
+    Ok(CtRule {
+        zone: ct.zone,
+        commit,
+        nat: ct.nat.is_some(),
+        group: ct.group,
+    })
+}
+
 fn compile_action(action: &Action, context: &Context) -> Result<Option<RuleAction>, RuleError> {
     let outer = Layer::Outer;
     Ok(Some(match action {
@@ -206,6 +309,7 @@ fn compile_action(action: &Action, context: &Context) -> Result<Option<RuleActio
         Action::SetTtl { ttl_value } => RuleAction::Set(Field::IpTtl(outer), (*ttl_value).into()),
         Action::VxlanDecap => RuleAction::Decapsulate,
         Action::VxlanEncap(definition) => RuleAction::Encapsulate(*definition),
+        Action::Ct(ct) => RuleAction::Ct(Box::new(compile_ct(ct)?)),
         other => {
             return Err(RuleError::Unsupported {
                 what: other.name(),

@@ -4,6 +4,7 @@ mod actions;
 pub mod compile;
 mod extract;
 mod pattern;
+pub mod queue;
 mod table;
 mod target;
 
@@ -11,9 +12,10 @@ use sumeru_flow::FlowError;
 
 use crate::classifier::Full;
 use crate::frame::PortIndex;
-pub use compile::{ActionList, CompiledRule, Context, RuleAction, compile};
+pub use compile::{ActionList, CompiledRule, Context, CtChange, CtRule, RuleAction, compile};
 pub use extract::{Extracts, Parsing};
-pub use table::{RuleTable, RuleView, name_from};
+pub use queue::{Completion, FlowQueue, SharedRules};
+pub use table::{Placed, RuleTable, RuleView, Shape, name_from};
 
 /// Why the engine does not take a rule.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +93,9 @@ pub enum RuleError {
         /// The rule's number.
         id: u32,
     },
+    /// A rule without a name that is not there any more.
+    #[error("the rule was destroyed already")]
+    Gone,
     /// There is no such rule.
     #[error("there is no rule {id} of port {port}")]
     Unknown {

@@ -4,19 +4,25 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use sumeru_engine::publish::{Publisher, Subscriber};
+use sumeru_packet::{FlowKey, FlowMask};
 
 use super::actions::{ActionTable, Actions};
 use super::extract::{Extracts, Slots, exchange};
 use super::{ActionList, CompiledRule, RuleAction, RuleError};
 use crate::classifier::arena::CounterArena;
-use crate::classifier::{Full, NewRule, Released, RuleRef, View, Writer};
+use crate::classifier::{Full, NewRule, Released, RuleRef, TupleId, View, Writer};
 use crate::frame::PortIndex;
+
+/// Rules without names that are added together.
+const BATCH: usize = 64;
 
 /// The rules as an lcore sees them: one version.
 #[derive(Debug, Clone)]
 pub struct RuleView {
     /// Which rule a packet meets.
     pub rules: View,
+    /// Whether any rule tracks connections.
+    pub tracks: bool,
     /// What the parser fetches for them.
     pub extracts: Extracts,
     actions: Arc<ActionTable>,
@@ -27,6 +33,22 @@ impl RuleView {
     pub fn actions(&self, program: u32) -> Option<Arc<ActionList>> {
         self.actions.get(program)
     }
+}
+
+/// What rules of one kind have in common: where they stand, which bits they look at, what they do.
+#[derive(Debug)]
+pub struct Shape {
+    tuple: TupleId,
+    priority: u32,
+    program: u32,
+    counts: bool,
+}
+
+/// A rule without a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    place: RuleRef,
+    counter: Option<u32>,
 }
 
 /// A rule with a name.
@@ -61,6 +83,8 @@ pub struct RuleTable {
     counters: Counters,
     slots: Slots,
     names: HashMap<(PortIndex, u32), Named>,
+    /// Some rule tracked connections; the table that they are in stays.
+    tracks: bool,
 }
 
 impl Counters {
@@ -110,6 +134,7 @@ impl Default for RuleTable {
             writer,
             publisher: Publisher::new(RuleView {
                 rules,
+                tracks: false,
                 extracts: Extracts::default(),
                 actions: actions.shared(),
             }),
@@ -118,6 +143,7 @@ impl Default for RuleTable {
             counters: Counters::default(),
             slots: Slots::default(),
             names: HashMap::new(),
+            tracks: false,
         }
     }
 }
@@ -220,6 +246,10 @@ impl RuleTable {
             self.take_out(&named);
             return Err(fault.into());
         }
+        self.tracks |= rule
+            .actions
+            .iter()
+            .any(|action| matches!(action, RuleAction::Ct(_)));
         self.names.insert(rule.name, named);
         Ok(())
     }
@@ -239,6 +269,110 @@ impl RuleTable {
         if let Some(extracts) = &named.extracts {
             self.slots.give(extracts);
         }
+    }
+
+    /// Prepares rules of one kind.
+    ///
+    /// # Errors
+    /// [`RuleError::Full`].
+    pub fn shape(
+        &mut self,
+        group: u32,
+        priority: u32,
+        mask: &FlowMask,
+        actions: &ActionList,
+    ) -> Result<Shape, RuleError> {
+        let tuple = self.writer.tuple(group, mask)?;
+        // Both stay as long as the table does; there are few kinds of rules.
+        self.writer.pin(tuple);
+        self.tracks |= actions
+            .iter()
+            .any(|action| matches!(action, RuleAction::Ct(_)));
+        Ok(Shape {
+            tuple,
+            priority,
+            program: self.actions.take(actions),
+            counts: actions.contains(&RuleAction::Count),
+        })
+    }
+
+    /// Adds rules without names, each a shape and its bits; tells what became of each by its token.
+    pub fn insert_shaped<'a>(
+        &mut self,
+        rules: impl Iterator<Item = (&'a Shape, &'a FlowKey, u64)>,
+        mut done: impl FnMut(u64, Result<Placed, Full>),
+    ) {
+        let mut batch = arrayvec::ArrayVec::<NewRule, BATCH>::new();
+        let mut rules = rules.peekable();
+        while rules.peek().is_some() {
+            for (shape, value, token) in rules.by_ref().take(BATCH) {
+                let counter = match shape.counts {
+                    true => self.counters.take(1).map(Some),
+                    false => Ok(None),
+                };
+                let counter = match counter {
+                    Ok(counter) => counter,
+                    Err(full) => {
+                        done(token, Err(full));
+                        continue;
+                    }
+                };
+                self.actions.again(shape.program);
+                batch.push(NewRule {
+                    tuple: shape.tuple,
+                    priority: shape.priority,
+                    value: *value,
+                    program: shape.program,
+                    name: token,
+                    counter,
+                });
+            }
+            let (actions, counters) = (&mut self.actions, &mut self.counters);
+            self.writer.insert_all(&batch, |rule, placed| {
+                if placed.is_err() {
+                    actions.give(rule.program);
+                    rule.counter
+                        .into_iter()
+                        .for_each(|counter| counters.give(counter));
+                }
+                let counter = rule.counter;
+                done(rule.name, placed.map(|place| Placed { place, counter }));
+            });
+            batch.clear();
+        }
+    }
+
+    /// Removes a rule without a name.
+    ///
+    /// # Errors
+    /// [`RuleError::Gone`].
+    pub fn remove_placed(&mut self, rule: Placed) -> Result<(), RuleError> {
+        if self.writer.remove(rule.place) {
+            Ok(())
+        } else {
+            Err(RuleError::Gone)
+        }
+    }
+
+    /// What a rule without a name counted.
+    ///
+    /// # Errors
+    /// [`RuleError::Gone`].
+    pub fn counts_placed(&self, rule: Placed) -> Result<(u64, u64), RuleError> {
+        self.writer.header(rule.place).ok_or(RuleError::Gone)?;
+        Ok(rule
+            .counter
+            .map_or((0, 0), |counter| self.counters.read(counter)))
+    }
+
+    /// The version that the next publication has.
+    pub fn pending(&self) -> u64 {
+        self.writer.pending()
+    }
+
+    /// The version that every lcore has at least.
+    pub fn acknowledged(&self) -> u64 {
+        self.publisher.oldest_acknowledged() + self.first
     }
 
     /// Removes a rule; lcores see it until [`Self::publish`].
@@ -273,6 +407,7 @@ impl RuleTable {
         let rules = self.writer.publish();
         self.publisher.publish(RuleView {
             rules,
+            tracks: self.tracks,
             extracts: self.slots.current(),
             actions: self.actions.shared(),
         });
@@ -282,7 +417,7 @@ impl RuleTable {
     /// Takes back what no lcore needs any more.
     pub fn reclaim(&mut self) {
         self.publisher.reclaim();
-        let acknowledged = self.publisher.oldest_acknowledged() + self.first;
+        let acknowledged = self.acknowledged();
         let (actions, counters) = (&mut self.actions, &mut self.counters);
         self.writer
             .reclaim(acknowledged, |Released { program, counter }| {

@@ -13,6 +13,8 @@ use crate::snapshot::{NetworkId, Snapshot};
 use crate::stats::Drop;
 use crate::underlay;
 
+/// Connections looked at in a millisecond for their end.
+const EXPIRE: usize = 256;
 /// Seconds between looks at what has become old.
 const SWEEP: u32 = 10;
 
@@ -42,6 +44,18 @@ impl SwitchWorker {
         }
         self.report_receivers();
         self.count_lost();
+    }
+
+    /// The clock of the connections goes on, and some that are over end.
+    #[inline(always)]
+    pub(super) fn advance(&mut self, now: Tsc) {
+        if let Some(connections) = self.lane.connections.as_deref_mut() {
+            let now = now.since(self.started) / self.millisecond;
+            if now != connections.now {
+                connections.now = now;
+                connections.table.expire(now, EXPIRE);
+            }
+        }
     }
 
     /// A step through the flow cache.

@@ -1,0 +1,325 @@
+//! Connections in the slow path: the state that rules match, new connections, translation.
+
+use sumeru_packet::{Field, FlowKey, Layer};
+
+use super::Walk;
+use crate::conntrack::{Commit, ConnRef, Direction, Rewrite, Tuple, Verdict, ct_state, protocol};
+use crate::program::Op;
+use crate::rules::{CtChange, CtRule};
+use crate::stats::Drop;
+use crate::track::{self, Table, Track};
+
+const OUTER: Layer = Layer::Outer;
+
+/// What tracking a frame in a zone came to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tracked {
+    /// The frame as the zone sees it, by what its key has of the tuple.
+    bare: Option<Tuple>,
+    /// Its place among the decision's tracks.
+    number: usize,
+    tuple: Option<Tuple>,
+    found: Option<(ConnRef, Direction)>,
+    verdict: Verdict,
+}
+
+impl Walk<'_> {
+    /// Carries out a `ct` action; false when the frame's fate is decided by it.
+    pub(super) fn track(&mut self, ct: &CtRule) -> bool {
+        // A frame is tracked once in a zone, however many actions ask.
+        let bare = track::tuple(&self.key, OUTER, ct.zone);
+        let again = self.tracked.iter().position(|tracked| tracked.bare == bare);
+        let place = again.unwrap_or_else(|| {
+            let tracked = self.look_up(ct.zone, bare);
+            self.remember(ct.zone, &tracked);
+            self.tracked.push(tracked);
+            self.tracked.len() - 1
+        });
+        let Some(tracked) = self.tracked.get(place).copied() else {
+            return true;
+        };
+        let (mut found, number) = (tracked.found, tracked.number);
+        let mut verdict = tracked.verdict;
+        if let Some(change) = &ct.commit
+            && let Some(tuple) = tracked.tuple
+            && verdict.state() & ct_state::INV == 0
+        {
+            match self.commit(ct, change, &tuple, found) {
+                Ok(Some(now)) => {
+                    found = Some(now);
+                    verdict = self.verdict(now);
+                    // From now on the decision is about this connection.
+                    self.replace(number, now, verdict);
+                    if let Some(tracked) = self.tracked.get_mut(place) {
+                        (tracked.found, tracked.verdict) = (found, verdict);
+                    }
+                }
+                Ok(None) => {}
+                Err(reason) => {
+                    self.drop(reason);
+                    return false;
+                }
+            }
+        }
+        self.show(ct.zone, verdict, found);
+        if ct.nat
+            && let Some((conn, direction)) = found
+        {
+            self.translate(conn, direction, number);
+        }
+        true
+    }
+
+    /// The frame's connection, after the frame was run through its states.
+    fn look_up(&mut self, zone: u16, bare: Option<Tuple>) -> Tracked {
+        let mut bits = 0;
+        for field in [
+            Field::EthType(OUTER),
+            Field::IpProto(OUTER),
+            Field::IpSrc(OUTER),
+            Field::IpDst(OUTER),
+            Field::L4Src(OUTER),
+            Field::L4Dst(OUTER),
+            Field::Fragment(OUTER),
+        ] {
+            bits = self.get(field);
+        }
+        let facts = self.tracking.facts[usize::from(self.decapsulated)];
+        let icmp = matches!(
+            self.key.get(Field::IpProto(OUTER)) as u8,
+            protocol::ICMP | protocol::ICMPV6
+        );
+        // What is not in the key decides about these.
+        self.out.once |= bits != 0 || icmp;
+        let known = self.tracking.known.take();
+        let kind = (
+            self.key.get(Field::L4Src(OUTER)) as u8,
+            self.key.get(Field::L4Dst(OUTER)) as u8,
+        );
+        let invalid = Tracked {
+            bare,
+            number: self.out.tracks.len(),
+            tuple: None,
+            found: None,
+            verdict: Verdict::INVALID,
+        };
+        let Some(bare) = bare else {
+            return invalid;
+        };
+        if icmp && let Some(embedded) = facts.embedded {
+            let embedded = Tuple { zone, ..embedded };
+            return match &mut self.tracking.table {
+                Table::Live(table, _) => match table.lookup_related(&embedded, facts.packet.now) {
+                    Some((conn, direction)) => {
+                        let verdict = table.track(conn, direction, &facts.packet);
+                        Tracked {
+                            found: Some((conn, direction)),
+                            verdict,
+                            ..invalid
+                        }
+                    }
+                    None => invalid,
+                },
+                _ => invalid,
+            };
+        }
+        let Some(tuple) = track::complete(bare, kind, &facts, &mut self.tracking.table) else {
+            return invalid;
+        };
+        let now = facts.packet.now;
+        let (found, verdict) = match &mut self.tracking.table {
+            Table::Off => return invalid,
+            Table::Live(table, _) => match table.lookup(&tuple, now) {
+                Some((conn, direction)) => {
+                    let verdict = match known {
+                        Some((tracked, _, verdict)) if tracked == conn => verdict,
+                        _ => table.track(conn, direction, &facts.packet),
+                    };
+                    (Some((conn, direction)), verdict)
+                }
+                None => (None, table.classify(&tuple, &facts.packet)),
+            },
+            Table::Dry(table) => match table.lookup(&tuple, now) {
+                Some((conn, direction)) => {
+                    (Some((conn, direction)), table.verdict(conn, direction))
+                }
+                None => (None, table.classify(&tuple, &facts.packet)),
+            },
+        };
+        if found.is_none() && tuple.proto == protocol::TCP {
+            self.get(Field::TcpFlags(OUTER));
+        }
+        Tracked {
+            tuple: Some(tuple),
+            found,
+            verdict,
+            ..invalid
+        }
+    }
+
+    /// Notes what the decision takes for granted.
+    fn remember(&mut self, zone: u16, tracked: &Tracked) {
+        let inner = self.decapsulated;
+        let track = match tracked.found {
+            Some((conn, direction)) => Track::Connection {
+                conn,
+                direction,
+                inner,
+                decision: tracked.verdict.decision(),
+            },
+            // Only the first can be looked up again by the frame as it came.
+            None => {
+                self.out.once |= !self.out.tracks.is_empty();
+                Track::None { zone, inner }
+            }
+        };
+        if self.out.tracks.try_push(track).is_err() {
+            self.out.once = true;
+        }
+    }
+
+    fn replace(
+        &mut self,
+        number: usize,
+        (conn, direction): (ConnRef, Direction),
+        verdict: Verdict,
+    ) {
+        let inner = self.decapsulated;
+        if let Some(track) = self.out.tracks.get_mut(number) {
+            *track = Track::Connection {
+                conn,
+                direction,
+                inner,
+                decision: verdict.decision(),
+            };
+        }
+    }
+
+    fn verdict(&self, (conn, direction): (ConnRef, Direction)) -> Verdict {
+        match &self.tracking.table {
+            Table::Live(table, _) => table.verdict(conn, direction),
+            Table::Dry(table) => table.verdict(conn, direction),
+            Table::Off => Verdict::STALE,
+        }
+    }
+
+    /// Makes the connection if there is none, and changes its mark and label.
+    fn commit(
+        &mut self,
+        ct: &CtRule,
+        change: &CtChange,
+        tuple: &Tuple,
+        found: Option<(ConnRef, Direction)>,
+    ) -> Result<Option<(ConnRef, Direction)>, Drop> {
+        let packet = self.tracking.facts[usize::from(self.decapsulated)].packet;
+        let owner = self.key.get(Field::InPort) as u16;
+        let Table::Live(table, _) = &mut self.tracking.table else {
+            return Ok(None);
+        };
+        let kept = match found {
+            Some((conn, Direction::Reply)) if change.force => {
+                table.end_connection(conn);
+                None
+            }
+            kept => kept,
+        };
+        let (conn, direction) = match kept {
+            Some(kept) => kept,
+            None => {
+                let commit = Commit {
+                    tuple: *tuple,
+                    packet,
+                    mark: change.mark.map_or(0, |(value, mask)| value & mask),
+                    label: change.label.map_or(0, |(value, mask)| value & mask),
+                    owner,
+                    policy: change.policy,
+                    nat: change.nat.as_ref(),
+                };
+                let made = table.commit(&commit).map_err(Drop::from)?;
+                self.note(
+                    "conntrack",
+                    format_args!("new connection in zone {}", ct.zone),
+                );
+                return Ok(Some((made, Direction::Original)));
+            }
+        };
+        if let Some((value, mask)) = change.mark
+            && let Some(old) = table.mark(conn)
+            && old & mask != value & mask
+        {
+            table.set_mark(conn, old & !mask | value & mask);
+        }
+        if let Some((value, mask)) = change.label
+            && let Some(old) = table.label(conn)
+            && old & mask != value & mask
+        {
+            table.set_label(conn, old & !mask | value & mask);
+        }
+        Ok(Some((conn, direction)))
+    }
+
+    /// Sets what rules match from now on.
+    fn show(&mut self, zone: u16, verdict: Verdict, found: Option<(ConnRef, Direction)>) {
+        let (mut mark, mut label) = (0, 0);
+        if let Some((conn, _)) = found {
+            let table = match &self.tracking.table {
+                Table::Live(table, _) => Some(&**table),
+                Table::Dry(table) => Some(*table),
+                Table::Off => None,
+            };
+            mark = table.and_then(|table| table.mark(conn)).unwrap_or(0);
+            label = table.and_then(|table| table.label(conn)).unwrap_or(0);
+        }
+        self.note(
+            "conntrack",
+            format_args!("zone {zone}: {}", ct_state::names(verdict.state())),
+        );
+        for (field, value) in [
+            (Field::CtState, verdict.state().into()),
+            (Field::CtZone, zone.into()),
+            (Field::CtMark, mark.into()),
+            (Field::CtLabel, label),
+            (Field::ConntrackItem, verdict.packet().into()),
+        ] {
+            self.write(field, value);
+        }
+    }
+
+    /// Rewrites the frame as its connection says.
+    fn translate(&mut self, conn: ConnRef, direction: Direction, number: usize) {
+        let binding = match &self.tracking.table {
+            Table::Live(table, _) => table.binding(conn),
+            Table::Dry(table) => table.binding(conn),
+            Table::Off => None,
+        };
+        let Some(binding) = binding else {
+            return;
+        };
+        let rewrite = *binding.rewrite(direction);
+        if rewrite.is_empty() {
+            return;
+        }
+        self.note("conntrack", format_args!("translate"));
+        self.out.ops.push(Op::Nat(number as u8));
+        for (field, value) in written(&rewrite, &self.key) {
+            self.write(field, value);
+        }
+    }
+}
+
+/// The fields of a key that a translation writes. The identifier of an ICMP query is none.
+fn written(rewrite: &Rewrite, key: &FlowKey) -> impl Iterator<Item = (Field, u128)> + use<> {
+    let query = matches!(
+        key.get(Field::IpProto(OUTER)) as u8,
+        protocol::ICMP | protocol::ICMPV6
+    );
+    let port = |port: Option<u16>| port.filter(|_| !query).map(u128::from);
+    let all = [
+        (Field::IpSrc(OUTER), rewrite.src),
+        (Field::IpDst(OUTER), rewrite.dst),
+        (Field::L4Src(OUTER), port(rewrite.sport)),
+        (Field::L4Dst(OUTER), port(rewrite.dport)),
+    ];
+    all.into_iter()
+        .filter_map(|(field, value)| Some((field, value?)))
+}
