@@ -174,8 +174,8 @@ pub fn compile(rule: &Rule, context: &Context) -> Result<CompiledRule, RuleError
                 });
             }
             _ => {
-                let behind = rule.pattern.iter().skip(position + 1);
-                let next = behind.filter(|item| !matches!(item, Item::Void)).next();
+                let mut behind = rule.pattern.iter().skip(position + 1);
+                let next = behind.find(|item| !matches!(item, Item::Void));
                 pattern.add(item, next)?;
             }
         }

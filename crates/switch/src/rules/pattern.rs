@@ -422,7 +422,7 @@ impl Pattern {
                 expected: "an index of 0 to 3".into(),
             });
         };
-        let item = Item::Tag(tag.clone());
+        let item = Item::Tag(*tag);
         let data = tag.data.erase();
         match data.mask {
             0 => Ok(()),

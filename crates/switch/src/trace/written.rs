@@ -137,3 +137,36 @@ fn extensions(bits: u128) -> String {
         false => set.join("+"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_by_their_protocol() {
+        let outer = Layer::Outer;
+        let mut key = FlowKey::ZERO;
+        key.set(Field::EthType(outer), 0x86dd);
+        key.set(Field::IpProto(outer), 6);
+        key.set(Field::IpExtra(outer), 0xabcde << 44 | 0b101 << 32 | 0x77);
+        key.set(Field::L4Extra(outer), 5 << 32 | 9);
+        key.set(Field::TunnelKind(outer), TunnelKind::Gre as u128);
+        key.set(Field::NdTarget, 0xfd00 << 112 | 2);
+        assert_eq!(
+            describe(&key),
+            "eth_type 0x86dd, ip_proto 6, tunnel_kind gre, l4_extra seq 5 ack 9, \
+             ip_extra flow 0xabcde extensions hop+frag fragment id 0x77, nd_target fd00::2"
+        );
+        let mut key = FlowKey::ZERO;
+        key.set(Field::EthType(outer), 0x0806);
+        key.set(Field::ArpSha, 0x0200_0000_0001);
+        key.set(Field::ArpTha, 0x0200_0000_0002);
+        key.set(Field::MplsOuter, 16001 << 12 | 5 << 9 | 63);
+        key.set(Field::Raw, 1);
+        assert_eq!(
+            describe(&key),
+            "eth_type 0x806, arp_sha 02:00:00:00:00:01, arp_tha 02:00:00:00:00:02, \
+             mpls_outer label 16001 tc 5 s 0 ttl 63, raw 00000000000000000000000000000001"
+        );
+    }
+}
