@@ -26,7 +26,7 @@ use sumeru_virtio::vhost_user::{Endpoint, EndpointError};
 use self::capture::Recorder;
 use crate::dataplane::*;
 use crate::model::{
-    Controller, Flow, Network, NetworkSpec, Node, NodeSpec, Poll, Port, PortKind, PortSpec,
+    Controller, Flow, Network, NetworkSpec, Node, NodeSpec, Overlay, Poll, Port, PortKind, PortSpec,
     SocketMode, Volume,
 };
 
@@ -234,6 +234,11 @@ impl Local {
         NetworkView {
             id: spec.vni.get(),
             name: spec.name.as_str().into(),
+            overlay: match spec.overlay {
+                Overlay::Vxlan => sumeru_switch::snapshot::Overlay::Vxlan,
+                Overlay::Geneve => sumeru_switch::snapshot::Overlay::Geneve,
+                Overlay::Gre => sumeru_switch::snapshot::Overlay::Gre,
+            },
             remotes: spec.remotes.clone(),
             ports: Vec::new(),
             flood_limit: spec.flood_limit,

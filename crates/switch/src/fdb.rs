@@ -168,6 +168,7 @@ mod tests {
         let network = NetworkView {
             id: 5,
             name: "n".into(),
+            overlay: crate::snapshot::Overlay::Vxlan,
             remotes: vec!["192.0.2.9".parse().unwrap()],
             ports: vec![0, 1],
             flood_limit: 0,

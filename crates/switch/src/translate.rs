@@ -8,8 +8,8 @@ use std::fmt::Arguments;
 use std::net::IpAddr;
 
 use sumeru_flow::model::{FieldValue, TunnelAddresses, VxlanDefinition};
-use sumeru_packet::build::{Encapsulation, Underlay as Addresses};
-use sumeru_packet::field::{INNER_BASE, LAYER_WORDS, OUTER_BASE};
+use sumeru_packet::build::{Carried, Encapsulation, Outer, Policy, TunnelHeader, Underlay as Addresses};
+use sumeru_packet::field::{INNER_BASE, LAYER_INNER_ETHERNET, LAYER_WORDS, OUTER_BASE};
 use sumeru_packet::{Field, FlowKey, FlowMask, Layer, TunnelKind};
 
 use crate::cache::Rests;
@@ -18,7 +18,7 @@ use crate::fdb::{Fdb, Target, change_of};
 use crate::frame::PortIndex;
 use crate::program::{Op, Tunnel};
 use crate::rules::{RuleAction, RuleView, name_from};
-use crate::snapshot::{NetworkId, NetworkView, Snapshot};
+use crate::snapshot::{NetworkId, NetworkView, Overlay, Snapshot};
 use crate::stats::Drop;
 use crate::track::{Tracking, Tracks};
 use crate::underlay::{self, Neighbours};
@@ -27,6 +27,8 @@ mod ct;
 
 /// Rules that one frame may meet by jumping from group to group.
 const MAX_JUMPS: usize = 16;
+/// UDP port of Geneve (RFC 8926, section 3.3).
+const GENEVE_PORT: u16 = 6081;
 /// Time to live of tunnels that no rule made.
 const TUNNEL_TTL: u8 = 64;
 
@@ -365,17 +367,21 @@ impl Walk<'_> {
         if proto == 1 || proto == 58 {
             return self.consume("ICMP to this node");
         }
-        let vxlan = TunnelKind::Vxlan as u128;
-        if proto != 17
-            || self.get(Field::TunnelKind(o)) != vxlan
-            || self.get(Field::Fragment(o)) != 0
-        {
+        let kind = TunnelKind::from_number(self.get(Field::TunnelKind(o)) as u8);
+        let carries = matches!(
+            (proto, kind),
+            (17, TunnelKind::Vxlan | TunnelKind::Geneve) | (47, TunnelKind::Gre)
+        );
+        // Ethernet inside, whatever the tunnel could carry.
+        let ethernet = self.get(Field::Layers) & u128::from(LAYER_INNER_ETHERNET) != 0;
+        if !carries || !ethernet || self.get(Field::Fragment(o)) != 0 {
             self.get(Field::L4Dst(o));
             return self.drop(Drop::NotForUs);
         }
         let vni = self.get(Field::TunnelId(o)) as NetworkId;
         let source = ip_of(eth_type, self.get(Field::IpSrc(o)));
-        let Some(network) = self.tables.snapshot.networks.get(&vni) else {
+        let network = self.tables.snapshot.networks.get(&vni);
+        let Some(network) = network.filter(|network| network.overlay.kind() == kind) else {
             return self.drop(Drop::UnknownVni);
         };
         if !network.remotes.contains(&source) {
@@ -383,7 +389,7 @@ impl Walk<'_> {
         }
         self.note(
             "tunnel",
-            format_args!("VXLAN {vni} from {source}: network {}", network.name),
+            format_args!("{} {vni} from {source}: network {}", network.overlay.as_str(), network.name),
         );
         self.decapsulate();
         self.bridge(vni, Target::Remote(source));
@@ -503,16 +509,30 @@ impl Walk<'_> {
             self.drop(Drop::NoUnderlay);
             return false;
         };
-        let headers = Encapsulation::new(
+        let overlay = self.tables.snapshot.networks.get(&vni).map_or(Overlay::Vxlan, |n| n.overlay);
+        let (header, port) = match overlay {
+            Overlay::Vxlan => (TunnelHeader::Vxlan { vni }, underlay.vxlan_port),
+            Overlay::Geneve => (TunnelHeader::Geneve { vni, options: &[] }, GENEVE_PORT),
+            Overlay::Gre => (TunnelHeader::Gre { key: Some(vni), checksum: false }, 0),
+        };
+        let outer = Outer {
             eth_dst,
-            underlay.mac,
-            None,
-            addresses,
-            TUNNEL_TTL,
-            underlay.vxlan_port,
-            vni,
-        );
-        self.note("tunnel", format_args!("VXLAN {vni} from {src} to {remote}"));
+            eth_src: underlay.mac,
+            vlan_tci: None,
+            underlay: addresses,
+            ttl: Policy::Fixed(TUNNEL_TTL),
+            dscp: Policy::Fixed(0),
+            ecn: true,
+            port,
+            source_port: None,
+            udp_checksum: false,
+            carried: Carried::Ethernet,
+        };
+        let Ok(headers) = Encapsulation::prepare(&outer, header) else {
+            self.drop(Drop::NoUnderlay);
+            return false;
+        };
+        self.note("tunnel", format_args!("{} {vni} from {src} to {remote}", overlay.as_str()));
         self.out.ops.push(Op::Encapsulate(Box::new(Tunnel {
             headers,
             udp_src: None,
