@@ -26,8 +26,8 @@ use sumeru_virtio::vhost_user::{Endpoint, EndpointError};
 use self::capture::Recorder;
 use crate::dataplane::*;
 use crate::model::{
-    Controller, Flow, Network, NetworkSpec, Node, NodeSpec, Overlay, Poll, Port, PortKind, PortSpec,
-    SocketMode, Volume,
+    Controller, Flow, Network, NetworkSpec, Node, NodeSpec, Overlay, Poll, Port, PortKind,
+    PortSpec, SocketMode, Volume,
 };
 
 /// A port with what keeps it alive.

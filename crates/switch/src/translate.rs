@@ -8,7 +8,9 @@ use std::fmt::Arguments;
 use std::net::IpAddr;
 
 use sumeru_flow::model::{FieldValue, TunnelAddresses, VxlanDefinition};
-use sumeru_packet::build::{Carried, Encapsulation, Outer, Policy, TunnelHeader, Underlay as Addresses};
+use sumeru_packet::build::{
+    Carried, Encapsulation, Outer, Policy, TunnelHeader, Underlay as Addresses,
+};
 use sumeru_packet::field::{INNER_BASE, LAYER_INNER_ETHERNET, LAYER_WORDS, OUTER_BASE};
 use sumeru_packet::{Field, FlowKey, FlowMask, Layer, TunnelKind};
 
@@ -389,7 +391,11 @@ impl Walk<'_> {
         }
         self.note(
             "tunnel",
-            format_args!("{} {vni} from {source}: network {}", network.overlay.as_str(), network.name),
+            format_args!(
+                "{} {vni} from {source}: network {}",
+                network.overlay.as_str(),
+                network.name
+            ),
         );
         self.decapsulate();
         self.bridge(vni, Target::Remote(source));
@@ -509,11 +515,22 @@ impl Walk<'_> {
             self.drop(Drop::NoUnderlay);
             return false;
         };
-        let overlay = self.tables.snapshot.networks.get(&vni).map_or(Overlay::Vxlan, |n| n.overlay);
+        let overlay = self
+            .tables
+            .snapshot
+            .networks
+            .get(&vni)
+            .map_or(Overlay::Vxlan, |n| n.overlay);
         let (header, port) = match overlay {
             Overlay::Vxlan => (TunnelHeader::Vxlan { vni }, underlay.vxlan_port),
             Overlay::Geneve => (TunnelHeader::Geneve { vni, options: &[] }, GENEVE_PORT),
-            Overlay::Gre => (TunnelHeader::Gre { key: Some(vni), checksum: false }, 0),
+            Overlay::Gre => (
+                TunnelHeader::Gre {
+                    key: Some(vni),
+                    checksum: false,
+                },
+                0,
+            ),
         };
         let outer = Outer {
             eth_dst,
@@ -532,7 +549,10 @@ impl Walk<'_> {
             self.drop(Drop::NoUnderlay);
             return false;
         };
-        self.note("tunnel", format_args!("{} {vni} from {src} to {remote}", overlay.as_str()));
+        self.note(
+            "tunnel",
+            format_args!("{} {vni} from {src} to {remote}", overlay.as_str()),
+        );
         self.out.ops.push(Op::Encapsulate(Box::new(Tunnel {
             headers,
             udp_src: None,
