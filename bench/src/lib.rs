@@ -29,6 +29,7 @@ pub mod probe;
 pub mod process;
 pub mod report;
 pub mod residence;
+pub mod steps;
 pub mod sumeru;
 pub mod switch;
 pub mod thread;

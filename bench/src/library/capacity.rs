@@ -67,10 +67,13 @@ pub fn measure(cores: Cores, rules: u32, counting: bool) -> Result<Outcome> {
     let shape = bed.control.shape(0, 1, &flows::mask(), &actions)?;
     let (running, all) = (Flows::Scattered(RUNNING), Flows::Scattered(rules));
     let numbers = |range: std::ops::Range<u32>| range.map(|number| all.tuple(number));
-    bed.control.insert(&shape, numbers(0..RUNNING), &mut placed)?;
+    bed.control
+        .insert(&shape, numbers(0..RUNNING), &mut placed)?;
 
     let traffic = Background::start(&bed, &running)?;
-    let insertion = bed.control.insert(&shape, numbers(RUNNING..rules), &mut placed)?;
+    let insertion = bed
+        .control
+        .insert(&shape, numbers(RUNNING..rules), &mut placed)?;
     let while_inserting = traffic.stop()?;
 
     let sent = all.clone();

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 /// Rules of the curve against flows.
 pub const RULES: u32 = 4096;
-/// Rules added in one version.
-const AT_ONCE: usize = 1 << 16;
 
 /// A point of a curve.
 #[derive(Debug, Clone, Copy)]
@@ -69,15 +67,12 @@ pub fn rules(cores: Cores, sizes: &[u32], rounds: u32, time: Duration) -> Result
 /// More rules, from one number to another; each counts, as those of the daemon's steps do.
 fn grow(bed: &mut Bed, shapes: &mut Shapes, from: u32, to: u32) -> Result<()> {
     let rules = destination_rules(to);
-    let mut placed = Vec::new();
-    for chunk in rules[from as usize..].chunks(AT_ONCE) {
-        let bits = chunk
-            .iter()
-            .map(|rule| shapes.of(&bed.control, rule, true))
-            .collect::<Result<Vec<_>>>()?;
-        bed.control.insert_bits(bits.into_iter(), &mut placed)?;
-    }
-    Ok(())
+    shapes.insert(
+        &mut bed.control,
+        &rules[from as usize..],
+        true,
+        &mut Vec::new(),
+    )
 }
 
 fn point(bed: &Bed, flows: Flows, size: u32, rounds: u32, time: Duration) -> Result<Point> {

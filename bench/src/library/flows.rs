@@ -153,10 +153,7 @@ pub fn counted(port: u16) -> ActionList {
 
 /// A rule of the benches: the bits it looks at and what they are.
 pub fn bits(rule: &Rule) -> (FlowMask, FlowKey) {
-    let (mut mask, mut key) = (
-        base_mask(),
-        FlowKey::with_metadata(u32::from(rule.from), 0),
-    );
+    let (mut mask, mut key) = (base_mask(), FlowKey::with_metadata(u32::from(rule.from), 0));
     key.set(Field::EthType(OUTER), ETHERTYPE_IPV4);
     for (field, network) in [
         (Field::IpSrc(OUTER), rule.src),
@@ -219,9 +216,8 @@ mod tests {
     #[test]
     fn scattered_flows_are_all_different() {
         let flows = Flows::Scattered(1 << 20);
-        let sources: HashSet<Ipv4Addr> = (0..flows.count())
-            .map(|n| flows.tuple(n).ipv4[0])
-            .collect();
+        let sources: HashSet<Ipv4Addr> =
+            (0..flows.count()).map(|n| flows.tuple(n).ipv4[0]).collect();
         assert_eq!(sources.len(), 1 << 20);
     }
 

@@ -19,8 +19,8 @@ use sumeru_engine::publish::Publisher;
 use sumeru_engine::{Cx, Poller, Tsc, Watch};
 use sumeru_switch::net_header::Accepts;
 use sumeru_switch::ring::{Receiver, Sender};
-use sumeru_switch::rules::queue::lock;
 use sumeru_switch::rules::SharedRules;
+use sumeru_switch::rules::queue::lock;
 use sumeru_switch::snapshot::{PortView, Snapshot};
 use sumeru_switch::stats::{DropReason, PipelineCounters, PortCounters, Stage};
 use sumeru_switch::worker::SwitchWorker;
@@ -309,11 +309,7 @@ impl Lcore {
     ///
     /// # Errors
     /// If a frame does not arrive.
-    pub fn run(
-        &mut self,
-        flows: &Flows,
-        mut more: impl FnMut(&Burst) -> bool,
-    ) -> Result<Traffic> {
+    pub fn run(&mut self, flows: &Flows, mut more: impl FnMut(&Burst) -> bool) -> Result<Traffic> {
         let mut residence = Residence::of_this_thread()?;
         let (mut frames, mut counted, mut cycles) = (0, 0, 0);
         let decided = self.counters.stage(Stage::SlowPath);
@@ -435,7 +431,10 @@ impl Thread {
         let (answer, pending) = mpsc::channel();
         let tasks = self.tasks.as_ref().context("the lcore has ended")?;
         let task: Task = Box::new(move |lcore| drop(answer.send(task(lcore))));
-        tasks.send(task).ok().context("the lcore's thread is gone")?;
+        tasks
+            .send(task)
+            .ok()
+            .context("the lcore's thread is gone")?;
         Ok(Pending(pending))
     }
 

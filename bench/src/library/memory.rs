@@ -59,7 +59,10 @@ mod tests {
         let buffer = vec![1u8; size];
         let grown = resident().unwrap() - before;
         assert!(grown > size as u64 * 9 / 10, "{grown}");
-        assert_eq!(buffer.iter().map(|byte| u64::from(*byte)).sum::<u64>(), size as u64);
+        assert_eq!(
+            buffer.iter().map(|byte| u64::from(*byte)).sum::<u64>(),
+            size as u64
+        );
         drop(buffer);
         assert!(peak().unwrap() >= before + size as u64 * 9 / 10);
     }

@@ -8,6 +8,7 @@
 //! The lcore thread makes its own traffic between two polls; only the time within [`SwitchWorker::poll`](sumeru_engine::Poller::poll) counts.
 
 pub mod capacity;
+pub mod checks;
 pub mod control;
 pub mod convergence;
 pub mod curves;

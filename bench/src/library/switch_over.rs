@@ -47,7 +47,10 @@ struct Seen {
 
 impl Seen {
     fn look(&mut self, burst: &Burst, [old, new]: [u16; 2]) {
-        let (old, new) = (burst.arrived[usize::from(old)], burst.arrived[usize::from(new)]);
+        let (old, new) = (
+            burst.arrived[usize::from(old)],
+            burst.arrived[usize::from(new)],
+        );
         self.mixed += u64::from(old + new != BURST as u32 || old.min(new) != 0);
         if new > 0 && self.first == 0 {
             self.first = tsc::now();
@@ -75,7 +78,10 @@ pub fn measure(cores: Cores, rules: u32, times: u32) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     for _ in 0..times {
         let (old, new) = (shapes[0].0, shapes[1].0);
-        let (stop, bursts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, bursts) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
         let pending = {
             let (stop, bursts, traffic) = (stop.clone(), bursts.clone(), traffic.clone());
             bed.lcore.begin(move |lcore| {
