@@ -138,6 +138,11 @@ impl SwitchWorker {
         self.cache.len()
     }
 
+    /// Bytes that the flow cache has reserved.
+    pub fn cache_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
     /// Runs a frame through the pipeline as if it had come in on `port`; nothing is sent, learned or counted. Answers the decisions and what would leave.
     pub fn trace(&self, port: PortIndex, bytes: &mut [u8]) -> Traced {
         let connections = self.lane.connections.as_deref().map(|c| (&c.table, c.now));
