@@ -15,6 +15,8 @@ use crate::model::{Controller, Flow, Network, Node, Volume};
 struct Log {
     asked: Vec<String>,
     refuse: Vec<String>,
+    /// Changes of rules that went through.
+    batches: usize,
 }
 
 struct Recorder {
@@ -56,8 +58,6 @@ impl DataPlane for Recorder {
         create_port(port: &Port) "create" port;
         update_port(old: &Port, new: &Port) "change" new;
         delete_port(port: &Port) "delete" port;
-        create_flow(port: &Port, flow: &Flow) "create" flow;
-        destroy_flow(port: &Port, flow: &Flow) "delete" flow;
         create_volume(volume: &Volume) "create" volume;
         resize_volume(old: &Volume, new: &Volume) "change" new;
         delete_volume(volume: &Volume) "delete" volume;
@@ -65,6 +65,24 @@ impl DataPlane for Recorder {
         delete_controller(controller: &Controller) "delete" controller;
     }
 
+    fn change_flows(&mut self, change: &FlowChange<'_>) -> Result<(), FlowRefusal> {
+        let lists = [
+            (false, "delete", &change.destroy),
+            (true, "create", &change.create),
+        ];
+        for (creating, verb, list) in lists {
+            for (at, (_, flow)) in list.iter().enumerate() {
+                let asked = self.ask(format!("{verb} flow {}", flow.name()));
+                asked.map_err(|refusal| FlowRefusal {
+                    creating,
+                    at,
+                    refusal,
+                })?;
+            }
+        }
+        self.log.lock().unwrap().batches += 1;
+        self.inner.change_flows(change)
+    }
     fn stop(&mut self) {
         self.inner.stop();
     }
