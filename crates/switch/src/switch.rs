@@ -3,6 +3,7 @@
 //! Its caller is the one writer of the configuration; no method is called from an lcore.
 
 mod batch;
+mod connections;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,6 +28,7 @@ use crate::wire::Wire;
 use crate::worker::{SwitchWorker, Traced};
 
 pub use batch::{BatchError, NewRule};
+pub use connections::OwnerMap;
 
 /// Most ports of a switch.
 pub const MAX_PORTS: usize = 4096;

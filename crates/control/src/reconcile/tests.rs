@@ -1,5 +1,7 @@
 //! Order, refusal, roll back and restart, seen through a data plane that records what it is asked.
 
+mod flows;
+
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
@@ -450,27 +452,6 @@ fn conflicts_name_the_owner() {
         7,
         "nothing of this reached the data plane"
     );
-}
-
-#[test]
-fn flow_rules_are_numbered_per_port_and_flushed_together() {
-    let mut bench = Bench::new(Some(FILE));
-    let rule = |port: &str| {
-        object(
-            Kind::Flow,
-            json!({ "port": port, "rule": "ingress pattern eth / end actions drop / end" }),
-        )
-    };
-    assert_eq!(bench.control.create(rule("vm1")).unwrap().name(), "vm1/1");
-    assert_eq!(bench.control.create(rule("up")).unwrap().name(), "up/0");
-    bench.control.delete(Kind::Flow, "vm1/0").unwrap();
-    assert_eq!(bench.control.create(rule("vm1")).unwrap().name(), "vm1/2");
-    bench.refuse(&["delete flow vm1/2"]);
-    bench.control.flush_flows("vm1").unwrap_err();
-    assert_eq!(bench.control.inventory().flows_of("vm1").count(), 2);
-    bench.refuse(&[]);
-    assert_eq!(bench.control.flush_flows("1").unwrap(), 2, "by index");
-    assert_eq!(bench.control.inventory().flows_of("vm1").count(), 0);
 }
 
 #[test]
