@@ -4,6 +4,7 @@
 
 mod capture;
 mod disks;
+mod flows;
 mod report;
 
 use std::collections::{BTreeMap, HashMap};
@@ -399,16 +400,8 @@ impl DataPlane for Local {
         Ok(())
     }
 
-    fn create_flow(&mut self, port: &Port, flow: &Flow) -> Done {
-        Ok(self
-            .switch()?
-            .insert_rule(port.spec.index(), flow.spec.id(), &flow.spec.rule)?)
-    }
-
-    fn destroy_flow(&mut self, port: &Port, flow: &Flow) -> Done {
-        Ok(self
-            .switch()?
-            .remove_rule(port.spec.index(), flow.spec.id())?)
+    fn change_flows(&mut self, change: &FlowChange<'_>) -> Result<(), FlowRefusal> {
+        self.exchange_flows(change)
     }
 
     fn query_flow(&self, port: &Port, flow: &Flow) -> Done<FlowCount> {

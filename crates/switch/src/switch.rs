@@ -2,6 +2,9 @@
 //!
 //! Its caller is the one writer of the configuration; no method is called from an lcore.
 
+mod batch;
+mod connections;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
@@ -10,20 +13,22 @@ use std::sync::{Arc, Mutex};
 
 use sumeru_engine::publish::Publisher;
 use sumeru_engine::{EngineError, Lcore, PollerId, Watch, spsc};
-use sumeru_flow::{PortRef, Rule};
 
 use crate::capture::{Seen, Tap};
 use crate::fdb::Entry;
 use crate::frame::PortIndex;
 use crate::ring::QueueFault;
+use crate::rules::RuleError;
 use crate::rules::queue::{FlowQueue, SharedRules, lock};
-use crate::rules::{self, CompiledRule, RuleError};
 use crate::snapshot::{NetworkId, NetworkView, PortView, Snapshot, Underlay};
 use crate::stats::{DropReason, PipelineCounters, PortCounters, Stage};
 use crate::underlay::Neighbour;
 use crate::vhost_net::{MAX_PAIRS, NetState, VhostNet};
 use crate::wire::Wire;
 use crate::worker::{SwitchWorker, Traced};
+
+pub use batch::{BatchError, NewRule};
+pub use connections::OwnerMap;
 
 /// Most ports of a switch.
 pub const MAX_PORTS: usize = 4096;
@@ -189,7 +194,7 @@ impl Switch {
     }
 
     /// Makes changes of the rules visible: all lcores see them before the next frame.
-    fn change_rules(&mut self) -> Result<(), SwitchError> {
+    fn publish_rules(&mut self) -> Result<(), SwitchError> {
         lock(&self.rules).publish();
         self.settle()?;
         lock(&self.rules).reclaim();
@@ -326,58 +331,6 @@ impl Switch {
     /// An lcore that is gone.
     pub fn set_underlay(&mut self, underlay: Option<Underlay>) -> Result<(), SwitchError> {
         self.change(|snapshot| snapshot.underlay = underlay)
-    }
-
-    /// Compiles a rule without installing it.
-    ///
-    /// # Errors
-    /// See [`RuleError`].
-    pub fn compile(
-        &self,
-        port: PortIndex,
-        id: u32,
-        rule: &Rule,
-    ) -> Result<CompiledRule, SwitchError> {
-        let ports = &self.publisher.current().ports;
-        let resolve = |wanted: &PortRef| {
-            let named = |view: &&PortView| {
-                wanted.number() == Some(view.index.into()) || &*view.name == wanted.as_str()
-            };
-            ports.iter().flatten().find(named).map(|view| view.index)
-        };
-        let context = rules::Context {
-            port,
-            id,
-            resolve: &resolve,
-        };
-        if lock(&self.rules).contains(port, id) {
-            return Err(RuleError::Exists { port, id }.into());
-        }
-        Ok(rules::compile(rule, &context)?)
-    }
-
-    /// Installs a rule.
-    ///
-    /// # Errors
-    /// See [`RuleError`].
-    pub fn insert_rule(
-        &mut self,
-        port: PortIndex,
-        id: u32,
-        rule: &Rule,
-    ) -> Result<(), SwitchError> {
-        let rule = self.compile(port, id, rule)?;
-        lock(&self.rules).insert(&rule)?;
-        self.change_rules()
-    }
-
-    /// Removes a rule.
-    ///
-    /// # Errors
-    /// [`RuleError::Unknown`].
-    pub fn remove_rule(&mut self, port: PortIndex, id: u32) -> Result<(), SwitchError> {
-        lock(&self.rules).remove(port, id)?;
-        self.change_rules()
     }
 
     /// What a rule counted: packets and bytes; zero without a count action.

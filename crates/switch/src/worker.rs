@@ -4,7 +4,9 @@
 //! [`translate`]) → [`Lane::execute`] → `Receiver::send` or `Wire::send` → `Sender::release`.
 #![allow(unsafe_code)]
 
+mod connections;
 mod ports;
+mod report;
 mod upkeep;
 
 use std::net::IpAddr;
@@ -19,19 +21,22 @@ use crate::cache::{Cache, Decision, Hit, Level};
 use crate::capture::Seen;
 use crate::classifier::arena::CounterArena;
 use crate::egress;
-use crate::fdb::{Entry, Fdb, Learned, change_of};
+use crate::fdb::{Fdb, Learned, change_of};
 use crate::frame::{BURST, MAX_FRAME, PortIndex};
 use crate::lane::{Attachment, Connections, Lane, LocalPort, Outcome};
 use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
 use crate::program::Op;
 use crate::ring::{QueueFault, Sender};
 use crate::rules::{Parsing, RuleView};
-use crate::snapshot::{NetworkId, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::stats::{Drop, DropReason, PipelineCounters, Stage};
 use crate::track::{Known, Table, Tracking};
 use crate::translate::{Note, Tables, Translation, translate};
-use crate::underlay::{self, Neighbour, Neighbours};
+use crate::underlay::{self, Neighbours};
 use crate::wire::Received;
+
+pub use connections::{ConnectionSettings, ConnectionSums};
+pub use report::CacheSums;
 
 /// Most bytes of a frame for the engine itself (ARP, neighbour discovery, echo).
 const OWN_FRAME: usize = 2048;
@@ -63,6 +68,7 @@ pub struct SwitchWorker {
     parsing: Parsing,
     /// Which rules' masks were looked at last.
     shape: u64,
+    tracking: ConnectionSettings,
     started: Tsc,
     second: u64,
     millisecond: u64,
@@ -92,6 +98,7 @@ impl SwitchWorker {
             faults,
             parsing: Parsing::default(),
             shape: 0,
+            tracking: ConnectionSettings::default(),
             started,
             second: Tsc::ticks(Duration::from_secs(1)),
             millisecond: Tsc::ticks(Duration::from_millis(1)).max(1),
@@ -109,38 +116,6 @@ impl SwitchWorker {
         if self.rules.refresh() {
             self.adopt_rules();
         }
-    }
-
-    /// The learned addresses, and the lcore's clock in seconds.
-    pub fn fdb(&self) -> (Vec<(NetworkId, [u8; 6], Entry)>, u32) {
-        (
-            self.fdb
-                .iter()
-                .map(|(network, mac, entry)| (network, mac, *entry))
-                .collect(),
-            self.now,
-        )
-    }
-
-    /// The neighbours on the underlay, and the lcore's clock in seconds.
-    pub fn neighbours(&self) -> (Vec<(IpAddr, Neighbour)>, u32) {
-        (
-            self.neighbours
-                .iter()
-                .map(|(address, neighbour)| (address, *neighbour))
-                .collect(),
-            self.now,
-        )
-    }
-
-    /// Entries in the flow cache.
-    pub fn cached(&self) -> usize {
-        self.cache.len()
-    }
-
-    /// Bytes that the flow cache has reserved.
-    pub fn cache_bytes(&self) -> usize {
-        self.cache.bytes()
     }
 
     /// Runs a frame through the pipeline as if it had come in on `port`; nothing is sent, learned or counted. Answers the decisions and what would leave.

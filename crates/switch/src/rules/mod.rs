@@ -15,7 +15,7 @@ use crate::frame::PortIndex;
 pub use compile::{ActionList, CompiledRule, Context, CtChange, CtRule, RuleAction, compile};
 pub use extract::{Extracts, Parsing};
 pub use queue::{Completion, FlowQueue, SharedRules};
-pub use table::{Placed, RuleTable, RuleView, Shape, name_from};
+pub use table::{At, Placed, RuleTable, RuleView, Shape, name_from};
 
 /// Why the engine does not take a rule.
 #[derive(Debug, thiserror::Error)]

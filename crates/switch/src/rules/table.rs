@@ -1,5 +1,7 @@
 //! All rules: the control side, which names, adds and removes them, and the view of an lcore.
 
+mod exchange;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -12,6 +14,8 @@ use super::{ActionList, CompiledRule, RuleAction, RuleError};
 use crate::classifier::arena::CounterArena;
 use crate::classifier::{Full, NewRule, Released, RuleRef, TupleId, View, Writer};
 use crate::frame::PortIndex;
+
+pub use exchange::At;
 
 /// Rules without names that are added together.
 const BATCH: usize = 64;
