@@ -1,6 +1,6 @@
 //! Connections in the slow path: the state that rules match, new connections, translation.
 
-use sumeru_packet::{Field, FlowKey, Layer};
+use sumeru_packet::{Field, FlowKey, Layer, Part};
 
 use super::Walk;
 use crate::conntrack::{Commit, ConnRef, Direction, Rewrite, Tuple, Verdict, ct_state, protocol};
@@ -21,7 +21,14 @@ struct Tracked {
 impl Walk<'_> {
     /// Carries out a `ct` action; false when the frame's fate is decided by it.
     pub(super) fn track(&mut self, ct: &CtRule) -> bool {
+        // Of headers that were put in front only the frame itself tells what the table wants to know.
+        if !self.seen.is_own() && !self.reveal() {
+            return false;
+        }
         let tracked = self.look_up(ct.zone);
+        if self.over {
+            return false;
+        }
         let mut found = tracked.found;
         let number = self.out.tracks.len();
         self.remember(ct.zone, &tracked);
@@ -67,7 +74,7 @@ impl Walk<'_> {
         ] {
             bits = self.get(field);
         }
-        let facts = self.tracking.facts[usize::from(self.decapsulated)];
+        let facts = self.tracking.facts[usize::from(self.seen.is_decapsulated())];
         let icmp = matches!(
             self.key.get(Field::IpProto(OUTER)) as u8,
             protocol::ICMP | protocol::ICMPV6
@@ -139,7 +146,7 @@ impl Walk<'_> {
 
     /// Notes what the decision takes for granted.
     fn remember(&mut self, zone: u16, tracked: &Tracked) {
-        let inner = self.decapsulated;
+        let inner = self.seen.is_decapsulated();
         let track = match tracked.found {
             Some((conn, direction)) => Track::Connection {
                 conn,
@@ -164,7 +171,7 @@ impl Walk<'_> {
         (conn, direction): (ConnRef, Direction),
         verdict: Verdict,
     ) {
-        let inner = self.decapsulated;
+        let inner = self.seen.is_decapsulated();
         if let Some(track) = self.out.tracks.get_mut(number) {
             *track = Track::Connection {
                 conn,
@@ -191,7 +198,7 @@ impl Walk<'_> {
         tuple: &Tuple,
         found: Option<(ConnRef, Direction)>,
     ) -> Result<Option<(ConnRef, Direction)>, Drop> {
-        let packet = self.tracking.facts[usize::from(self.decapsulated)].packet;
+        let packet = self.tracking.facts[usize::from(self.seen.is_decapsulated())].packet;
         let owner = self.key.get(Field::InPort) as u16;
         let Table::Live(table, _) = &mut self.tracking.table else {
             return Ok(None);
@@ -284,15 +291,25 @@ impl Walk<'_> {
         for (field, value) in written(&rewrite, &self.key) {
             self.write(field, value);
         }
+        // An identifier is kept with the extra fields. An error has none.
+        let facts = self.tracking.facts[usize::from(self.seen.is_decapsulated())];
+        let error = facts.embedded.is_some();
+        let ident = Part::ICMP_IDENT;
+        if let Some(id) = rewrite.sport.filter(|_| is_icmp(&self.key) && !error) {
+            let bits = ((1 << ident.width) - 1) << ident.shift;
+            self.write_bits(Field::L4Extra(OUTER), bits, u128::from(id) << ident.shift);
+        }
     }
+}
+
+fn is_icmp(key: &FlowKey) -> bool {
+    let proto = key.get(Field::IpProto(OUTER)) as u8;
+    matches!(proto, protocol::ICMP | protocol::ICMPV6)
 }
 
 /// The fields of a key that a translation writes. The identifier of an ICMP query is none.
 fn written(rewrite: &Rewrite, key: &FlowKey) -> impl Iterator<Item = (Field, u128)> + use<> {
-    let query = matches!(
-        key.get(Field::IpProto(OUTER)) as u8,
-        protocol::ICMP | protocol::ICMPV6
-    );
+    let query = is_icmp(key);
     let port = |port: Option<u16>| port.filter(|_| !query).map(u128::from);
     let all = [
         (Field::IpSrc(OUTER), rewrite.src),

@@ -169,11 +169,16 @@ impl SwitchWorker {
     pub(super) fn adopt_rules(&mut self) {
         let rules = &self.rules.rules;
         self.cache.adopt(rules.version());
-        if rules.shape() == self.shape {
+        if self.rules.generation != self.generation {
+            self.generation = self.rules.generation;
+            self.cache.invalidate();
+        }
+        let (shape, union) = (rules.shape(), rules.union());
+        self.track_connections();
+        if shape == self.shape {
             return;
         }
-        self.shape = rules.shape();
-        let union = rules.union();
+        self.shape = shape;
         let deep = union.get(Field::TunnelKind(Layer::Outer)) != 0
             || (INNER_BASE..LAYERS_END).any(|i| union.word(i) != 0);
         if deep != self.deep {
@@ -181,7 +186,6 @@ impl SwitchWorker {
             self.cache.invalidate();
             self.set_parsing();
         }
-        self.track_connections();
     }
 
     /// Makes the connection table when a rule wants it for the first time.
