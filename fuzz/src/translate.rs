@@ -13,7 +13,7 @@ use sumeru_packet::{Field, FlowKey, FlowMask, Layer, Layout, ParseOptions, build
 use sumeru_switch::cache::{Cache, Decision, Hit};
 use sumeru_switch::fdb::{Fdb, Learned, change_of};
 use sumeru_switch::program::Op;
-use sumeru_switch::rules::{CompiledRule, RuleAction, RuleTable, RuleView};
+use sumeru_switch::rules::{CompiledRule, Extracts, RuleAction, RuleTable, RuleView};
 use sumeru_switch::snapshot::{NetworkView, PortView, Snapshot, Underlay};
 use sumeru_switch::track::Tracking;
 use sumeru_switch::translate::{Tables, Translation, translate};
@@ -211,6 +211,7 @@ impl Switch {
             priority: input.below(3) as u32,
             group: input.below(4) as u32,
             places: vec![(mask, value.masked(&mask))],
+            extracts: Extracts::default(),
             actions: actions.into(),
         };
         self.rules += 1;

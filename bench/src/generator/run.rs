@@ -14,6 +14,10 @@ const PASSES: u32 = 10;
 const PRIME_WINDOW: u64 = 256;
 /// Frames of a direction count as lost when none has arrived for this long.
 const LOST_AFTER_S: f64 = 0.2;
+/// A direction that has lost so many windows in a row sends no more of what it was to count: the switch drops all of it.
+const MOST_SILENT: u32 = 4;
+/// To be sent until told to stop.
+const ENDLESS: u64 = u64::MAX;
 /// Most that is taken from a port in one round.
 const TAKE: usize = 2 * BURST;
 
@@ -27,6 +31,8 @@ struct Progress {
     budget: u64,
     /// When something last arrived or the direction had nothing under way.
     alive: u64,
+    /// Windows lost in a row.
+    silent: u32,
 }
 
 impl Progress {
@@ -119,6 +125,7 @@ impl Runner {
             for direction in 0..self.progress.len() {
                 self.load.directions[direction].plan.rewind();
                 self.progress[direction].budget = frames;
+                self.progress[direction].silent = 0;
                 self.drain()?;
             }
             lost = self
@@ -143,7 +150,7 @@ impl Runner {
 
     /// Sends until told to stop.
     pub fn run(&mut self) -> Result<()> {
-        self.set_budget(u64::MAX);
+        self.set_budget(ENDLESS);
         while !self.stop.load(Ordering::Relaxed) {
             self.round()?;
         }
@@ -163,6 +170,7 @@ impl Runner {
             progress.budget = frames;
             // It may have stood still for long.
             progress.alive = now;
+            progress.silent = 0;
         }
     }
 
@@ -207,6 +215,10 @@ impl Runner {
                 progress.alive = begin;
             } else if begin.wrapping_sub(progress.alive) > self.patience {
                 progress.lost += under_way;
+                progress.silent += 1;
+                if progress.silent >= MOST_SILENT && progress.budget != ENDLESS {
+                    progress.budget = 0;
+                }
             }
             let wanted = progress.budget.min(BURST as u64);
             if wanted == 0 || under_way + wanted > self.window {
@@ -217,7 +229,9 @@ impl Runner {
             if count > 0 {
                 port.send_next(&mut direction.plan, count)?;
                 progress.sent += count as u64;
-                progress.budget -= count as u64;
+                if progress.budget != ENDLESS {
+                    progress.budget -= count as u64;
+                }
                 moved = true;
             }
         }
@@ -270,6 +284,7 @@ impl Runner {
         {
             progress.received += count;
             progress.alive = now;
+            progress.silent = 0;
             // Late is not lost.
             progress.lost = progress
                 .lost
@@ -380,6 +395,17 @@ mod tests {
         result.unwrap();
         assert_eq!((totals.sent, totals.received, totals.lost), (1000, 0, 1000));
         assert!(looks.contains(&WINDOW), "it stood still there: {looks:?}");
+    }
+
+    #[test]
+    fn a_switch_that_drops_everything_is_given_up_soon() {
+        let dropping = |devices: &mut [Device; 2]| while devices[0].take().is_some() {};
+        let (result, totals) = with_switch(load(1_000_000), dropping, Runner::prime);
+        assert!(result.unwrap_err().to_string().contains("pass 10"));
+        assert!(
+            totals.sent <= u64::from(PASSES * MOST_SILENT) * PRIME_WINDOW,
+            "{totals:?}"
+        );
     }
 
     #[test]

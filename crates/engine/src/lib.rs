@@ -11,6 +11,7 @@
 
 pub mod counter;
 pub mod executor;
+pub mod huge;
 pub mod idle;
 pub mod io_buffer;
 pub mod lcore;

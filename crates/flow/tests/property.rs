@@ -63,10 +63,13 @@ proptest! {
 
     #[test]
     fn any_text_is_answered(text in text()) {
-        if let Err(error) = syntax::parse(&text) {
-            prop_assert!(error.position + error.length <= text.len());
-            prop_assert!(text.is_char_boundary(error.position));
-            prop_assert!(error.render(&text).lines().count() == 3, "{}", error.render(&text));
+        match syntax::parse(&text) {
+            Ok(command) => prop_assert_eq!(syntax::parse(&command.to_string()), Ok(command)),
+            Err(error) => {
+                prop_assert!(error.position + error.length <= text.len());
+                prop_assert!(text.is_char_boundary(error.position));
+                prop_assert!(error.render(&text).lines().count() == 3, "{}", error.render(&text));
+            }
         }
         if let Err(error) = syntax::parse_rule(&text) {
             // A text other than the parsed one must not do harm, either.

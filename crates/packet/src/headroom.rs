@@ -129,7 +129,9 @@ impl Headroom {
             return Err(EditError::OutOfRange);
         }
         self.len += n as u16;
-        self.header_mut().get_mut(len..).ok_or(EditError::OutOfRange)
+        self.header_mut()
+            .get_mut(len..)
+            .ok_or(EditError::OutOfRange)
     }
 
     /// Cuts the header to its first `len` bytes; no effect when it is shorter.

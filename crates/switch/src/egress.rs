@@ -86,7 +86,9 @@ pub unsafe fn load_more(frame: &mut Frame, list: &[GuestSlice], to: usize) -> bo
 /// The memory behind the frame's segments is mapped.
 #[cold]
 pub unsafe fn load_behind(frame: &mut Frame, list: &[GuestSlice], to: usize) -> bool {
-    let wanted = to.min(frame.len as usize).saturating_sub(frame.header.len());
+    let wanted = to
+        .min(frame.len as usize)
+        .saturating_sub(frame.header.len());
     let mut more = [0; sumeru_packet::HEADER_MAX];
     let Some(more) = more.get_mut(..wanted) else {
         return false;

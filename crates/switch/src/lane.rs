@@ -358,7 +358,14 @@ impl Lane {
                 .iter()
                 .for_each(|i| tap.sent(index, &self.frames[usize::from(*i)], &self.list));
         }
-        send(port, &*self.frames, &pending, &steered, &self.list, &self.counters);
+        send(
+            port,
+            &*self.frames,
+            &pending,
+            &steered,
+            &self.list,
+            &self.counters,
+        );
         self.unsettled(index);
     }
 

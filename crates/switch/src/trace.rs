@@ -1,6 +1,6 @@
 //! `trace`: the slow path and the edits run on a frame that nobody sent, with every decision written down.
 
-use sumeru_packet::{Field, FlowKey, Layer, Layout, ParseOptions, parse};
+use sumeru_packet::{FlowKey, Layout, ParseOptions, parse};
 use sumeru_virtio::GuestSlice;
 
 use crate::conntrack::Conntrack;
@@ -8,10 +8,13 @@ use crate::edit;
 use crate::egress;
 use crate::frame::{Frame, PortIndex};
 use crate::program::Op;
+use crate::rules::Parsing;
 use crate::stats::{Drop, DropReason};
 use crate::track::{Table, Track, Tracking};
-use crate::translate::{Note, Tables, ip_of, mac_of, text_of, translate};
+use crate::translate::{Note, Tables, translate};
 use crate::worker::Traced;
+
+mod written;
 
 /// Traces `bytes` as if they had come in on `port`.
 pub fn run(
@@ -28,10 +31,8 @@ pub fn run(
         .underlay
         .as_ref()
         .map_or(4789, |underlay| underlay.vxlan_port);
-    let options = ParseOptions {
-        vxlan_port,
-        ..ParseOptions::VXLAN
-    };
+    let uplink = tables.snapshot.port(port).is_some_and(|port| port.uplink);
+    let options = Parsing::of(tables.rules).options(vxlan_port, uplink);
     let captured = bytes.len().min(sumeru_packet::HEADER_MAX);
     if let Err(malformed) = parse(
         &bytes[..captured],
@@ -43,9 +44,27 @@ pub fn run(
         traced.dropped = Some(DropReason::Malformed(malformed));
         return traced;
     }
+    // Decided is by what a frame on this port would be asked for; shown is all there is to see.
+    let mut seen = key;
+    let everything = ParseOptions {
+        vxlan_port,
+        geneve_options: options.geneve_options,
+        raw: options.raw,
+        ..ParseOptions::ALL
+    };
+    let shown = parse(
+        &bytes[..captured],
+        bytes.len(),
+        &mut seen,
+        &mut { layout },
+        &everything,
+    );
     traced.notes.push(Note {
         stage: "parse",
-        text: describe(&key),
+        text: match shown {
+            Ok(()) => written::describe(&seen),
+            Err(_) => written::describe(&key),
+        },
     });
     let mut frame = Frame {
         key,
@@ -72,7 +91,10 @@ pub fn run(
     if let Err(reason) = run.all(&mut frame, &decision.ops) {
         let text = reason.as_str().into();
         if decision.ops.last() != Some(&Op::Drop(reason)) {
-            run.traced.notes.push(Note { stage: "drop", text });
+            run.traced.notes.push(Note {
+                stage: "drop",
+                text,
+            });
         }
         run.traced.dropped = Some(reason);
     }
@@ -108,25 +130,34 @@ impl Run<'_> {
             Op::Nat(number) => {
                 let track = self.tracks.get(usize::from(*number));
                 match (track, self.connections) {
-                    (Some(Track::Connection { conn, direction, .. }), Some(table)) => {
-                        match table.binding(*conn) {
-                            Some(binding) => edit::translate(frame, &binding, *direction),
-                            None => Ok(()),
-                        }
-                    }
+                    (
+                        Some(Track::Connection {
+                            conn, direction, ..
+                        }),
+                        Some(table),
+                    ) => match table.binding(*conn) {
+                        Some(binding) => edit::translate(frame, &binding, *direction),
+                        None => Ok(()),
+                    },
                     _ => Ok(()),
                 }
             }
             Op::Sample(sample) => {
                 if let Err(reason) = self.all(&mut frame.clone(), &sample.ops) {
                     let text = format!("the copy: {}", reason.as_str());
-                    self.traced.notes.push(Note { stage: "sample", text });
+                    self.traced.notes.push(Note {
+                        stage: "sample",
+                        text,
+                    });
                 }
                 Ok(())
             }
             Op::Spread(spread) => {
                 let text = format!("{spread}: {:?}", spread.choose(&frame.key));
-                self.traced.notes.push(Note { stage: "queue", text });
+                self.traced.notes.push(Note {
+                    stage: "queue",
+                    text,
+                });
                 Ok(())
             }
             op => edit::apply(frame, op),
@@ -141,35 +172,4 @@ fn whole(frame: &Frame, list: &[GuestSlice]) -> Vec<u8> {
     let len = unsafe { egress::linear(frame, list, &mut bytes) };
     bytes.truncate(len);
     bytes
-}
-
-/// The fields of a key that are set, as their protocols write them.
-fn describe(key: &FlowKey) -> String {
-    let set = Field::ALL.into_iter().filter(|field| key.get(*field) != 0);
-    let text = set.map(|field| {
-        let inner = if field.layer() == Some(Layer::Inner) {
-            "inner "
-        } else {
-            ""
-        };
-        format!("{inner}{} {}", field.name(), written(field, key))
-    });
-    text.collect::<Vec<_>>().join(", ")
-}
-
-fn written(field: Field, key: &FlowKey) -> String {
-    let value = key.get(field);
-    match field {
-        Field::EthDst(_) | Field::EthSrc(_) => text_of(mac_of(value)),
-        Field::IpSrc(layer) | Field::IpDst(layer) => {
-            ip_of(key.get(Field::EthType(layer)), value).to_string()
-        }
-        Field::EthType(_) | Field::TcpFlags(_) | Field::Layers | Field::Fragment(_) => {
-            format!("{value:#x}")
-        }
-        Field::VlanTci(_) | Field::InnerVlanTci(_) => {
-            format!("vid {} pcp {}", value & 0xfff, value >> 13)
-        }
-        _ => value.to_string(),
-    }
 }

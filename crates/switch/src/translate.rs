@@ -83,6 +83,7 @@ pub fn translate(
     let mut walk = Walk {
         tables,
         tracking,
+        tracked: Vec::new(),
         key: *key,
         came: key,
         seen: Seen::new(),
@@ -105,6 +106,8 @@ pub fn translate(
 struct Walk<'a> {
     tables: Tables<'a>,
     tracking: Tracking<'a>,
+    /// What tracking came to so far.
+    tracked: Vec<ct::Tracked>,
     /// The key as the actions so far have changed it; after decapsulation the inner layer is the outer one.
     key: FlowKey,
     /// The key of the frame as it came.

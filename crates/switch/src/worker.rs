@@ -26,7 +26,7 @@ use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
 use crate::program::Op;
 use crate::qos::meter_table::MeterTable;
 use crate::ring::{QueueFault, Sender};
-use crate::rules::RuleView;
+use crate::rules::{Parsing, RuleView};
 use crate::snapshot::{NetworkId, Snapshot};
 use crate::stats::{Drop, DropReason, PipelineCounters, Stage};
 use crate::track::{Known, Table, Tracking};
@@ -60,8 +60,8 @@ pub struct SwitchWorker {
     /// Room for the neighbours to be asked for, kept from second to second.
     questions: Vec<IpAddr>,
     faults: FaultSink,
-    /// Some rule looks inside tunnels.
-    deep: bool,
+    /// What the rules want parsed.
+    parsing: Parsing,
     /// Which rules' masks were looked at last.
     shape: u64,
     /// Which state of the indirect actions was decided by.
@@ -93,7 +93,7 @@ impl SwitchWorker {
             received: Vec::with_capacity(BURST),
             questions: Vec::new(),
             faults,
-            deep: false,
+            parsing: Parsing::default(),
             shape: 0,
             generation: 0,
             started,
@@ -394,18 +394,22 @@ impl SwitchWorker {
     }
 
     /// Asks for what the burst's frames will need of a flow cache that is too large for the near caches: the entries, by the signatures that
-    /// were asked for while the burst was parsed; then their connections.
+    /// were asked for while the burst was parsed; and, when these are there, their connections.
     #[inline(never)]
     fn fetch_ahead(&self, alive: u32) {
-        let frames = || (0..BURST).filter(|index| alive >> index & 1 == 1);
-        for index in frames() {
-            self.cache.prefetch_entry(self.lane.frames[index].hash);
-        }
-        let Some(connections) = &self.lane.connections else {
-            return;
-        };
-        for index in frames() {
-            if let Some(conn) = self.cache.connection(self.lane.frames[index].hash) {
+        /// Frames between asking for an entry and reading it.
+        const AHEAD: usize = 10;
+        let hash = |index: usize| self.lane.frames[index].hash;
+        let connections = self.lane.connections.as_deref();
+        for index in 0..BURST + AHEAD {
+            if index < BURST && alive >> index & 1 == 1 {
+                self.cache.prefetch_entry(hash(index));
+            }
+            if let Some(connections) = connections
+                && let Some(earlier) = index.checked_sub(AHEAD)
+                && alive >> earlier & 1 == 1
+                && let Some(conn) = self.cache.connection(hash(earlier))
+            {
                 connections.table.prefetch_connection(conn);
             }
         }
@@ -425,7 +429,9 @@ impl SwitchWorker {
         if self.rules.replaces && self.lane.frames[index].header.len() < HEADER_MAX {
             // What a new front uncovers may be decided by.
             // SAFETY: the frame is of the burst in hand.
-            unsafe { egress::load_behind(&mut self.lane.frames[index], &self.lane.list, HEADER_MAX) };
+            unsafe {
+                egress::load_behind(&mut self.lane.frames[index], &self.lane.list, HEADER_MAX)
+            };
         }
         let key = self.lane.frames[index].key;
         let tables = Tables {

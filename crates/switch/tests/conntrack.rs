@@ -1,360 +1,286 @@
-//! The connection table against a naive one: a list of connections, searched from end to end, over random packets, times, translations and ends.
+//! Connections through the switch: a stateful firewall, translation, limits, errors and fragments, with frames between guests.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#![allow(clippy::unwrap_used)]
+mod driver;
 
-use proptest::prelude::*;
-use sumeru_switch::conntrack::*;
+use driver::*;
+use sumeru_packet::view::Tcp;
+use sumeru_switch::stats::{Drop, Stage};
+use zerocopy::big_endian::{U16, U32};
 
-/// A connection of the naive table.
-#[derive(Clone, Debug)]
-struct Known {
-    conn: ConnRef,
-    original: Tuple,
-    reply: Tuple,
-    replied: bool,
-    answered_then_used: bool,
-    seen: u64,
-    packets: [u64; 2],
-    mark: u32,
-    owner: u16,
+/// Guest 1 opens connections, guest 2 answers only.
+const FIREWALL: [&str; 6] = [
+    "flow create 1 transfer pattern eth / ipv4 / end actions ct zone 5 group 1 / end",
+    "flow create 1 group 1 priority 1 transfer pattern eth / ct state is +trk+est / end actions jump group 2 / end",
+    "flow create 1 group 1 priority 1 transfer pattern represented_port ethdev_port_id is 1 / eth / ct state is +trk+new / end actions ct zone 5 commit group 2 / end",
+    "flow create 1 group 1 priority 9 transfer pattern eth / end actions drop / end",
+    "flow create 1 group 2 transfer pattern represented_port ethdev_port_id is 1 / eth / end actions represented_port ethdev_port_id 2 / end",
+    "flow create 1 group 2 transfer pattern represented_port ethdev_port_id is 2 / eth / end actions represented_port ethdev_port_id 1 / end",
+];
+
+const A: u32 = 0x0a00_0001;
+const B: u32 = 0x0a00_0002;
+
+fn node(rules: &[&str]) -> (Node, Guest, Guest) {
+    let mut node = Node::with_networks(&[1]);
+    let (a, b) = (
+        node.guest(1, &Options::default()),
+        node.guest(2, &Options::default()),
+    );
+    for (id, rule) in rules.iter().enumerate() {
+        node.rule(id as u32, rule)
+            .unwrap_or_else(|error| panic!("{rule}: {error}"));
+    }
+    (node, a, b)
 }
 
-impl Known {
-    fn timeout(&self) -> u64 {
-        match (self.original.proto, self.replied, self.answered_then_used) {
-            (17, _, true) => 120_000,
-            (17 | 1 | 58, ..) => 30_000,
-            _ => 600_000,
+fn datagram(from: u32, to: u32, ports: (u16, u16)) -> Vec<u8> {
+    build(|f| {
+        f.ethernet(mac(2), mac(1))
+            .ipv4(from, to)
+            .udp(ports.0, ports.1)
+            .payload(b"hello")
+    })
+}
+
+fn segment(
+    from: (u32, u16),
+    to: (u32, u16),
+    flags: u8,
+    seq: u32,
+    ack: u32,
+    payload: &[u8],
+) -> Vec<u8> {
+    let header = Tcp {
+        src: U16::new(from.1),
+        dst: U16::new(to.1),
+        seq: U32::new(seq),
+        ack: U32::new(ack),
+        data_offset: 0x50,
+        flags,
+        window: U16::new(8000),
+        checksum: U16::new(0),
+        urgent: U16::new(0),
+    };
+    build(|f| {
+        f.ethernet(mac(2), mac(1))
+            .ipv4(from.0, to.0)
+            .tcp_header(header)
+            .payload(payload)
+    })
+}
+
+#[test]
+fn answers_come_in_and_nothing_else_does() {
+    let (node, mut a, mut b) = node(&FIREWALL);
+    b.send(&[datagram(B, A, (53, 1000))]);
+    assert!(a.frames().is_empty(), "not asked for");
+    assert_eq!(node.drops(Drop::Rule), 1);
+    let question = datagram(A, B, (1000, 53));
+    a.send(&[&question, &question]);
+    assert_eq!(b.frames(), [question.clone(), question.clone()]);
+    let answer = datagram(B, A, (53, 1000));
+    b.send(&[&answer, &answer, &answer]);
+    assert_eq!(a.frames(), [answer.clone(), answer.clone(), answer.clone()]);
+    b.send(&[datagram(B, A, (53, 1001))]);
+    assert!(a.frames().is_empty(), "another port");
+    // From now on one look-up decides, in both directions.
+    let slow = node.stage(Stage::SlowPath);
+    for _ in 0..20 {
+        a.send(&[&question]);
+        b.send(&[&answer]);
+        assert_eq!((a.frames().len(), b.frames().len()), (1, 1));
+    }
+    assert!(
+        node.stage(Stage::SlowPath) <= slow + 2,
+        "established flows are decided by the cache"
+    );
+}
+
+#[test]
+fn a_tcp_connection_lives_and_ends() {
+    let (node, mut a, mut b) = node(&FIREWALL);
+    let (client, server) = ((A, 1000), (B, 80));
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+    const FIN: u8 = 1;
+    const RST: u8 = 4;
+    b.send(&[segment(server, client, ACK, 1, 1, b"")]);
+    a.send(&[segment(client, server, ACK, 1, 1, b"in the middle")]);
+    assert!(
+        a.frames().is_empty() && b.frames().is_empty(),
+        "no connection begins like that"
+    );
+    let mut pass = |from_a: bool, frame: Vec<u8>| {
+        let (from, to) = if from_a {
+            (&mut a, &mut b)
+        } else {
+            (&mut b, &mut a)
+        };
+        from.send(&[&frame]);
+        !to.frames().is_empty()
+    };
+    assert!(pass(true, segment(client, server, SYN, 100, 0, b"")));
+    assert!(pass(
+        false,
+        segment(server, client, SYN | ACK, 500, 101, b"")
+    ));
+    assert!(pass(true, segment(client, server, ACK, 101, 501, b"")));
+    assert!(pass(true, segment(client, server, ACK, 101, 501, b"GET /")));
+    assert!(pass(
+        false,
+        segment(server, client, ACK, 501, 106, b"hello")
+    ));
+    assert!(!pass(
+        false,
+        segment(
+            server,
+            client,
+            ACK,
+            501 + 1_000_000,
+            106,
+            b"far out of the window"
+        )
+    ));
+    assert!(
+        !pass(false, segment(server, client, RST, 501 + 1_000_000, 0, b"")),
+        "a blind reset"
+    );
+    assert!(pass(
+        true,
+        segment(client, server, ACK, 106, 506, b"still there")
+    ));
+    assert!(pass(
+        true,
+        segment(client, server, FIN | ACK, 117, 506, b"")
+    ));
+    assert!(pass(
+        false,
+        segment(server, client, FIN | ACK, 506, 118, b"")
+    ));
+    assert!(pass(true, segment(client, server, ACK, 118, 507, b"")));
+    assert_eq!(node.drops(Drop::Rule), 4);
+}
+
+#[test]
+fn sources_are_translated_and_answers_back() {
+    let (node, mut a, mut b) = node(&[
+        "flow create 1 ingress pattern eth / ipv4 / end actions ct zone 7 nat_restore group 1 / end",
+        "flow create 2 ingress pattern eth / ipv4 / end actions ct zone 7 nat_restore group 1 / end",
+        "flow create 1 group 1 ingress pattern eth / ct state is +new / end actions ct zone 7 commit nat_src addr 192.0.2.9 port 5000-5001 group 2 / end",
+        "flow create 1 group 1 ingress pattern eth / ct state is +est / end actions jump group 2 / end",
+        "flow create 2 group 1 ingress pattern eth / ct state is +est / end actions represented_port ethdev_port_id 1 / end",
+        "flow create 1 group 2 ingress pattern eth / end actions represented_port ethdev_port_id 2 / end",
+        "flow create 2 group 1 priority 5 ingress pattern eth / end actions drop / end",
+    ]);
+    const OUTSIDE: u32 = 0xc000_0209;
+    a.send(&[datagram(A, B, (1000, 53)), datagram(A, B, (1001, 53))]);
+    let sent = b.frames();
+    assert_eq!(sent.len(), 2);
+    let mut ports: Vec<u16> = Vec::new();
+    for frame in &sent {
+        verify(frame);
+        assert_eq!(frame[26..30], OUTSIDE.to_be_bytes());
+        ports.push(u16::from_be_bytes([frame[34], frame[35]]));
+    }
+    ports.sort_unstable();
+    assert_eq!(ports, [5000, 5001]);
+    a.send(&[datagram(A, B, (1002, 53))]);
+    assert!(b.frames().is_empty());
+    assert_eq!(
+        node.drops(Drop::NatExhausted),
+        1,
+        "two ports, two connections"
+    );
+    for (frame, port) in sent.iter().zip([1000_u16, 1001]) {
+        let translated = u16::from_be_bytes([frame[34], frame[35]]);
+        for _ in 0..3 {
+            b.send(&[datagram(B, OUTSIDE, (53, translated))]);
+            let back = a.frames();
+            assert_eq!(back.len(), 1);
+            verify(&back[0]);
+            assert_eq!(
+                (&back[0][30..34], &back[0][36..38]),
+                (&A.to_be_bytes()[..], &port.to_be_bytes()[..])
+            );
         }
     }
+    b.send(&[datagram(B, OUTSIDE, (54, 5000))]);
+    assert!(a.frames().is_empty(), "nobody asked this one");
+    // What was translated before is translated from the cache too.
+    a.send(&vec![datagram(A, B, (1000, 53)); 4]);
+    let again = b.frames();
+    assert_eq!(again.len(), 4);
+    again.iter().for_each(|frame| verify(frame));
 }
 
-#[derive(Clone, Debug)]
-enum Event {
-    /// A packet of the tuple with this number, or an answer to it; committed when new, with this translation.
-    Packet {
-        number: u8,
-        answer: bool,
-        nat: u8,
-    },
-    /// Time goes on.
-    Wait(u64),
-    Expire(usize),
-    Mark {
-        number: u8,
-        mark: u32,
-    },
-    Flush {
-        owner: u16,
-    },
+#[test]
+fn a_change_of_rules_reaches_established_connections() {
+    let (mut node, mut a, mut b) = node(&FIREWALL);
+    let (question, answer) = (datagram(A, B, (1000, 53)), datagram(B, A, (53, 1000)));
+    a.send(&[&question]);
+    b.send(&[&answer]);
+    a.send(&[&question]);
+    assert_eq!((a.frames().len(), b.frames().len()), (1, 2));
+    node.rule(20, "flow create 1 group 1 transfer pattern eth / ipv4 / udp dst is 53 / end actions drop / end").unwrap();
+    a.send(&[&question]);
+    assert!(b.frames().is_empty());
+    node.switch.remove_rule(1, 20).unwrap();
+    a.send(&[&question]);
+    assert_eq!(b.frames().len(), 1);
 }
 
-fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        12 => (0_u8..48, any::<bool>(), 0_u8..4).prop_map(|(number, answer, nat)| Event::Packet { number, answer, nat }),
-        3 => prop_oneof![1_u64..2_000, 10_000_u64..40_000, 100_000_u64..700_000].prop_map(Event::Wait),
-        2 => (0_usize..20).prop_map(Event::Expire),
-        1 => (0_u8..48, 0_u32..3).prop_map(|(number, mark)| Event::Mark { number, mark }),
-        1 => (0_u16..6).prop_map(|owner| Event::Flush { owner }),
-    ]
-}
-
-/// Few hosts and ports, so that answers of translated connections fall together.
-fn tuple(number: u8) -> Tuple {
-    let (src, dst, zone) = (
-        10 + u128::from(number & 3),
-        20 + u128::from(number >> 2 & 1),
-        u16::from(number >> 3 & 1),
+#[test]
+fn pieces_follow_their_first() {
+    let (node, mut a, mut b) = node(&FIREWALL);
+    let whole = build(|f| {
+        f.ethernet(mac(2), mac(1))
+            .ipv4(A, B)
+            .udp(1000, 53)
+            .payload(&[7; 32])
+    });
+    let piece = |offset: u16, more: bool| {
+        let mut frame = whole.clone();
+        frame[18..20].copy_from_slice(&99_u16.to_be_bytes());
+        frame[20..22].copy_from_slice(&(offset | if more { 0x2000 } else { 0 }).to_be_bytes());
+        frame[24..26].fill(0);
+        let sum = sumeru_packet::checksum::checksum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        frame
+    };
+    a.send(&[piece(5, false)]);
+    assert!(b.frames().is_empty(), "its first piece is not known");
+    a.send(&[piece(0, true), piece(5, false)]);
+    assert_eq!(b.frames().len(), 2);
+    b.send(&[datagram(B, A, (53, 1000))]);
+    assert_eq!(
+        a.frames().len(),
+        1,
+        "the connection is that of the whole datagram"
     );
-    match number >> 4 {
-        0 => Tuple {
-            src,
-            dst,
-            sport: 5000,
-            dport: 53,
-            proto: 17,
-            family: Family::V4,
-            zone,
-        },
-        1 => Tuple::query(Family::V6, (src << 64, dst << 64), 128, 0, 7, zone).unwrap(),
-        _ => Tuple {
-            src,
-            dst,
-            sport: 0,
-            dport: 0,
-            proto: 47,
-            family: Family::V4,
-            zone,
-        },
-    }
+    assert_eq!(node.drops(Drop::Rule), 1);
 }
 
-fn translation(kind: u8, tuple: &Tuple) -> Option<Nat> {
-    let shift = if tuple.family == Family::V6 { 64 } else { 0 };
-    let range = |min: u128, max: u128, ports| {
-        Some(NatRange {
-            min: min << shift,
-            max: max << shift,
-            ports,
-            random: false,
+#[test]
+fn an_error_about_a_connection_is_related() {
+    let mut rules = FIREWALL.to_vec();
+    rules.push("flow create 1 group 1 priority 1 transfer pattern eth / ct state is +rel / end actions jump group 2 / end");
+    let (node, mut a, mut b) = node(&rules);
+    let question = datagram(A, B, (1000, 53));
+    let error = |about: &[u8]| {
+        build(|f| {
+            f.ethernet(mac(1), mac(2))
+                .ipv4(B, A)
+                .icmp(3, 3, 0)
+                .payload(&about[14..14 + 28])
         })
     };
-    match kind {
-        1 => Some(Nat {
-            source: range(40, 40, Some((5000, 5002))),
-            destination: None,
-        }),
-        2 => Some(Nat {
-            source: None,
-            destination: range(21, 21, None),
-        }),
-        3 => Some(Nat {
-            source: range(10, 10, None),
-            destination: range(20, 20, Some((53, 54))),
-        }),
-        _ => None,
-    }
-}
-
-struct Pair {
-    table: Conntrack,
-    list: Vec<Known>,
-    now: u64,
-}
-
-const CAPACITY: usize = 24;
-
-impl Pair {
-    fn live(&self) -> impl Iterator<Item = &Known> {
-        self.list
-            .iter()
-            .filter(|known| self.now - known.seen <= known.timeout())
-    }
-
-    fn position(&self, tuple: &Tuple) -> Option<(usize, Direction)> {
-        self.list
-            .iter()
-            .enumerate()
-            .filter(|(_, known)| self.now - known.seen <= known.timeout())
-            .find_map(|(index, known)| {
-                if known.original == *tuple {
-                    Some((index, Direction::Original))
-                } else {
-                    (known.reply == *tuple).then_some((index, Direction::Reply))
-                }
-            })
-    }
-
-    fn packet(&mut self, tuple: Tuple, nat: u8, owner: u16) -> Result<(), TestCaseError> {
-        let packet = CtPacket {
-            now: self.now,
-            bytes: 100,
-            ..CtPacket::default()
-        };
-        let found = self.table.lookup(&tuple, self.now);
-        let expected = self.position(&tuple);
-        prop_assert_eq!(
-            found,
-            expected.map(|(index, direction)| (self.list[index].conn, direction))
-        );
-        if let Some((index, direction)) = expected {
-            let known = &mut self.list[index];
-            let epoch = self.table.epoch(known.conn);
-            let verdict = self.table.track(known.conn, direction, &packet);
-            let fresh = direction == Direction::Reply && !known.replied;
-            known.answered_then_used |= known.replied && direction == Direction::Original;
-            known.replied |= fresh;
-            known.seen = self.now;
-            known.packets[direction as usize] += 1;
-            prop_assert_eq!(verdict.state() & ct_state::EST != 0, known.replied);
-            prop_assert_eq!(verdict.state() & ct_state::NEW != 0, !known.replied);
-            prop_assert_eq!(
-                verdict.state() & ct_state::RPL != 0,
-                direction == Direction::Reply
-            );
-            prop_assert_eq!(epoch != Some(verdict.epoch()), fresh);
-            return Ok(());
-        }
-        let nat = translation(nat, &tuple);
-        let commit = Commit {
-            tuple,
-            packet,
-            mark: 0,
-            label: 0,
-            owner,
-            policy: 0,
-            nat: nat.as_ref(),
-        };
-        let before = self.live().count();
-        let used = |pair: &Self, wanted: &Tuple| pair.position(wanted).is_some();
-        match self.table.commit(&commit) {
-            Ok(conn) => {
-                let (original, reply) = self.table.tuples(conn).unwrap();
-                prop_assert_eq!(original, tuple);
-                prop_assert!(!used(self, &reply), "answers belong to one connection");
-                prop_assert!(nat.is_some() || reply == tuple.reversed());
-                if let Some(range) = nat.and_then(|nat| nat.source) {
-                    prop_assert!((range.min..=range.max).contains(&reply.dst));
-                }
-                let rewrite = self.table.binding(conn).unwrap().original;
-                let outward = Tuple {
-                    src: rewrite.src.unwrap_or(tuple.src),
-                    dst: rewrite.dst.unwrap_or(tuple.dst),
-                    sport: rewrite.sport.unwrap_or(tuple.sport),
-                    dport: rewrite.dport.unwrap_or(tuple.dport),
-                    ..tuple
-                };
-                prop_assert_eq!(outward.reversed(), reply);
-                let known = Known {
-                    conn,
-                    original,
-                    reply,
-                    replied: false,
-                    answered_then_used: false,
-                    seen: self.now,
-                    packets: [1, 0],
-                    mark: 0,
-                    owner,
-                };
-                self.list.push(known);
-            }
-            Err(Refusal::Full) => prop_assert!(self.list.len() >= CAPACITY || before >= CAPACITY),
-            Err(Refusal::Clash) => prop_assert!(nat.is_none() && used(self, &tuple.reversed())),
-            Err(Refusal::NatExhausted) => prop_assert!(nat.is_some()),
-            Err(Refusal::Invalid) => prop_assert!(!tuple.may_open()),
-            Err(other) => prop_assert!(false, "{}", other),
-        }
-        Ok(())
-    }
-
-    fn run(&mut self, event: &Event) -> Result<(), TestCaseError> {
-        match *event {
-            Event::Packet {
-                number,
-                answer,
-                nat,
-            } => {
-                let tuple = tuple(number);
-                // An answer as it comes over the wire: translated when the connection is.
-                let reply = self
-                    .position(&tuple)
-                    .map(|(index, _)| self.list[index].reply);
-                let tuple = if answer {
-                    reply.unwrap_or(tuple.reversed())
-                } else {
-                    tuple
-                };
-                self.packet(tuple, nat, u16::from(number % 6))?;
-            }
-            Event::Wait(milliseconds) => self.now += milliseconds,
-            Event::Expire(budget) => {
-                self.table.expire(self.now, budget);
-            }
-            Event::Mark { number, mark } => {
-                if let Some((index, _)) = self.position(&tuple(number)) {
-                    let known = &mut self.list[index];
-                    let epoch = self.table.epoch(known.conn);
-                    prop_assert!(self.table.set_mark(known.conn, mark));
-                    prop_assert_eq!(epoch != self.table.epoch(known.conn), known.mark != mark);
-                    known.mark = mark;
-                }
-            }
-            Event::Flush { owner } => {
-                self.table.flush(
-                    0,
-                    usize::MAX,
-                    &Filter {
-                        owner: Some(owner),
-                        ..Filter::default()
-                    },
-                );
-                self.list.retain(|known| known.owner != owner);
-            }
-        }
-        Ok(())
-    }
-
-    /// What the table shows is what the list holds.
-    fn compare(&self) -> Result<(), TestCaseError> {
-        let mut shown = Vec::new();
-        self.table.list(
-            0,
-            usize::MAX,
-            &Filter::default(),
-            self.now,
-            |conn, connection| {
-                if connection.remaining > 0 {
-                    shown.push((conn, connection));
-                }
-            },
-        );
-        for (conn, connection) in &shown {
-            let known = self.live().find(|known| known.conn == *conn);
-            prop_assert!(known.is_some());
-            let known = known.unwrap();
-            prop_assert_eq!(
-                (connection.original, connection.reply, connection.mark),
-                (known.original, known.reply, known.mark)
-            );
-            prop_assert_eq!(
-                connection.traffic.map(|traffic| traffic.packets),
-                known.packets
-            );
-            prop_assert_eq!(
-                u64::from(connection.remaining),
-                known.timeout() - (self.now - known.seen)
-            );
-        }
-        prop_assert_eq!(
-            shown.len(),
-            self.live()
-                .filter(|known| self.now - known.seen < known.timeout())
-                .count()
-        );
-        Ok(())
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-    #[test]
-    fn agrees_with_a_list(events in proptest::collection::vec(event(), 1..200)) {
-        let config = Config { capacity: CAPACITY, ..Config::default() };
-        let mut pair = Pair { table: Conntrack::new(config, 5_000).unwrap(), list: Vec::new(), now: 5_000 };
-        for event in &events {
-            pair.run(event)?;
-            pair.compare()?;
-        }
-        let now = pair.now + 3_000_000;
-        pair.table.expire(now, usize::MAX);
-        prop_assert_eq!(pair.table.stats().live, 0);
-    }
-
-    /// No two live connections share a tuple, and everyone who could have a port has one while there are some.
-    #[test]
-    fn translations_are_unique(openers in proptest::collection::vec((0_u32..40, 1024_u16..1040, 0_u16..3), 1..300), random: bool) {
-        let mut table = Conntrack::new(Config { capacity: 1000, ..Config::default() }, 0).unwrap();
-        let nat = Nat { source: Some(NatRange { min: 900, max: 902, ports: Some((1030, 1059)), random }), destination: None };
-        let mut replies = std::collections::HashSet::new();
-        let mut per_service = [0; 3];
-        for (src, sport, service) in openers {
-            let tuple = Tuple { src: src.into(), dst: 5, sport, dport: service, proto: 6, family: Family::V4, zone: 0 };
-            if table.lookup(&tuple, 0).is_some() {
-                continue;
-            }
-            let packet = CtPacket { flags: tcp_flag::SYN, ..CtPacket::default() };
-            let commit = Commit { tuple, packet, mark: 0, label: 0, owner: 0, policy: 0, nat: Some(&nat) };
-            match table.commit(&commit) {
-                Ok(conn) => {
-                    let (_, reply) = table.tuples(conn).unwrap();
-                    prop_assert!(replies.insert(reply) && (900..=902).contains(&reply.dst) && (1030..=1059).contains(&reply.dport));
-                    per_service[usize::from(service)] += 1;
-                }
-                Err(refusal) => {
-                    prop_assert_eq!(refusal, Refusal::NatExhausted);
-                    prop_assert_eq!(per_service[usize::from(service)], 90, "all three addresses and thirty ports are in use");
-                }
-            }
-        }
-    }
+    b.send(&[error(&question)]);
+    assert!(a.frames().is_empty(), "about nothing that we know");
+    a.send(&[&question]);
+    b.send(&[error(&question)]);
+    assert_eq!((a.frames().len(), b.frames().len()), (1, 1));
+    b.send(&[error(&datagram(A, B, (1001, 53)))]);
+    assert!(a.frames().is_empty());
+    assert_eq!(node.drops(Drop::Rule), 2);
 }

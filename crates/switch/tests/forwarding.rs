@@ -414,3 +414,33 @@ fn a_receiver_without_buffers_loses_frames_and_nobody_waits() {
     a.send(&frames[..3]);
     assert_eq!(node.drops(Drop::NoDestination), 3);
 }
+
+#[test]
+fn rules_on_extracted_bytes_hold_from_their_version_on() {
+    let mut node = Node::with_networks(&[1]);
+    let [mut a, mut b, _c] = three(&mut node);
+    let frame = udp(1, 2, 40);
+    let mut passes = |node: &mut Node, rule: Option<(u32, usize, [u8; 2])>| {
+        if let Some((id, offset, [high, low])) = rule {
+            let text = format!(
+                "flow create 1 ingress pattern raw relative is 0 offset is {offset} pattern_hex is {high:02x}{low:02x} / end actions drop / end"
+            );
+            node.rule(id, &text).unwrap();
+        }
+        a.send(std::slice::from_ref(&frame));
+        b.frames().len() == 1
+    };
+    let at = |offset: usize| [frame[offset], frame[offset + 1]];
+    let not_at = |offset: usize| [frame[offset] ^ 1, frame[offset + 1]];
+    assert!(passes(&mut node, None));
+    assert!(passes(&mut node, Some((1, 36, not_at(36)))));
+    assert!(!passes(&mut node, Some((2, 36, at(36)))));
+    // The same bits of the key hold other bytes from now on.
+    for id in [1, 2] {
+        node.switch.remove_rule(1, id).unwrap();
+    }
+    assert!(passes(&mut node, None));
+    assert!(!passes(&mut node, Some((3, 18, at(18)))));
+    node.switch.remove_rule(1, 3).unwrap();
+    assert!(passes(&mut node, None));
+}

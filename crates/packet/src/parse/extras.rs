@@ -95,13 +95,15 @@ fn fetch_layer(
     words[L4_EXTRA + index] = match layer.l4_proto {
         PROTO_TCP | PROTO_SCTP => be64(bytes, l4 + 4),
         PROTO_UDP | PROTO_ESP | PROTO_ICMP => u64::from(be32(bytes, l4 + 4)) << 32,
-        PROTO_ICMPV6 if l4 + 8 <= end => {
+        PROTO_ICMPV6 => {
             let message = Input { bytes, end };
-            let rest = message.take::<4>(l4 + 4, Malformed::Icmpv6)?;
             if !layer.is_fragment() {
                 fetch_neighbour(message, l4, words)?;
             }
-            u64::from(be32(rest, 0)) << 32
+            if l4 + 8 > end {
+                return Ok(());
+            }
+            u64::from(be32(message.take::<4>(l4 + 4, Malformed::Icmpv6)?, 0)) << 32
         }
         _ => 0,
     };

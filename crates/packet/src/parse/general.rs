@@ -410,33 +410,32 @@ fn parse_rare_l4<const BASE: usize>(
     layer: &mut LayerLayout,
     options: &ParseOptions,
 ) -> Result<Inside, Malformed> {
-    let header_len;
-    match layer.l4_proto {
+    let header_len = match layer.l4_proto {
         PROTO_ICMP if layer.l3_kind == L3Kind::Ipv4 => {
             let icmp = input.take::<8>(at, Malformed::Icmp)?;
             words[BASE + 2] |= u64::from(icmp[0]) << 48 | u64::from(icmp[1]) << 32;
-            header_len = 8;
+            8
         }
         PROTO_ICMPV6 if layer.l3_kind == L3Kind::Ipv6 => {
             let icmp = input.take::<4>(at, Malformed::Icmpv6)?;
             words[BASE + 2] |= u64::from(icmp[0]) << 48 | u64::from(icmp[1]) << 32;
-            header_len = 4;
+            4
         }
         PROTO_SCTP => {
             let sctp = input.take::<12>(at, Malformed::Sctp)?;
             words[BASE + 2] |= u64::from(be32(sctp, 0)) << 32;
-            header_len = 12;
+            12
         }
         PROTO_ESP => {
             let esp = input.take::<8>(at, Malformed::Esp)?;
             mark_tunnel::<BASE>(words, layer, TunnelKind::Esp, be32(esp, 0));
-            header_len = 8;
+            8
         }
         PROTO_GRE if BASE == OUTER_BASE && options.gre && !layer.is_fragment() => {
             return tunnel::parse_gre(input, at, words, layer);
         }
         _ => return Ok(Inside::NONE),
-    }
+    };
     layer.l4 = at as u16;
     layer.payload = (at + header_len) as u16;
     Ok(Inside::NONE)

@@ -190,11 +190,11 @@ impl Cache {
         Self::with_limit(CAPACITY)
     }
 
-    /// An empty cache for at most `limit` entries (rounded up to a chunk).
+    /// An empty cache for at most `limit` entries.
     pub fn with_limit(limit: u32) -> Self {
         Self {
             signatures: signatures(SIGNATURES[0]),
-            table: Table::new(),
+            table: Table::new(limit),
             tuples: Vec::new(),
             ports: Vec::new(),
             programs: Vec::new(),
@@ -263,7 +263,6 @@ impl Cache {
             sumeru_virtio::slice::prefetch_read(line.wrapping_add(64));
             if self.tracks {
                 sumeru_virtio::slice::prefetch_read(line.wrapping_add(128));
-                sumeru_virtio::slice::prefetch_read(line.wrapping_add(192));
             }
         }
     }
@@ -666,7 +665,7 @@ impl Cache {
 
     /// Nothing is cached any more: give the memory back.
     fn clear(&mut self) {
-        self.table.clear();
+        self.table.clear(self.limit);
         if self.signatures.len() * WAYS > SIGNATURES[0] {
             self.signatures = signatures(SIGNATURES[0]);
         }
@@ -695,7 +694,9 @@ impl Cache {
 }
 
 fn signatures(count: usize) -> Box<[[Signature; WAYS]]> {
-    vec![[Signature::default(); WAYS]; count / WAYS].into()
+    let signatures = vec![[Signature::default(); WAYS]; count / WAYS];
+    sumeru_engine::huge::advise(&signatures);
+    signatures.into()
 }
 
 #[inline(always)]
@@ -707,13 +708,9 @@ fn in_port(key: &FlowKey) -> usize {
 #[inline(always)]
 fn agrees(key: &FlowKey, entry: &Entry, tuple: &Tuple) -> bool {
     let (key, mask) = (key.words(), tuple.mask.words());
-    let mut difference = [0_u64; 4];
-    for i in (0..NEAR).step_by(4) {
-        for (lane, bits) in difference.iter_mut().enumerate() {
-            *bits |= (key[i + lane] & mask[i + lane]) ^ entry.near[i + lane];
-        }
-    }
-    let near = difference[0] | difference[1] | difference[2] | difference[3];
+    // All words at once, so that the compiler uses vectors.
+    let difference: [u64; NEAR] = std::array::from_fn(|i| (key[i] & mask[i]) ^ entry.near[i]);
+    let near = difference.iter().fold(0, |all, word| all | word);
     near == 0 && (tuple.active.bits() >> NEAR == 0 || agrees_far(key, mask, entry))
 }
 

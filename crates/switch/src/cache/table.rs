@@ -1,5 +1,5 @@
 //! The entries of the flow cache, found by hash: chains whose number grows one at a time (linear hashing, Litwin, VLDB 1980), so that no
-//! insertion ever waits for a table to be made anew. Entries lie in chunks that do not move.
+//! insertion ever waits for a table to be made anew. Entries do not move.
 
 use std::mem::size_of;
 
@@ -9,8 +9,6 @@ use sumeru_packet::key::WORDS;
 use super::{Rests, Sender};
 use crate::track::Track;
 
-/// Entries of a chunk, as a power of two.
-const CHUNK: u32 = 10;
 /// Chains at first, as a power of two.
 const FIRST: u32 = 6;
 /// The sender is not known.
@@ -44,6 +42,8 @@ pub struct Entry {
     pub counter: u32,
     /// `hits` when it was last looked after.
     pub swept: u32,
+    /// The connection it is about.
+    pub track: Option<Track>,
     // What follows is touched by few frames.
     /// The version of the rules at its last check.
     pub version: u64,
@@ -53,8 +53,6 @@ pub struct Entry {
     /// The network that its sender was learned in, [`NO_NETWORK`] or with [`INNER`].
     network: u32,
     pub far: Option<Box<Far>>,
-    /// The connection it is about.
-    pub track: Option<Track>,
 }
 
 const _: () = assert!(size_of::<Entry>() == 256);
@@ -70,12 +68,12 @@ impl Entry {
             next: NONE,
             counter: 0,
             swept: 0,
+            track: None,
             version: 0,
             hash: 0,
             rests: Rests::default(),
             network: NO_NETWORK,
             far: None,
-            track: None,
         }
     }
 
@@ -111,9 +109,10 @@ fn mac_of(word: u64) -> [u8; 6] {
 }
 
 /// Entries and the chains that lead to them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
-    chunks: Vec<Box<[Entry]>>,
+    /// Address space for all is reserved at once; memory comes as entries are first used.
+    entries: Vec<Entry>,
     heads: Vec<Box<[u32]>>,
     chains: u32,
     free: u32,
@@ -129,19 +128,28 @@ fn locate(chain: u32) -> (usize, usize) {
 }
 
 impl Table {
-    /// No entry yet.
-    pub fn new() -> Self {
+    /// Room for `limit` entries, or for as many as there is address space for.
+    pub fn new(limit: u32) -> Self {
         let mut table = Self {
+            entries: Vec::new(),
+            heads: Vec::new(),
+            chains: 0,
             free: NONE,
-            ..Self::default()
+            len: 0,
         };
-        table.clear();
+        table.clear(limit);
         table
     }
 
     /// Forgets everything and gives the memory back.
-    pub fn clear(&mut self) {
-        self.chunks.clear();
+    pub fn clear(&mut self, limit: u32) {
+        self.entries = Vec::new();
+        // Fewer entries make the cache smaller, not wrong.
+        let mut room = limit as usize;
+        while self.entries.try_reserve_exact(room).is_err() && room > 1024 {
+            room /= 2;
+        }
+        sumeru_engine::huge::advise(&self.entries);
         self.heads.clear();
         self.heads.push(vec![NONE; 1 << FIRST].into());
         (self.chains, self.free, self.len) = (1 << FIRST, NONE, 0);
@@ -152,23 +160,19 @@ impl Table {
         self.len
     }
 
-    /// Entries that there is memory for.
+    /// Entries that were ever used.
     pub fn reserved(&self) -> u32 {
-        (self.chunks.len() as u32) << CHUNK
+        self.entries.len() as u32
     }
 
     #[inline(always)]
     pub fn get(&self, index: u32) -> Option<&Entry> {
-        self.chunks
-            .get((index >> CHUNK) as usize)?
-            .get(index as usize & ((1 << CHUNK) - 1))
+        self.entries.get(index as usize)
     }
 
     #[inline(always)]
     pub fn get_mut(&mut self, index: u32) -> Option<&mut Entry> {
-        self.chunks
-            .get_mut((index >> CHUNK) as usize)?
-            .get_mut(index as usize & ((1 << CHUNK) - 1))
+        self.entries.get_mut(index as usize)
     }
 
     /// The chain of a hash.
@@ -200,29 +204,18 @@ impl Table {
             .unwrap_or(NONE)
     }
 
-    /// A free entry, if one is there or `limit` allows another; it is not in a chain.
+    /// A free entry, if there is room; it is not in a chain.
     pub fn take(&mut self, limit: u32) -> Option<u32> {
-        if self.free == NONE {
-            if self.reserved() >= limit {
-                return None;
-            }
-            let first = self.reserved();
-            let chunk: Vec<Entry> = (0..1_u32 << CHUNK)
-                .map(|i| Entry {
-                    next: if i + 1 < 1 << CHUNK {
-                        first + i + 1
-                    } else {
-                        NONE
-                    },
-                    ..Entry::free()
-                })
-                .collect();
-            self.chunks.push(chunk.into());
-            self.free = first;
+        if let Some(entry) = self.get(self.free) {
+            let next = entry.next;
+            return Some(std::mem::replace(&mut self.free, next));
         }
-        let index = self.free;
-        self.free = self.get(index)?.next;
-        Some(index)
+        // Never beyond what was reserved: that would move the entries.
+        if self.reserved() >= limit || self.entries.len() == self.entries.capacity() {
+            return None;
+        }
+        self.entries.push(Entry::free());
+        Some(self.reserved() - 1)
     }
 
     /// Puts a taken entry, which has its hash and tuple, at the front of its chain.
@@ -323,7 +316,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_entry_is_in_the_chain_of_its_hash(steps in proptest::collection::vec((any::<u32>(), any::<bool>()), 1..3000)) {
-            let mut table = Table::new();
+            let mut table = Table::new(200_000);
             let mut there: Vec<(u32, u32)> = Vec::new();
             for (number, insert) in steps {
                 if insert || there.is_empty() {
@@ -347,7 +340,7 @@ mod tests {
 
     #[test]
     fn chains_stay_short_and_memory_is_bounded() {
-        let mut table = Table::new();
+        let mut table = Table::new(200_000);
         let mut taken = 0;
         while let Some(index) = table.take(100_000) {
             let entry = table.get_mut(index).unwrap();
@@ -360,7 +353,7 @@ mod tests {
             .map(|i| walk(&table, i.wrapping_mul(0x9e37_79b9) ^ i >> 16).len())
             .max();
         assert!(longest < Some(12), "{longest:?}");
-        table.clear();
+        table.clear(10);
         assert_eq!((table.len(), table.reserved()), (0, 0));
     }
 }

@@ -35,7 +35,9 @@ pub const fn chunk_len(chunk: usize) -> usize {
 
 /// Zeroed words; the kernel gives their pages when they are first written.
 pub fn zeroed(words: usize) -> Option<Box<[AtomicU64]>> {
-    <[AtomicU64]>::new_box_zeroed_with_elems(words).ok()
+    let words = <[AtomicU64]>::new_box_zeroed_with_elems(words).ok()?;
+    sumeru_engine::huge::advise_slice(&words);
+    Some(words)
 }
 
 impl Arena {

@@ -79,6 +79,7 @@ impl Index {
         let (mut main, mut overflow) = (Vec::new(), Vec::new());
         main.try_reserve_exact(limit)?;
         overflow.try_reserve_exact(limit / 8 + FIRST)?;
+        sumeru_engine::huge::advise(&main);
         main.resize(FIRST, Bucket::EMPTY);
         Ok(Self {
             main,

@@ -1,5 +1,7 @@
 //! The table: look-ups, limits, removal and expiry.
 
+use sumeru_engine::huge;
+
 use super::commit::Refusal;
 use super::index::{Index, touch};
 use super::nat::Probe;
@@ -120,6 +122,8 @@ impl Conntrack {
         let (mut hot, mut cold) = (Vec::new(), Vec::new());
         hot.try_reserve_exact(config.capacity)?;
         cold.try_reserve_exact(config.capacity)?;
+        huge::advise(&hot);
+        huge::advise(&cold);
         let mut wheel = Wheel::reserve(config.capacity)?;
         wheel.start(now);
         let secret = Secret::new();

@@ -8,6 +8,10 @@ use super::table::Conntrack;
 use super::tcp::{self, Step};
 use super::tuple::{Direction, Tuple, protocol};
 
+// The verdict takes these bits over as they are.
+const _: () = assert!(flag::LIBERAL == packet_state::DISABLED);
+const _: () = assert!(flag::NAT == ct_state::SNAT | ct_state::DNAT);
+
 impl Conntrack {
     /// The state that the first packet of a tuple makes; nothing: it is no beginning.
     pub(super) fn opening(&self, tuple: &Tuple, packet: &CtPacket) -> Option<State> {
@@ -93,7 +97,9 @@ impl Conntrack {
         let (packets, packet_carry) = hot.packets[d].overflowing_add(1);
         let (bytes, byte_carry) = hot.bytes[d].overflowing_add(bytes);
         (hot.packets[d], hot.bytes[d]) = (packets, bytes);
-        self.carry(index, direction, packet_carry, byte_carry);
+        if packet_carry | byte_carry {
+            self.carry(index, direction, packet_carry, byte_carry);
+        }
     }
 
     #[inline(never)]

@@ -55,7 +55,9 @@ pub fn translate(
             // An error that quotes too little to be translated.
             None if is_error(header, &layer) => Err(EditError::OutOfRange),
             None => match rewrite.sport {
-                Some(id) => edit::modify(header, &layer, IDENTIFIER, Change::Set, id.into(), partial),
+                Some(id) => {
+                    edit::modify(header, &layer, IDENTIFIER, Change::Set, id.into(), partial)
+                }
                 None => Ok(()),
             },
         }

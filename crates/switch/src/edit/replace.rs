@@ -42,7 +42,9 @@ pub fn replace(frame: &mut Frame, front: &Replace) -> Result<(), DropReason> {
         .replace_front(removed.into(), &front.header)
         .map_err(reason)?;
     frame.len = len;
-    frame.offload.shift(front.header.len() as i16 - removed as i16);
+    frame
+        .offload
+        .shift(front.header.len() as i16 - removed as i16);
     reparse(frame)
 }
 
@@ -53,7 +55,13 @@ pub fn replace(frame: &mut Frame, front: &Replace) -> Result<(), DropReason> {
 pub fn reparse(frame: &mut Frame) -> Result<(), DropReason> {
     let mut key = FlowKey::ZERO;
     let header = frame.header.header();
-    let parsed = parse(header, frame.len as usize, &mut key, &mut frame.layout, &PARSE);
+    let parsed = parse(
+        header,
+        frame.len as usize,
+        &mut key,
+        &mut frame.layout,
+        &PARSE,
+    );
     parsed.map_err(DropReason::Malformed)?;
     let captured = frame.header.len();
     let checked = frame.offload.checked(&frame.layout, captured, frame.len);

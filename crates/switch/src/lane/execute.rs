@@ -42,7 +42,13 @@ impl Lane {
     }
 
     /// Queues a frame for a port. If others get it too, perhaps changed, it leaves now, behind those that wait already.
-    fn output(&mut self, index: usize, port: PortIndex, queue: Option<Choice>, last: bool) -> Outcome {
+    fn output(
+        &mut self,
+        index: usize,
+        port: PortIndex,
+        queue: Option<Choice>,
+        last: bool,
+    ) -> Outcome {
         let outcome = self.enqueue(index, port);
         if let (Some(queue), Some(Some(local))) = (queue, self.ports.get_mut(usize::from(port))) {
             let _ = local.steered.try_push((index as u8, queue));
@@ -56,7 +62,13 @@ impl Lane {
 
     /// Carries out an operation that sends nothing.
     #[inline]
-    fn step(&mut self, index: usize, tracks: &[Track], op: &Op, marks: &mut Marks) -> ControlFlow<Outcome> {
+    fn step(
+        &mut self,
+        index: usize,
+        tracks: &[Track],
+        op: &Op,
+        marks: &mut Marks,
+    ) -> ControlFlow<Outcome> {
         let done = match op {
             Op::Nat(number) => self.translate(index, tracks, *number),
             Op::Count(counter) => {
@@ -103,7 +115,11 @@ impl Lane {
             Err(reason) if edit::is_short(reason, frame) => {
                 // SAFETY: the frame is of the burst in hand, whose memory is mapped.
                 let longer = unsafe { egress::load_behind(frame, &self.list, HEADER_MAX) };
-                if longer { edit::reparse(frame) } else { Err(reason) }
+                if longer {
+                    edit::reparse(frame)
+                } else {
+                    Err(reason)
+                }
             }
             done => done,
         }
@@ -121,7 +137,12 @@ impl Lane {
         }
     }
 
-    fn meter(&mut self, index: usize, meter: MeterId, colour: &mut Colour) -> Result<(), DropReason> {
+    fn meter(
+        &mut self,
+        index: usize,
+        meter: MeterId,
+        colour: &mut Colour,
+    ) -> Result<(), DropReason> {
         let frame = &mut self.frames[index];
         let verdict = self.meters.apply(meter, frame.len, *colour, self.now);
         // No rule names a meter that is gone.
@@ -189,7 +210,12 @@ impl Lane {
     }
 }
 
-type Before = (sumeru_packet::Layout, crate::net_header::Offload, u32, usize);
+type Before = (
+    sumeru_packet::Layout,
+    crate::net_header::Offload,
+    u32,
+    usize,
+);
 
 /// Takes off what encapsulations put in front; they change nothing else.
 fn restore(frame: &mut Frame, (layout, offload, len, header): Before) {

@@ -79,7 +79,12 @@ impl Ageing {
     }
 
     /// How long something has not been used, and how long it may be.
-    pub fn idle(&mut self, subject: Subject, now: Instant, packets: impl Fn(u32) -> u64) -> Option<(Duration, Age)> {
+    pub fn idle(
+        &mut self,
+        subject: Subject,
+        now: Instant,
+        packets: impl Fn(u32) -> u64,
+    ) -> Option<(Duration, Age)> {
         let watch = self.0.get_mut(&subject)?;
         Some((watch.idle(now, packets(watch.counter)), watch.age))
     }
@@ -107,21 +112,42 @@ mod tests {
         };
         let (rule, object) = (Subject::Rule(1, 2), Subject::Indirect(1, 2));
         ageing.watch(rule, age, 0);
-        ageing.watch(object, Age { timeout: 30, context: 0 }, 1);
+        ageing.watch(
+            object,
+            Age {
+                timeout: 30,
+                context: 0,
+            },
+            1,
+        );
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(ageing.look(at(9), |_| 0).is_empty());
         let old = ageing.look(at(12), |_| 0);
         assert_eq!(old.len(), 1);
         assert_eq!((old[0].subject, old[0].context), (rule, 77));
         // A packet makes it young again, whenever it came since the last look.
-        assert!(ageing.look(at(20), |counter| 5 * u64::from(counter == 0)).is_empty());
-        assert!(ageing.look(at(29), |counter| 5 * u64::from(counter == 0)).is_empty());
+        assert!(
+            ageing
+                .look(at(20), |counter| 5 * u64::from(counter == 0))
+                .is_empty()
+        );
+        assert!(
+            ageing
+                .look(at(29), |counter| 5 * u64::from(counter == 0))
+                .is_empty()
+        );
         let both = ageing.look(at(31), |counter| 5 * u64::from(counter == 0));
         assert_eq!(both.len(), 2);
         ageing.forget(rule);
         assert_eq!(ageing.look(at(99), |_| 0).len(), 1);
         assert_eq!(ageing.idle(object, at(100), |_| 0).unwrap().0.as_secs(), 99);
-        ageing.update(object, Age { timeout: 500, context: 0 });
+        ageing.update(
+            object,
+            Age {
+                timeout: 500,
+                context: 0,
+            },
+        );
         assert!(ageing.look(at(200), |_| 0).is_empty());
     }
 }

@@ -40,7 +40,11 @@ fn tallied(list: ActionList, counter: Option<u32>) -> ActionList {
 }
 
 impl RuleTable {
-    fn compile_object(&self, action: &IndirectAction, context: &Context) -> Result<Compiled, RuleError> {
+    fn compile_object(
+        &self,
+        action: &IndirectAction,
+        context: &Context,
+    ) -> Result<Compiled, RuleError> {
         action.validate()?;
         action::compile(std::slice::from_ref(&action.action), context, &self.objects)
     }
@@ -49,7 +53,11 @@ impl RuleTable {
     ///
     /// # Errors
     /// [`RuleError::ObjectExists`], [`RuleError::Full`], and what the action itself is refused for.
-    pub fn create_indirect(&mut self, action: &IndirectAction, context: &Context) -> Result<(), RuleError> {
+    pub fn create_indirect(
+        &mut self,
+        action: &IndirectAction,
+        context: &Context,
+    ) -> Result<(), RuleError> {
         let (port, id) = (context.port, context.id);
         if self.objects.get(port, id).is_ok() {
             let what = "indirect action";
@@ -62,7 +70,8 @@ impl RuleTable {
         };
         self.note(&done.list);
         let list = tallied(done.list, counter);
-        self.objects.add((port, id), action.action.clone(), list, counter, done.uses)?;
+        self.objects
+            .add((port, id), action.action.clone(), list, counter, done.uses)?;
         if let (Some(age), Some(counter)) = (done.age, counter) {
             self.ageing.watch(Subject::Indirect(port, id), age, counter);
         }
@@ -73,12 +82,17 @@ impl RuleTable {
     ///
     /// # Errors
     /// [`RuleError::NoObject`], [`RuleError::ObjectKind`], and what the action itself is refused for; nothing has changed then.
-    pub fn update_indirect(&mut self, action: &IndirectAction, context: &Context) -> Result<(), RuleError> {
+    pub fn update_indirect(
+        &mut self,
+        action: &IndirectAction,
+        context: &Context,
+    ) -> Result<(), RuleError> {
         let (port, id) = (context.port, context.id);
         let counter = self.objects.get(port, id)?.counter;
         let done = self.compile_object(action, context)?;
         let list = tallied(done.list, counter);
-        self.objects.update((port, id), action.action.clone(), list.clone(), done.uses)?;
+        self.objects
+            .update((port, id), action.action.clone(), list.clone(), done.uses)?;
         self.note(&list);
         if let Some(age) = done.age {
             self.ageing.update(Subject::Indirect(port, id), age);
@@ -104,7 +118,12 @@ impl RuleTable {
     ///
     /// # Errors
     /// [`RuleError::NoObject`], [`RuleError::Unsupported`] for other actions.
-    pub fn query_indirect(&mut self, port: PortIndex, id: u32, now: Instant) -> Result<Answer, RuleError> {
+    pub fn query_indirect(
+        &mut self,
+        port: PortIndex,
+        id: u32,
+        now: Instant,
+    ) -> Result<Answer, RuleError> {
         let object = self.objects.get(port, id)?;
         let counter = object.counter.ok_or(RuleError::Unsupported {
             what: "query of an indirect action that neither counts nor ages",

@@ -4,10 +4,13 @@ pub mod action;
 mod actions;
 pub mod ageing;
 pub mod compile;
+mod extract;
 mod indirect;
 pub mod objects;
+mod pattern;
 pub mod queue;
 mod table;
+mod target;
 
 use sumeru_flow::FlowError;
 
@@ -16,6 +19,7 @@ use crate::frame::PortIndex;
 pub use action::{ActionList, CtChange, CtRule, RuleAction};
 pub use ageing::Aged;
 pub use compile::{CompiledRule, Context, compile, compile_with};
+pub use extract::{Extracts, Parsing};
 pub use indirect::Answer;
 pub use objects::Objects;
 pub use queue::{Completion, FlowQueue, SharedRules};
@@ -48,7 +52,21 @@ pub enum RuleError {
         /// The field's token.
         field: &'static str,
         /// What could be matched instead.
-        expected: &'static str,
+        expected: String,
+    },
+    /// An item that no packet has which meets the rest of the pattern.
+    #[error("item {item} contradicts the rest of the pattern; no packet meets both")]
+    Contradiction {
+        /// The item's token.
+        item: &'static str,
+    },
+    /// Bytes that the parser would have to fetch, of which it fetches no more.
+    #[error("all {what} that the engine can look for at once ({limit}) are in use by other rules")]
+    NoExtraction {
+        /// What would be fetched.
+        what: &'static str,
+        /// How many there are.
+        limit: usize,
     },
     /// A range of a part of a field.
     #[error("field {field} of item {item} is a range under a mask; a range is of whole fields")]
@@ -143,5 +161,9 @@ pub enum RuleError {
     },
 }
 
+#[cfg(test)]
+mod frames;
+#[cfg(test)]
+mod pattern_tests;
 #[cfg(test)]
 mod tests;

@@ -88,7 +88,9 @@ impl Objects {
     /// [`RuleError::NoObject`].
     pub fn get(&self, port: PortIndex, id: u32) -> Result<&Indirect, RuleError> {
         let name = (port, id);
-        self.indirect.get(&name).ok_or(unknown("indirect action", name))
+        self.indirect
+            .get(&name)
+            .ok_or(unknown("indirect action", name))
     }
 
     /// A meter.
@@ -97,7 +99,9 @@ impl Objects {
     /// [`RuleError::NoObject`].
     pub fn meter(&self, port: PortIndex, id: u32) -> Result<MeterId, RuleError> {
         let found = self.meters.get(&(port, id));
-        found.map(|metered| metered.meter).ok_or(unknown("meter", (port, id)))
+        found
+            .map(|metered| metered.meter)
+            .ok_or(unknown("meter", (port, id)))
     }
 
     /// Keeps a meter's name.
@@ -122,7 +126,12 @@ impl Objects {
         let metered = self.meters.get(&name).ok_or(unknown(what, name))?;
         let (meter, users) = (metered.meter, metered.users);
         if users > 0 {
-            return Err(RuleError::InUse { what, port, id, users });
+            return Err(RuleError::InUse {
+                what,
+                port,
+                id,
+                users,
+            });
         }
         self.meters.remove(&name);
         Ok(meter)
@@ -147,7 +156,13 @@ impl Objects {
         let number = self.next;
         self.next += 1;
         uses.iter().for_each(|used| self.take(*used));
-        let object = Indirect { number, action, counter, uses, users: 0 };
+        let object = Indirect {
+            number,
+            action,
+            counter,
+            uses,
+            users: 0,
+        };
         self.indirect.insert((port, id), object);
         Arc::make_mut(&mut self.lists).insert(number, list);
         Ok(())
@@ -165,13 +180,24 @@ impl Objects {
         uses: Vec<Use>,
     ) -> Result<(), RuleError> {
         let name = (port, id);
-        let object = self.indirect.get_mut(&name).ok_or(unknown("indirect action", name))?;
+        let object = self
+            .indirect
+            .get_mut(&name)
+            .ok_or(unknown("indirect action", name))?;
         let (found, expected) = (action.name(), object.action.name());
         if found != expected {
-            return Err(RuleError::ObjectKind { port, id, found, expected });
+            return Err(RuleError::ObjectKind {
+                port,
+                id,
+                found,
+                expected,
+            });
         }
         object.action = action;
-        let (number, old) = (object.number, std::mem::replace(&mut object.uses, uses.clone()));
+        let (number, old) = (
+            object.number,
+            std::mem::replace(&mut object.uses, uses.clone()),
+        );
         uses.into_iter().for_each(|used| self.take(used));
         old.into_iter().for_each(|used| self.give(used));
         Arc::make_mut(&mut self.lists).insert(number, list);
@@ -186,10 +212,18 @@ impl Objects {
         let users = self.get(port, id)?.users;
         if users > 0 {
             let what = "indirect action";
-            return Err(RuleError::InUse { what, port, id, users });
+            return Err(RuleError::InUse {
+                what,
+                port,
+                id,
+                users,
+            });
         }
         let name = (port, id);
-        let object = self.indirect.remove(&name).ok_or(unknown("indirect action", name))?;
+        let object = self
+            .indirect
+            .remove(&name)
+            .ok_or(unknown("indirect action", name))?;
         object.uses.iter().for_each(|used| self.give(*used));
         Arc::make_mut(&mut self.lists).remove(&object.number);
         Ok(object)
@@ -219,4 +253,5 @@ impl Objects {
     /// The indirect actions, for lcores.
     pub fn lists(&self) -> SharedLists {
         self.lists.clone()
-    }}
+    }
+}

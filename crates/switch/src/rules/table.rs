@@ -9,6 +9,7 @@ use sumeru_packet::{FlowKey, FlowMask};
 
 use super::actions::{ActionTable, Actions};
 use super::ageing::{Aged, Ageing, Subject};
+use super::extract::{Extracts, Slots, exchange};
 use super::objects::{Objects, SharedLists, Use};
 use super::{ActionList, CompiledRule, RuleAction, RuleError};
 use crate::classifier::arena::CounterArena;
@@ -29,6 +30,8 @@ pub struct RuleView {
     pub replaces: bool,
     /// Grows when an indirect action becomes another: whatever was decided by it is outdated.
     pub generation: u64,
+    /// What the parser fetches for them.
+    pub extracts: Extracts,
     actions: Arc<ActionTable>,
     objects: SharedLists,
 }
@@ -68,6 +71,8 @@ struct Named {
     places: arrayvec::ArrayVec<RuleRef, 1>,
     more: Vec<RuleRef>,
     counter: Option<u32>,
+    /// What it took of the slots; few rules take any.
+    extracts: Option<Box<Extracts>>,
 }
 
 /// Counters, by number, on every lcore.
@@ -89,6 +94,7 @@ pub struct RuleTable {
     first: u64,
     actions: Actions,
     counters: Counters,
+    slots: Slots,
     names: HashMap<(PortIndex, u32), Named>,
     /// What named rules name.
     uses: HashMap<(PortIndex, u32), Vec<Use>>,
@@ -158,12 +164,14 @@ impl Default for RuleTable {
                 tracks: false,
                 replaces: false,
                 generation: 0,
+                extracts: Extracts::default(),
                 actions: actions.shared(),
                 objects: SharedLists::default(),
             }),
             first,
             actions,
             counters: Counters::default(),
+            slots: Slots::default(),
             names: HashMap::new(),
             uses: HashMap::new(),
             objects: Objects::default(),
@@ -212,26 +220,36 @@ impl RuleTable {
     /// Adds a rule; lcores see it after [`Self::publish`].
     ///
     /// # Errors
-    /// [`RuleError::Exists`], [`RuleError::Full`]; nothing has changed then.
+    /// [`RuleError::Exists`], [`RuleError::Full`], [`RuleError::NoExtraction`]; nothing has changed then.
     pub fn insert(&mut self, rule: &CompiledRule) -> Result<(), RuleError> {
         let (port, id) = rule.name;
         if self.contains(port, id) {
             return Err(RuleError::Exists { port, id });
         }
-        let counts = rule.actions.contains(&RuleAction::Count);
-        let counter = if counts {
-            Some(self.counters.take(rule.places.len())?)
-        } else {
-            None
+        let exchanged = self.slots.take(&rule.extracts)?;
+        let counter = match rule.actions.contains(&RuleAction::Count) {
+            true => match self.counters.take(rule.places.len()) {
+                Ok(counter) => Some(counter),
+                Err(full) => {
+                    self.slots.give(&rule.extracts);
+                    return Err(full.into());
+                }
+            },
+            false => None,
         };
         let program = self.actions.take(&rule.actions);
         let mut named = Named {
             places: arrayvec::ArrayVec::new(),
             more: Vec::new(),
             counter,
+            extracts: (!rule.extracts.is_empty()).then(|| Box::new(rule.extracts)),
         };
         let mut fault = None;
-        for (number, (mask, value)) in rule.places.iter().enumerate() {
+        for (number, place) in rule.places.iter().enumerate() {
+            let (mask, value) = &match exchanged {
+                true => exchange(place),
+                false => *place,
+            };
             if number > 0 {
                 self.actions.again(program);
             }
@@ -330,6 +348,9 @@ impl RuleTable {
         named.places.iter().chain(&named.more).for_each(|place| {
             self.writer.remove(*place);
         });
+        if let Some(extracts) = &named.extracts {
+            self.slots.give(extracts);
+        }
     }
 
     /// Prepares rules of one kind.
@@ -453,7 +474,10 @@ impl RuleTable {
     /// Removes all rules of a port that have names.
     pub fn flush(&mut self, port: PortIndex) {
         let names = self.names.keys();
-        let of_port: Vec<u32> = names.filter(|(p, _)| *p == port).map(|(_, id)| *id).collect();
+        let of_port: Vec<u32> = names
+            .filter(|(p, _)| *p == port)
+            .map(|(_, id)| *id)
+            .collect();
         for id in of_port {
             // It is there: its name was just read.
             let _ = self.remove(port, id);
@@ -482,6 +506,7 @@ impl RuleTable {
             tracks: self.tracks,
             replaces: self.replaces,
             generation: self.generation,
+            extracts: self.slots.current(),
             actions: self.actions.shared(),
             objects: self.objects.lists(),
         });

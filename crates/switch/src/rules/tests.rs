@@ -77,9 +77,9 @@ fn inner_items_match_the_inner_layer() {
 fn what_cannot_be_done_is_refused_by_name() {
     let refusal = |text| compiled(text, 1).unwrap_err().to_string();
     let error =
-        refusal("flow create 0 ingress pattern eth / ipv4 packet_id is 5 / end actions drop / end");
+        refusal("flow create 0 ingress pattern eth / ipv4 length is 5 / end actions drop / end");
     assert!(
-        error.contains("packet_id") && error.contains("ipv4"),
+        error.contains("length") && error.contains("ipv4"),
         "{error}"
     );
     let error = refusal(

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use sumeru_engine::Tsc;
+use sumeru_flow::PortRef;
 use sumeru_flow::model::{
     Action, FieldValue, IndirectAction, MeterAlgorithm, MeterColor, MeterPolicy, MeterProfile,
 };
-use sumeru_flow::PortRef;
 
 use super::{Switch, SwitchError};
 use crate::frame::PortIndex;

@@ -199,11 +199,17 @@ impl Walk<'_> {
             Operand::Value(value) => (value, FlowMask::ZERO),
             Operand::Place(place) if to.header.is_some() && place.header.is_none() => {
                 // A register is not in the frame: its value becomes part of the operation.
-                (self.get_bits(place.field, place.mask()) >> place.shift, FlowMask::ZERO)
+                (
+                    self.get_bits(place.field, place.mask()) >> place.shift,
+                    FlowMask::ZERO,
+                )
             }
             Operand::Place(place) => {
                 let from = self.origin(place.field, place.mask());
-                ((self.key.get(place.field) & place.mask()) >> place.shift, from)
+                (
+                    (self.key.get(place.field) & place.mask()) >> place.shift,
+                    from,
+                )
             }
         };
         if modification.change != sumeru_packet::edit::Change::Set {
@@ -221,7 +227,12 @@ impl Walk<'_> {
                 Operand::Value(value) => Source::Value(value),
             };
             let change = modification.change;
-            let modify = Modify { layer, bits, change, by };
+            let modify = Modify {
+                layer,
+                bits,
+                change,
+                by,
+            };
             self.out.ops.push(Op::Modify(Box::new(modify)));
         }
         let result = modification.result((old & mask) >> to.shift, value);
@@ -253,7 +264,9 @@ impl Walk<'_> {
         // A remote that is not resolved yet gets no copies until it is.
         if matches!(ops.last(), Some(Op::Output(_))) {
             let ratio = ratio.max(1);
-            self.out.ops.push(Op::Sample(Box::new(Sample { ratio, ops })));
+            self.out
+                .ops
+                .push(Op::Sample(Box::new(Sample { ratio, ops })));
         }
     }
 }

@@ -10,9 +10,24 @@ use crate::stats::Drop;
 use crate::track::{self, Table, Track};
 
 const OUTER: Layer = Layer::Outer;
+/// What tells connections apart.
+const TUPLE: [Field; 7] = [
+    Field::EthType(OUTER),
+    Field::IpProto(OUTER),
+    Field::IpSrc(OUTER),
+    Field::IpDst(OUTER),
+    Field::L4Src(OUTER),
+    Field::L4Dst(OUTER),
+    Field::Fragment(OUTER),
+];
 
-/// What tracking a frame came to.
-struct Tracked {
+/// What tracking a frame in a zone came to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tracked {
+    /// The frame as the zone sees it, by what its key has of the tuple.
+    bare: Option<Tuple>,
+    /// Its place among the decision's tracks.
+    number: usize,
     tuple: Option<Tuple>,
     found: Option<(ConnRef, Direction)>,
     verdict: Verdict,
@@ -25,13 +40,26 @@ impl Walk<'_> {
         if !self.seen.is_own() && !self.reveal() {
             return false;
         }
-        let tracked = self.look_up(ct.zone);
+        // What is behind other headers is read off the frame before anything else.
+        for field in TUPLE {
+            self.get(field);
+        }
         if self.over {
             return false;
         }
-        let mut found = tracked.found;
-        let number = self.out.tracks.len();
-        self.remember(ct.zone, &tracked);
+        // A frame is tracked once in a zone, however many actions ask.
+        let bare = track::tuple(&self.key, OUTER, ct.zone);
+        let again = self.tracked.iter().position(|tracked| tracked.bare == bare);
+        let place = again.unwrap_or_else(|| {
+            let tracked = self.look_up(ct.zone, bare);
+            self.remember(ct.zone, &tracked);
+            self.tracked.push(tracked);
+            self.tracked.len() - 1
+        });
+        let Some(tracked) = self.tracked.get(place).copied() else {
+            return true;
+        };
+        let (mut found, number) = (tracked.found, tracked.number);
         let mut verdict = tracked.verdict;
         if let Some(change) = &ct.commit
             && let Some(tuple) = tracked.tuple
@@ -43,6 +71,9 @@ impl Walk<'_> {
                     verdict = self.verdict(now);
                     // From now on the decision is about this connection.
                     self.replace(number, now, verdict);
+                    if let Some(tracked) = self.tracked.get_mut(place) {
+                        (tracked.found, tracked.verdict) = (found, verdict);
+                    }
                 }
                 Ok(None) => {}
                 Err(reason) => {
@@ -61,19 +92,8 @@ impl Walk<'_> {
     }
 
     /// The frame's connection, after the frame was run through its states.
-    fn look_up(&mut self, zone: u16) -> Tracked {
-        let mut bits = 0;
-        for field in [
-            Field::EthType(OUTER),
-            Field::IpProto(OUTER),
-            Field::IpSrc(OUTER),
-            Field::IpDst(OUTER),
-            Field::L4Src(OUTER),
-            Field::L4Dst(OUTER),
-            Field::Fragment(OUTER),
-        ] {
-            bits = self.get(field);
-        }
+    fn look_up(&mut self, zone: u16, bare: Option<Tuple>) -> Tracked {
+        let bits = self.get(Field::Fragment(OUTER));
         let facts = self.tracking.facts[usize::from(self.seen.is_decapsulated())];
         let icmp = matches!(
             self.key.get(Field::IpProto(OUTER)) as u8,
@@ -87,11 +107,13 @@ impl Walk<'_> {
             self.key.get(Field::L4Dst(OUTER)) as u8,
         );
         let invalid = Tracked {
+            bare,
+            number: self.out.tracks.len(),
             tuple: None,
             found: None,
             verdict: Verdict::INVALID,
         };
-        let Some(bare) = track::tuple(&self.key, OUTER, zone) else {
+        let Some(bare) = bare else {
             return invalid;
         };
         if icmp && let Some(embedded) = facts.embedded {
@@ -101,9 +123,9 @@ impl Walk<'_> {
                     Some((conn, direction)) => {
                         let verdict = table.track(conn, direction, &facts.packet);
                         Tracked {
-                            tuple: None,
                             found: Some((conn, direction)),
                             verdict,
+                            ..invalid
                         }
                     }
                     None => invalid,
@@ -141,6 +163,7 @@ impl Walk<'_> {
             tuple: Some(tuple),
             found,
             verdict,
+            ..invalid
         }
     }
 

@@ -1,7 +1,7 @@
 //! The key of a walk: looked at, written, and read off the frame anew where nothing else tells.
 
 use sumeru_packet::field::{EXTRA_BASE, LAYERS_END};
-use sumeru_packet::{Field, FlowKey, FlowMask, Layout, parse};
+use sumeru_packet::{Field, FlowKey, FlowMask, Layout, ParseOptions, parse};
 
 use super::Walk;
 use crate::edit;
@@ -78,7 +78,11 @@ impl Walk<'_> {
                 self.note("parse", format_args!("the frame as it is now"));
                 for word in (0..LAYERS_END).chain(EXTRA_BASE..sumeru_packet::key::WORDS) {
                     // Port, mark and network are not in the frame.
-                    let own = if word == 0 { u64::MAX } else { u64::from(u32::MAX) };
+                    let own = if word == 0 {
+                        u64::MAX
+                    } else {
+                        u64::from(u32::MAX)
+                    };
                     let kept = if word < 2 { own } else { 0 };
                     let value = self.key.word(word) & kept | key.word(word) & !kept;
                     self.key.set_word(word, value);
@@ -103,11 +107,22 @@ impl Walk<'_> {
         }
         let (mut key, mut layout) = (FlowKey::ZERO, Layout::EMPTY);
         let header = frame.header.header();
-        let parsed = parse(header, frame.len as usize, &mut key, &mut layout, &edit::PARSE);
+        let extracts = self.tables.rules.extracts;
+        let underlay = self.tables.snapshot.underlay.as_ref();
+        let options = ParseOptions {
+            vxlan_port: underlay.map_or(edit::PARSE.vxlan_port, |underlay| underlay.vxlan_port),
+            geneve_options: extracts.geneve,
+            raw: extracts.raw,
+            ..edit::PARSE
+        };
+        let parsed = parse(header, frame.len as usize, &mut key, &mut layout, &options);
         parsed.map_err(DropReason::Malformed)?;
         frame.layout = layout;
         let now = self.tracking.facts[0].packet.now;
-        Ok((key, [Facts::of(&frame, false, now), Facts::of(&frame, true, now)]))
+        Ok((
+            key,
+            [Facts::of(&frame, false, now), Facts::of(&frame, true, now)],
+        ))
     }
 
     fn apply_op(&self, frame: &mut Frame, op: &Op) -> Result<(), DropReason> {
@@ -115,7 +130,9 @@ impl Walk<'_> {
             return edit::apply(frame, op);
         };
         let track = self.out.tracks.get(usize::from(*number));
-        if let Some(Track::Connection { conn, direction, .. }) = track
+        if let Some(Track::Connection {
+            conn, direction, ..
+        }) = track
             && let Some(binding) = match &self.tracking.table {
                 Table::Live(table, _) => table.binding(*conn),
                 Table::Dry(table) => table.binding(*conn),

@@ -44,7 +44,9 @@ impl Seen {
     /// Whether one of these bits is not known.
     #[inline]
     pub fn is_unknown(&self, looked: &FlowMask) -> bool {
-        looked.active().any(|i| looked.word(i) & self.unknown.word(i) != 0)
+        looked
+            .active()
+            .any(|i| looked.word(i) & self.unknown.word(i) != 0)
     }
 
     /// Adds the bits of `looked` that the frame itself decides to `mask`, in terms of the frame as it came.
@@ -59,7 +61,10 @@ impl Seen {
             }
         }
         for (written, from) in &self.derived {
-            if looked.active().any(|i| looked.word(i) & written.word(i) != 0) {
+            if looked
+                .active()
+                .any(|i| looked.word(i) & written.word(i) != 0)
+            {
                 mask.merge(from);
             }
         }
@@ -136,7 +141,11 @@ impl Seen {
         let moved = |mask: &FlowMask, else_layer: u64, else_extra: u64| {
             let mut out = *mask;
             for word in (OUTER_BASE..INNER_BASE + LAYER_WORDS).chain(EXTRA_BASE..WORDS) {
-                let other = if word < EXTRA_BASE { else_layer } else { else_extra };
+                let other = if word < EXTRA_BASE {
+                    else_layer
+                } else {
+                    else_extra
+                };
                 out.set_word(word, from(word).map_or(other, |at| mask.word(at)));
             }
             out

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use sumeru_flow::model::{FieldValue, MacAddr, NvgreDefinition, TunnelAddresses, VxlanDefinition};
-use sumeru_packet::build::{Carried, Encapsulation, Outer, Policy, TunnelHeader, Underlay as Addresses};
+use sumeru_packet::build::{
+    Carried, Encapsulation, Outer, Policy, TunnelHeader, Underlay as Addresses,
+};
 use sumeru_packet::ecn;
 use sumeru_packet::field::{LAYER_INNER_ETHERNET, LAYER_INNER_PRESENT, LAYER_OUTER_PRESENT};
 use sumeru_packet::{Field, Layer, TunnelKind};
@@ -39,7 +41,8 @@ impl Walk<'_> {
         // Presence of the inner layer is part of the decision.
         self.get(Field::Layers);
         self.out.ops.push(Op::Decapsulate);
-        let ip = |walk: &Self, layer| matches!(walk.key.get(Field::EthType(layer)), 0x0800 | 0x86dd);
+        let ip =
+            |walk: &Self, layer| matches!(walk.key.get(Field::EthType(layer)), 0x0800 | 0x86dd);
         let both = ip(self, OUTER) && ip(self, Layer::Inner);
         let tos = |walk: &Self, layer| walk.key.get(Field::IpTos(layer)) as u8;
         let (outer, inner) = (tos(self, OUTER), tos(self, Layer::Inner));
@@ -142,7 +145,10 @@ impl Walk<'_> {
             tos: definition.ip_tos,
             ttl: definition.ip_ttl,
             ports: (None, 0),
-            header: TunnelHeader::Gre { key: Some(key), checksum: false },
+            header: TunnelHeader::Gre {
+                key: Some(key),
+                checksum: false,
+            },
         })
     }
 
@@ -190,8 +196,14 @@ impl Walk<'_> {
             return false;
         }
         let inner_tos = self.key.get(Field::IpTos(OUTER)) as u8;
-        let mark = if is_ip { ecn::encapsulated(inner_tos) } else { 0 };
-        self.out.ops.push(Op::Encapsulate(Box::new(Tunnel { headers, tos })));
+        let mark = if is_ip {
+            ecn::encapsulated(inner_tos)
+        } else {
+            0
+        };
+        self.out
+            .ops
+            .push(Op::Encapsulate(Box::new(Tunnel { headers, tos })));
         self.put_in_front(&outer, wanted);
         if outer.ecn {
             self.derive(Field::IpTos(OUTER), ECN.into(), mark.into(), from);
@@ -211,7 +223,10 @@ impl Walk<'_> {
             self.key.set(pair(Layer::Inner), old);
         }
         self.seen.encapsulate();
-        let number = |mac: [u8; 6]| mac.iter().fold(0_u128, |all, byte| all << 8 | u128::from(*byte));
+        let number = |mac: [u8; 6]| {
+            mac.iter()
+                .fold(0_u128, |all, byte| all << 8 | u128::from(*byte))
+        };
         let (eth_type, src, dst) = match outer.underlay {
             Addresses::Ipv4(src, dst) => (0x0800, src.to_bits().into(), dst.to_bits().into()),
             Addresses::Ipv6(src, dst) => (0x86dd, src.to_bits(), dst.to_bits()),
@@ -234,7 +249,10 @@ impl Walk<'_> {
             (Field::IpTtl(OUTER), wanted.ttl.into()),
             (Field::TunnelKind(OUTER), kind as u128),
             (Field::TunnelId(OUTER), id.into()),
-            (Field::GreKeyPresent(OUTER), u128::from(kind == TunnelKind::Gre)),
+            (
+                Field::GreKeyPresent(OUTER),
+                u128::from(kind == TunnelKind::Gre),
+            ),
         ] {
             self.write(field, value);
         }

@@ -5,8 +5,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use sumeru_engine::Watch;
-use sumeru_packet::field::{INNER_BASE, LAYERS_END};
-use sumeru_packet::{Field, Layer, ParseOptions};
 use sumeru_virtio::eventfd::Eventfd;
 
 use super::upkeep::allow_floods;
@@ -16,6 +14,7 @@ use crate::conntrack::{Config, Conntrack, Fragments};
 use crate::frame::PortIndex;
 use crate::lane::{Attachment, Connections, LocalPort, RingPair};
 use crate::ring::{Receiver, Sender};
+use crate::rules::Parsing;
 use crate::stats::PortCounters;
 use crate::wire::Wire;
 
@@ -167,22 +166,21 @@ impl SwitchWorker {
     /// Takes over another version of the rules.
     #[cold]
     pub(super) fn adopt_rules(&mut self) {
-        let rules = &self.rules.rules;
-        self.cache.adopt(rules.version());
-        if self.rules.generation != self.generation {
-            self.generation = self.rules.generation;
+        let view = &*self.rules;
+        self.cache.adopt(view.rules.version());
+        if view.generation != self.generation {
+            self.generation = view.generation;
             self.cache.invalidate();
         }
-        let (shape, union) = (rules.shape(), rules.union());
         self.track_connections();
-        if shape == self.shape {
+        let view = &*self.rules;
+        if (view.rules.shape(), view.extracts) == (self.shape, self.parsing.extracts) {
             return;
         }
-        self.shape = shape;
-        let deep = union.get(Field::TunnelKind(Layer::Outer)) != 0
-            || (INNER_BASE..LAYERS_END).any(|i| union.word(i) != 0);
-        if deep != self.deep {
-            self.deep = deep;
+        self.shape = view.rules.shape();
+        let parsing = Parsing::of(view);
+        if parsing != self.parsing {
+            self.parsing = parsing;
             self.cache.invalidate();
             self.set_parsing();
         }
@@ -211,7 +209,7 @@ impl SwitchWorker {
         }
     }
 
-    /// How deep the frames of each port are looked into.
+    /// How deep the frames of each port are looked into, and what is fetched from them.
     fn set_parsing(&mut self) {
         let vxlan_port = self
             .snapshot
@@ -223,15 +221,14 @@ impl SwitchWorker {
             let view = self.snapshot.port(index as PortIndex);
             // Ethernet header and one VLAN tag besides the MTU.
             port.max_frame = view.map_or(1500, |view| u32::from(view.mtu)) + 18;
-            let looks_inside = self.deep || view.is_some_and(|view| view.uplink);
-            port.parse = if looks_inside {
-                ParseOptions {
-                    vxlan_port,
-                    ..ParseOptions::VXLAN
-                }
-            } else {
-                ParseOptions::PLAIN
-            };
+            let uplink = view.is_some_and(|view| view.uplink);
+            port.parse = self.parsing.options(vxlan_port, uplink);
+        }
+        if !self.parsing.extras {
+            // The parser leaves alone what it does not fetch.
+            for frame in self.lane.frames.iter_mut() {
+                frame.key.clear_extras();
+            }
         }
     }
 

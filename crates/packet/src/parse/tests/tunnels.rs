@@ -418,6 +418,33 @@ fn faults() {
 }
 
 #[test]
+fn neighbour_discovery_cut_short_is_a_fault() {
+    for (kind, least) in [
+        (133, 8),
+        (134, 16),
+        (135, 24),
+        (136, 24),
+        (137, 40),
+        (128, 4),
+    ] {
+        for len in 4..44 {
+            let mut message = std::vec![0u8; len];
+            message[0] = kind;
+            let mut frame = frame_of(|f| f.ethernet(M, M).ipv6(1, 2).payload(&message));
+            frame[20] = 58;
+            let expected = match len {
+                _ if len < least => Err(Malformed::NeighbourDiscovery),
+                // What follows is an option of no length.
+                _ if len > least && kind != 128 => Err(Malformed::NeighbourDiscovery),
+                _ => Ok(()),
+            };
+            let found = parsed(&frame, frame.len(), &OPTIONS).map(|_| ());
+            assert_eq!(found, expected, "type {kind}, {len} bytes");
+        }
+    }
+}
+
+#[test]
 fn opaque_payloads() {
     // What only looks like IP (here a length that cannot be) is opaque, and so is what nothing says the type of.
     for (frame, change) in [

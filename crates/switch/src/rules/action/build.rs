@@ -52,7 +52,11 @@ fn unsupported(what: &'static str, expected: &'static str) -> RuleError {
 ///
 /// # Errors
 /// See [`RuleError`].
-pub fn compile(actions: &[Action], context: &Context, objects: &Objects) -> Result<Compiled, RuleError> {
+pub fn compile(
+    actions: &[Action],
+    context: &Context,
+    objects: &Objects,
+) -> Result<Compiled, RuleError> {
     let mut list = List {
         context,
         objects,
@@ -153,7 +157,8 @@ impl List<'_> {
 
     fn replace(&mut self, remove: Remove, header: &[u8]) {
         let header = header.into();
-        self.actions.push(RuleAction::Replace(Box::new(Replace { remove, header })));
+        self.actions
+            .push(RuleAction::Replace(Box::new(Replace { remove, header })));
     }
 
     fn compile(&mut self, action: &Action) -> Result<RuleAction, RuleError> {
@@ -175,8 +180,12 @@ impl List<'_> {
             Action::Jump { group } => RuleAction::Jump(*group),
             Action::Flag => RuleAction::Register(Field::Mark, 0, u32::MAX),
             Action::Mark { id } => RuleAction::Register(Field::Mark, *id, u32::MAX),
-            Action::SetTag { data, index, mask } => RuleAction::Register(modify::tag((*index).into())?, *data & *mask, *mask),
-            Action::SetMeta { data, mask } => RuleAction::Register(Field::Meta, *data & *mask, *mask),
+            Action::SetTag { data, index, mask } => {
+                RuleAction::Register(modify::tag((*index).into())?, *data & *mask, *mask)
+            }
+            Action::SetMeta { data, mask } => {
+                RuleAction::Register(Field::Meta, *data & *mask, *mask)
+            }
             Action::PortId { port } | Action::RepresentedPort { port } => {
                 RuleAction::Output(resolve(self.context, action.name(), port)?)
             }
@@ -218,17 +227,33 @@ impl List<'_> {
             Action::SetIpv6Dst { ipv6_addr } => {
                 RuleAction::Set(Field::IpDst(outer), (*ipv6_addr).into())
             }
-            Action::SetIpv4Dscp { dscp } => change(action, FieldId::Ipv4Dscp, Change::Set, dscp.to_bits())?,
-            Action::SetIpv6Dscp { dscp } => change(action, FieldId::Ipv6Dscp, Change::Set, dscp.to_bits())?,
+            Action::SetIpv4Dscp { dscp } => {
+                change(action, FieldId::Ipv4Dscp, Change::Set, dscp.to_bits())?
+            }
+            Action::SetIpv6Dscp { dscp } => {
+                change(action, FieldId::Ipv6Dscp, Change::Set, dscp.to_bits())?
+            }
             Action::SetTpSrc { port } => RuleAction::Set(Field::L4Src(outer), (*port).into()),
             Action::SetTpDst { port } => RuleAction::Set(Field::L4Dst(outer), (*port).into()),
-            Action::IncTcpSeq { value } => change(action, FieldId::TcpSeqNum, Change::Add, (*value).into())?,
-            Action::DecTcpSeq { value } => change(action, FieldId::TcpSeqNum, Change::Sub, (*value).into())?,
-            Action::IncTcpAck { value } => change(action, FieldId::TcpAckNum, Change::Add, (*value).into())?,
-            Action::DecTcpAck { value } => change(action, FieldId::TcpAckNum, Change::Sub, (*value).into())?,
+            Action::IncTcpSeq { value } => {
+                change(action, FieldId::TcpSeqNum, Change::Add, (*value).into())?
+            }
+            Action::DecTcpSeq { value } => {
+                change(action, FieldId::TcpSeqNum, Change::Sub, (*value).into())?
+            }
+            Action::IncTcpAck { value } => {
+                change(action, FieldId::TcpAckNum, Change::Add, (*value).into())?
+            }
+            Action::DecTcpAck { value } => {
+                change(action, FieldId::TcpAckNum, Change::Sub, (*value).into())?
+            }
             Action::DecTtl | Action::OfDecNwTtl => RuleAction::DecTtl,
-            Action::SetTtl { ttl_value } => RuleAction::Set(Field::IpTtl(outer), (*ttl_value).into()),
-            Action::ModifyField(modify) => RuleAction::Modify(Box::new(modify::modification(modify)?)),
+            Action::SetTtl { ttl_value } => {
+                RuleAction::Set(Field::IpTtl(outer), (*ttl_value).into())
+            }
+            Action::ModifyField(modify) => {
+                RuleAction::Modify(Box::new(modify::modification(modify)?))
+            }
             Action::VxlanDecap | Action::NvgreDecap => RuleAction::Decapsulate,
             Action::VxlanEncap(definition) => RuleAction::Encapsulate(*definition),
             Action::NvgreEncap(definition) => RuleAction::EncapsulateNvgre(*definition),
@@ -240,7 +265,10 @@ impl List<'_> {
     fn sample(&mut self, sample: &sumeru_flow::model::Sample) -> Result<RuleAction, RuleError> {
         debug_assert!(sample.actions().len() <= MAX_SAMPLE_ACTIONS);
         let refused = sample.actions().iter().any(|action| {
-            matches!(action, Action::Count { .. } | Action::Queue { .. } | Action::Rss(_))
+            matches!(
+                action,
+                Action::Count { .. } | Action::Queue { .. } | Action::Rss(_)
+            )
         });
         if refused {
             return Err(unsupported(
@@ -250,7 +278,10 @@ impl List<'_> {
         }
         let inside = compile(sample.actions(), self.context, self.objects)?;
         if !matches!(inside.list.last(), Some(RuleAction::Output(_))) {
-            return Err(unsupported("sample without a port", "represented_port for the copies to go to"));
+            return Err(unsupported(
+                "sample without a port",
+                "represented_port for the copies to go to",
+            ));
         }
         self.uses.extend(inside.uses);
         Ok(RuleAction::Sample(sample.ratio(), inside.list))
@@ -264,16 +295,30 @@ fn refusal(action: &Action) -> RuleError {
             "action port_representor",
             "send to a guest or the wire with represented_port",
         ),
-        Action::OfPopMpls { .. } => ("of_pop_mpls", "raw_decap of the headers with the label and raw_encap of those without"),
-        Action::OfPushMpls { .. } => ("of_push_mpls", "raw_decap of the Ethernet header and raw_encap of one with the label"),
+        Action::OfPopMpls { .. } => (
+            "of_pop_mpls",
+            "raw_decap of the headers with the label and raw_encap of those without",
+        ),
+        Action::OfPushMpls { .. } => (
+            "of_push_mpls",
+            "raw_decap of the Ethernet header and raw_encap of one with the label",
+        ),
         Action::Conntrack => ("conntrack", "the action ct, which tracks by itself"),
-        Action::MeterMark { .. } => ("meter_mark", "a meter of its own, named by the action meter"),
+        Action::MeterMark { .. } => (
+            "meter_mark",
+            "a meter of its own, named by the action meter",
+        ),
         other => (other.name(), "the engine does not carry out this action"),
     };
     unsupported(what, expected)
 }
 
-fn change(action: &Action, field: FieldId, change: Change, value: u128) -> Result<RuleAction, RuleError> {
+fn change(
+    action: &Action,
+    field: FieldId,
+    change: Change,
+    value: u128,
+) -> Result<RuleAction, RuleError> {
     let modification = Modification::of(action.name(), field, change, value)?;
     Ok(RuleAction::Modify(Box::new(modification)))
 }

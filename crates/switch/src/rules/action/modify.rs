@@ -68,7 +68,12 @@ impl Modification {
     }
 
     /// A change of a whole field by a number.
-    pub fn of(name: &'static str, id: FieldId, change: Change, value: u128) -> Result<Self, RuleError> {
+    pub fn of(
+        name: &'static str,
+        id: FieldId,
+        change: Change,
+        value: u128,
+    ) -> Result<Self, RuleError> {
         let whole = FieldPlace {
             field: id,
             level: 0,
@@ -156,7 +161,12 @@ fn place(place: &FieldPlace, width: u32) -> Result<Place, RuleError> {
     // The model counts from the lowest bit of the field, the header from its first.
     let below = place.offset.saturating_add(width);
     let all = id.width();
-    let out = || unsupported("modify_field beyond the field", "an offset and a width within it");
+    let out = || {
+        unsupported(
+            "modify_field beyond the field",
+            "an offset and a width within it",
+        )
+    };
     let first = all.checked_sub(below).ok_or_else(out)?;
     Ok(Place {
         name,
@@ -220,7 +230,11 @@ fn header(id: FieldId, layer: Layer) -> Result<(Bits, Field, u32), RuleError> {
         FieldId::TcpPortSrc => (Bits::TCP_SRC, Field::L4Src(layer), 0),
         FieldId::TcpPortDst => (Bits::TCP_DST, Field::L4Dst(layer), 0),
         FieldId::TcpSeqNum => (Bits::TCP_SEQUENCE, extra, Part::TCP_SEQUENCE.shift),
-        FieldId::TcpAckNum => (Bits::TCP_ACKNOWLEDGEMENT, extra, Part::TCP_ACKNOWLEDGEMENT.shift),
+        FieldId::TcpAckNum => (
+            Bits::TCP_ACKNOWLEDGEMENT,
+            extra,
+            Part::TCP_ACKNOWLEDGEMENT.shift,
+        ),
         FieldId::TcpFlags => (flags, Field::TcpFlags(layer), 0),
         FieldId::UdpPortSrc => (Bits::UDP_SRC, Field::L4Src(layer), 0),
         FieldId::UdpPortDst => (Bits::UDP_DST, Field::L4Dst(layer), 0),
@@ -235,10 +249,16 @@ fn header(id: FieldId, layer: Layer) -> Result<(Bits, Field, u32), RuleError> {
             ));
         }
         FieldId::GtpPscQfi => {
-            return Err(unsupported("modify_field of gtp_psc_qfi", "gtp_teid; the container behind GTP-U is only read"));
+            return Err(unsupported(
+                "modify_field of gtp_psc_qfi",
+                "gtp_teid; the container behind GTP-U is only read",
+            ));
         }
         FieldId::MeterColor => {
-            return Err(unsupported("modify_field of meter_color", "the action color"));
+            return Err(unsupported(
+                "modify_field of meter_color",
+                "the action color",
+            ));
         }
         FieldId::Tag | FieldId::Mark | FieldId::Meta | FieldId::Pointer | FieldId::Value => {
             return Err(unsupported("modify_field of a value", "a field"));

@@ -84,7 +84,11 @@ impl Spread {
         }
         Ok(Self {
             func: rss.func,
-            layer: if rss.level == 2 { Layer::Inner } else { Layer::Outer },
+            layer: if rss.level == 2 {
+                Layer::Inner
+            } else {
+                Layer::Outer
+            },
             types: if types == 0 { USUAL } else { types },
             key: key.into(),
             queues: rss.queues.clone().into(),
@@ -114,11 +118,15 @@ impl Spread {
             RssFunction::SimpleXor => {
                 let words = input.chunks(4).map(|chunk| {
                     let mut word = [0; 4];
-                    word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+                    word.iter_mut()
+                        .zip(chunk)
+                        .for_each(|(to, from)| *to = *from);
                     u32::from_be_bytes(word)
                 });
                 // The queue is taken from the high bits.
-                words.fold(0, |all, word| all ^ word).wrapping_mul(0x9e37_79b1)
+                words
+                    .fold(0, |all, word| all ^ word)
+                    .wrapping_mul(0x9e37_79b1)
             }
         }
     }
@@ -144,7 +152,12 @@ impl Spread {
             _ => None,
         };
         if types & ETH != 0 || types & (L2_SRC | L2_DST) != 0 {
-            pair(Field::EthSrc(layer), Field::EthDst(layer), 6, (L2_SRC, L2_DST));
+            pair(
+                Field::EthSrc(layer),
+                Field::EthDst(layer),
+                6,
+                (L2_SRC, L2_DST),
+            );
         }
         let Some(v6) = v6 else { return };
         let version = usize::from(v6);
@@ -157,11 +170,21 @@ impl Spread {
         let addresses = types & if v6 { IPV6 } else { IPV4 };
         if addresses | ports != 0 {
             let bytes = if v6 { 16 } else { 4 };
-            pair(Field::IpSrc(layer), Field::IpDst(layer), bytes, (L3_SRC, L3_DST));
+            pair(
+                Field::IpSrc(layer),
+                Field::IpDst(layer),
+                bytes,
+                (L3_SRC, L3_DST),
+            );
         }
         // Fragments have none, or those of the first only: they stay together.
         if ports != 0 && key.get(Field::Fragment(layer)) == 0 {
-            pair(Field::L4Src(layer), Field::L4Dst(layer), 2, (L4_SRC, L4_DST));
+            pair(
+                Field::L4Src(layer),
+                Field::L4Dst(layer),
+                2,
+                (L4_SRC, L4_DST),
+            );
         }
     }
 }
@@ -169,7 +192,14 @@ impl Spread {
 /// The Toeplitz hash: for every bit of the input that is set, the 32 bits of the key that begin there.
 fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
     let mut window = u64::from_be_bytes([
-        at(key, 0), at(key, 1), at(key, 2), at(key, 3), at(key, 4), 0, 0, 0,
+        at(key, 0),
+        at(key, 1),
+        at(key, 2),
+        at(key, 3),
+        at(key, 4),
+        0,
+        0,
+        0,
     ]);
     let mut hash = 0;
     for (i, byte) in input.iter().enumerate() {
@@ -206,11 +236,24 @@ mod tests {
     #[test]
     fn toeplitz_is_the_specified_one() {
         let key: [u8; 40] = [
-            0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca,
-            0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b,
-            0xbe, 0xac, 0x01, 0xfa,
+            0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3,
+            0x8f, 0xb0, 0xd0, 0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3,
+            0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
         ];
-        let input = [66, 9, 149, 187, 161, 142, 100, 80, 2794_u16.to_be_bytes()[0], 2794_u16.to_be_bytes()[1], 1766_u16.to_be_bytes()[0], 1766_u16.to_be_bytes()[1]];
+        let input = [
+            66,
+            9,
+            149,
+            187,
+            161,
+            142,
+            100,
+            80,
+            2794_u16.to_be_bytes()[0],
+            2794_u16.to_be_bytes()[1],
+            1766_u16.to_be_bytes()[0],
+            1766_u16.to_be_bytes()[1],
+        ];
         assert_eq!(toeplitz(&key, &input), 0x51cc_c178);
         assert_eq!(toeplitz(&key, &input[..8]), 0x323e_8fc2);
     }
@@ -228,7 +271,10 @@ mod tests {
             key: DEFAULT_KEY.into(),
             queues: Box::new([4, 7, 9]),
         };
-        let (by_address, by_port) = (with(IPV4, RssFunction::Toeplitz), with(USUAL, RssFunction::Toeplitz));
+        let (by_address, by_port) = (
+            with(IPV4, RssFunction::Toeplitz),
+            with(USUAL, RssFunction::Toeplitz),
+        );
         let both = with(USUAL, RssFunction::SymmetricToeplitz);
         let mut seen = [0; 10];
         for port in 0..600_u16 {
@@ -246,7 +292,10 @@ mod tests {
                 other => panic!("{other:?}"),
             }
             let there = both.choose(&key);
-            for (a, b) in [(Field::IpSrc(o), Field::IpDst(o)), (Field::L4Src(o), Field::L4Dst(o))] {
+            for (a, b) in [
+                (Field::IpSrc(o), Field::IpDst(o)),
+                (Field::L4Src(o), Field::L4Dst(o)),
+            ] {
                 let (x, y) = (key.get(a), key.get(b));
                 key.set(a, y);
                 key.set(b, x);
