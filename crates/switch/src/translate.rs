@@ -80,25 +80,7 @@ pub fn translate(
     tracking: Tracking,
     notes: Option<&mut Vec<Note>>,
 ) -> Translation {
-    let mut walk = Walk {
-        tables,
-        tracking,
-        tracked: Vec::new(),
-        key: *key,
-        came: key,
-        seen: Seen::new(),
-        over: false,
-        notes,
-        out: Translation {
-            ops: Vec::with_capacity(4),
-            mask: FlowMask::ZERO,
-            rests: Rests::default(),
-            once: false,
-            tracks: Tracks::new(),
-            learn: None,
-            resolve: None,
-        },
-    };
+    let mut walk = Walk::new(tables, key, tracking, notes);
     walk.run();
     walk.out
 }
@@ -128,6 +110,35 @@ pub(crate) fn mac_of(value: u128) -> [u8; 6] {
 pub(crate) fn text_of(mac: [u8; 6]) -> String {
     let [a, b, c, d, e, f] = mac;
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+impl<'a> Walk<'a> {
+    fn new(
+        tables: Tables<'a>,
+        key: &'a FlowKey,
+        tracking: Tracking<'a>,
+        notes: Option<&'a mut Vec<Note>>,
+    ) -> Self {
+        Walk {
+        tables,
+        tracking,
+        tracked: Vec::new(),
+        key: *key,
+        came: key,
+        seen: Seen::new(),
+        over: false,
+        notes,
+        out: Translation {
+            ops: Vec::with_capacity(4),
+            mask: FlowMask::ZERO,
+            rests: Rests::default(),
+            once: false,
+            tracks: Tracks::new(),
+            learn: None,
+            resolve: None,
+        },
+    }
+    }
 }
 
 impl Walk<'_> {
