@@ -4,6 +4,7 @@
 
 mod batch;
 mod connections;
+mod objects;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,10 +14,13 @@ use std::sync::{Arc, Mutex};
 
 use sumeru_engine::publish::Publisher;
 use sumeru_engine::{EngineError, Lcore, PollerId, Watch, spsc};
+use sumeru_flow::PortRef;
+use sumeru_flow::model::MeterError;
 
 use crate::capture::{Seen, Tap};
 use crate::fdb::Entry;
 use crate::frame::PortIndex;
+use crate::qos::QosError;
 use crate::ring::QueueFault;
 use crate::rules::RuleError;
 use crate::rules::queue::{FlowQueue, SharedRules, lock};
@@ -56,6 +60,12 @@ pub enum SwitchError {
     /// A rule.
     #[error(transparent)]
     Rule(#[from] RuleError),
+    /// A meter's rates.
+    #[error(transparent)]
+    Meter(#[from] QosError),
+    /// A meter's profile.
+    #[error(transparent)]
+    Profile(#[from] MeterError),
     /// A wire port's descriptor.
     #[error("cannot wait for frames on port {0}: {1}")]
     Watch(PortIndex, std::io::Error),
@@ -300,6 +310,7 @@ impl Switch {
             if let Some(slot) = snapshot.ports.get_mut(usize::from(index)) {
                 *slot = None;
             }
+            snapshot.isolated.remove(&index);
         })?;
         self.owner()
             .call(move |worker, watch| worker.remove(index, watch))?;
@@ -331,6 +342,15 @@ impl Switch {
     /// An lcore that is gone.
     pub fn set_underlay(&mut self, underlay: Option<Underlay>) -> Result<(), SwitchError> {
         self.change(|snapshot| snapshot.underlay = underlay)
+    }
+
+    /// The port that a rule means.
+    fn resolve(&self, wanted: &PortRef) -> Option<PortIndex> {
+        let named = |view: &&PortView| {
+            wanted.number() == Some(view.index.into()) || &*view.name == wanted.as_str()
+        };
+        let ports = &self.publisher.current().ports;
+        ports.iter().flatten().find(named).map(|view| view.index)
     }
 
     /// What a rule counted: packets and bytes; zero without a count action.

@@ -26,6 +26,7 @@ use crate::frame::{BURST, MAX_FRAME, PortIndex};
 use crate::lane::{Attachment, Connections, Lane, LocalPort, Outcome};
 use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
 use crate::program::Op;
+use crate::qos::meter_table::MeterTable;
 use crate::ring::{QueueFault, Sender};
 use crate::rules::{Parsing, RuleView};
 use crate::snapshot::Snapshot;
@@ -69,6 +70,8 @@ pub struct SwitchWorker {
     /// Which rules' masks were looked at last.
     shape: u64,
     tracking: ConnectionSettings,
+    /// Which state of the indirect actions was decided by.
+    generation: u64,
     started: Tsc,
     second: u64,
     millisecond: u64,
@@ -99,6 +102,7 @@ impl SwitchWorker {
             parsing: Parsing::default(),
             shape: 0,
             tracking: ConnectionSettings::default(),
+            generation: 0,
             started,
             second: Tsc::ticks(Duration::from_secs(1)),
             millisecond: Tsc::ticks(Duration::from_millis(1)).max(1),
@@ -116,6 +120,11 @@ impl SwitchWorker {
         if self.rules.refresh() {
             self.adopt_rules();
         }
+    }
+
+    /// Meters that rules name.
+    pub fn meters(&mut self) -> &mut MeterTable {
+        &mut self.lane.meters
     }
 
     /// Runs a frame through the pipeline as if it had come in on `port`; nothing is sent, learned or counted. Answers the decisions and what would leave.
@@ -397,6 +406,13 @@ impl SwitchWorker {
     #[cold]
     fn decide(&mut self, index: usize, known: Known) -> Outcome {
         self.lane.counters.passed(Stage::SlowPath, 1);
+        if self.rules.replaces && self.lane.frames[index].header.len() < HEADER_MAX {
+            // What a new front uncovers may be decided by.
+            // SAFETY: the frame is of the burst in hand.
+            unsafe {
+                egress::load_behind(&mut self.lane.frames[index], &self.lane.list, HEADER_MAX)
+            };
+        }
         let key = self.lane.frames[index].key;
         let tables = Tables {
             snapshot: &self.snapshot,
@@ -411,7 +427,7 @@ impl SwitchWorker {
                 fragments,
                 now,
             }) => Tracking::of(Table::Live(table, fragments), frame, *now, known),
-            None => Tracking::OFF,
+            None => Tracking::of(Table::Off, frame, 0, None),
         };
         let decision = translate(tables, &key, tracking, None);
         if let Some(remote) = decision.resolve

@@ -102,7 +102,8 @@ impl Switch {
             id,
             resolve: &resolve,
         };
-        Ok(rules::compile(rule, &context)?)
+        let rules = lock(&self.rules);
+        Ok(rules::compile_with(rule, &context, rules.objects())?)
     }
 
     /// Removes rules and installs others, all or none: a packet meets the rules before or those after, never a mix. A new rule may take the name of one that goes.
@@ -116,15 +117,18 @@ impl Switch {
     ) -> Result<(), BatchError> {
         let resolver = Resolver::new(&self.publisher.current().ports);
         let resolve = |wanted: &PortRef| resolver.resolve(wanted);
-        let compiled = add.iter().map(|new| {
+        let mut table = lock(&self.rules);
+        let compile = |new: &NewRule<'_>| {
             let context = rules::Context {
                 port: new.port,
                 id: new.id,
                 resolve: &resolve,
             };
-            rules::compile(new.rule, &context).map_err(SwitchError::from)
-        });
-        let done = lock(&self.rules).exchange(remove, compiled);
+            rules::compile_with(new.rule, &context, table.objects()).map_err(SwitchError::from)
+        };
+        let compiled: Vec<_> = add.iter().map(compile).collect();
+        let done = table.exchange(remove, compiled);
+        drop(table);
         done.map_err(|(at, error)| {
             let (port, id) = match at {
                 At::Add(at) => add.get(at).map(|new| (new.port, new.id)),

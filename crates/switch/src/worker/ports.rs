@@ -164,6 +164,14 @@ impl SwitchWorker {
     pub(super) fn adopt_rules(&mut self) {
         let view = &*self.rules;
         self.cache.adopt(view.rules.version());
+        if view.generation != self.generation {
+            self.generation = view.generation;
+            self.cache.invalidate();
+        }
+        if view.tracks {
+            self.make_connections();
+        }
+        let view = &*self.rules;
         if (view.rules.shape(), view.extracts) == (self.shape, self.parsing.extracts) {
             return;
         }
@@ -173,9 +181,6 @@ impl SwitchWorker {
             self.parsing = parsing;
             self.cache.invalidate();
             self.set_parsing();
-        }
-        if self.rules.tracks {
-            self.make_connections();
         }
     }
 

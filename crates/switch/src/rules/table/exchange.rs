@@ -1,7 +1,10 @@
 //! Many changes as one: rules that go and rules that come, all of them or none.
 
+use std::collections::HashSet;
+
 use super::RuleTable;
 use crate::frame::PortIndex;
+use crate::rules::ageing::Subject;
 use crate::rules::{CompiledRule, RuleError};
 
 /// Which rule of an exchange was at fault, by its place in the list.
@@ -26,7 +29,7 @@ impl RuleTable {
     ) -> Result<(), (At, E)> {
         let tracks = self.tracks;
         let mut leaving = Vec::with_capacity(remove.len());
-        let mut added = Vec::new();
+        let mut added = HashSet::new();
         let mut fault = None;
         for (at, name) in remove.iter().enumerate() {
             // Names only: the rules themselves go when nothing can be refused any more.
@@ -42,10 +45,12 @@ impl RuleTable {
             for (at, rule) in add.into_iter().enumerate() {
                 let done = rule.and_then(|rule| {
                     self.insert(&rule)?;
-                    Ok(rule.name)
+                    Ok((rule.name, rule.age.is_some()))
                 });
                 match done {
-                    Ok(name) => added.push(name),
+                    Ok(new) => {
+                        added.insert(new);
+                    }
                     Err(error) => {
                         fault = Some((At::Add(at), error));
                         break;
@@ -54,12 +59,25 @@ impl RuleTable {
             }
         }
         let Some(fault) = fault else {
-            leaving.iter().for_each(|(_, named)| self.take_out(named));
+            for (name, named) in &leaving {
+                self.take_out(named);
+                // A new rule of that name that ages is watched instead already.
+                if !added.contains(&(*name, true)) {
+                    self.ageing.forget(Subject::Rule(name.0, name.1));
+                }
+            }
             return Ok(());
         };
-        for name in added {
+        for (name, _) in added {
             if let Some(named) = self.names.remove(&name) {
+                self.ageing.forget(Subject::Rule(name.0, name.1));
                 self.take_out(&named);
+            }
+        }
+        for (name, named) in &leaving {
+            if let (Some(age), Some(counter)) = (named.age, named.counter) {
+                self.ageing
+                    .watch(Subject::Rule(name.0, name.1), age, counter);
             }
         }
         self.names.extend(leaving);
