@@ -8,6 +8,9 @@ pub const PORTS: [u16; 5] = [53, 80, 1000, 1001, 8080];
 pub const VIDS: [u16; 4] = [0, 5, 6, 100];
 pub const TTLS: [u8; 6] = [64, 64, 64, 255, 2, 1];
 
+/// Two of them talk most.
+const HOSTS: [u8; 10] = [0, 1, 1, 1, 2, 2, 2, 3, 4, 5];
+
 const ARRIVING: Known = Known {
     tags: None,
     tunnel: None,
@@ -32,10 +35,10 @@ pub fn ipv6(n: u8) -> [u8; 16] {
     address
 }
 
-/// A frame for a port; every protocol in it is one that the reference knows.
-pub fn frame(seed: &mut Seed) -> Vec<u8> {
+/// A frame of a station, or now and then one with another's address; every protocol in it is one that the reference knows.
+pub fn frame(seed: &mut Seed, station: u8) -> Vec<u8> {
     loop {
-        let mut bytes = whole(seed, true);
+        let mut bytes = whole(seed, station, true);
         if seed.once_in(6) {
             damage(seed, &mut bytes);
         }
@@ -56,7 +59,7 @@ fn is_known(bytes: &[u8]) -> bool {
     read(bytes, plain) != Err(Fault::Unknown)
 }
 
-fn whole(seed: &mut Seed, outermost: bool) -> Vec<u8> {
+fn whole(seed: &mut Seed, station: u8, outermost: bool) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(match seed.below(16) {
         0 => [0xff; 6],
@@ -67,7 +70,8 @@ fn whole(seed: &mut Seed, outermost: bool) -> Vec<u8> {
     bytes.extend(match seed.below(64) {
         0 => [0; 6],
         1 => [3, 0, 0, 0, 0, 1],
-        _ => mac(seed.below(6) as u8),
+        2..6 => mac(seed.below(6) as u8),
+        _ => mac(station),
     });
     for _ in 0..seed.one_of(&[0, 0, 0, 0, 0, 1, 1, 2]) {
         bytes.extend(seed.one_of(&[[0x81, 0], [0x81, 0], [0x88, 0xa8]]));
@@ -90,7 +94,7 @@ fn whole(seed: &mut Seed, outermost: bool) -> Vec<u8> {
         }
         7..10 if outermost => {
             bytes.extend([8, 0]);
-            tunnelled(seed, &mut bytes);
+            tunnelled(seed, station, &mut bytes);
         }
         _ => {
             bytes.extend([8, 0]);
@@ -153,8 +157,8 @@ fn header_4(
     bytes.extend([0, seed.one_of(&[0, 7])]);
     bytes.extend(word.to_be_bytes());
     bytes.extend([seed.one_of(&TTLS), proto, 0, 0]);
-    bytes.extend(ipv4(seed.below(6) as u8));
-    bytes.extend(ipv4(seed.below(6) as u8));
+    bytes.extend(ipv4(seed.one_of(&HOSTS)));
+    bytes.extend(ipv4(seed.one_of(&HOSTS)));
     bytes.extend(vec![1; options]);
     bytes.extend(payload);
 }
@@ -198,7 +202,11 @@ fn version_6(seed: &mut Seed, bytes: &mut Vec<u8>) {
 
 fn transport(seed: &mut Seed, proto: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let (from, to) = (seed.one_of(&PORTS), seed.one_of(&PORTS));
+    let mut port = || match seed.below(3) {
+        0 => seed.one_of(&PORTS),
+        _ => seed.one_of(&[PORTS[0], PORTS[2]]),
+    };
+    let (from, to) = (port(), port());
     let data = vec![0x61; seed.one_of(&[0, 1, 4, 18, 100, 300])];
     match proto {
         17 => {
@@ -225,8 +233,8 @@ fn transport(seed: &mut Seed, proto: u8) -> Vec<u8> {
 }
 
 /// VXLAN, or a datagram that looks like it.
-fn tunnelled(seed: &mut Seed, bytes: &mut Vec<u8>) {
-    let inner = whole(seed, false);
+fn tunnelled(seed: &mut Seed, station: u8, bytes: &mut Vec<u8>) {
+    let inner = whole(seed, station, false);
     let mut payload = Vec::new();
     payload.extend(seed.one_of(&PORTS).to_be_bytes());
     payload.extend(VXLAN.to_be_bytes());

@@ -66,6 +66,9 @@ pub struct Pipeline {
     learned: HashMap<(u32, [u8; 6]), u16>,
     /// Connections by the tuple of who began, and whether they were answered.
     connections: HashMap<Tuple, bool>,
+    /// Rules that frames met, and frames of answered connections.
+    pub met: u64,
+    pub established: u64,
 }
 
 type Outputs = Vec<(u16, Vec<u8>)>;
@@ -199,6 +202,8 @@ impl Pipeline {
             rules: Vec::new(),
             learned: HashMap::new(),
             connections: HashMap::new(),
+            met: 0,
+            established: 0,
         }
     }
 
@@ -257,6 +262,7 @@ impl Pipeline {
     }
 
     fn act(&mut self, rule: usize, packet: &mut Packet) -> Result<Fate, Dropped> {
+        self.met += 1;
         let actions = self.rules[rule].rule.actions.clone();
         let mut fate = None;
         for action in &actions {
@@ -309,6 +315,7 @@ impl Pipeline {
             }
             TRK | NEW
         };
+        self.established += u64::from(packet.ct_state & EST != 0);
     }
 
     /// A network that learns (IEEE 802.1D, 7.7 to 7.9).

@@ -33,12 +33,12 @@ struct Demanded {
 /// A rule's text and the port that it is made on.
 pub fn rule(seed: &mut Seed, about: About) -> (u16, String) {
     let port = seed.below(SWITCH_PORTS.into()) as u16;
-    let group = seed.one_of(&[0, 0, 1, 1, 2, 3]);
+    let group = seed.one_of(&[0, 0, 0, 1, 1, 2, 3]);
     let mut pattern = Vec::new();
     // On all ports, on one, or on the one that it is made on.
-    let direction = match seed.below(4) {
-        0 => "transfer",
-        1 => {
+    let direction = match seed.below(6) {
+        0..3 => "transfer",
+        3 => {
             pattern.push(format!("represented_port ethdev_port_id is {port}"));
             "transfer"
         }
@@ -62,6 +62,19 @@ pub fn rule(seed: &mut Seed, about: About) -> (u16, String) {
         actions.join(" / "),
     );
     (port, text)
+}
+
+/// Rules that track most datagrams, and keep the connections that one side begins.
+pub fn tracking(seed: &mut Seed) -> [String; 2] {
+    let datagram = "eth / ipv4 fragment_offset spec 0 fragment_offset mask 0x3fff";
+    let (priority, group) = (seed.below(3), seed.one_of(&[1, 1, 2]));
+    [(priority, format!("udp dst is {}", PORTS[0]), " commit"), (priority + 1, "udp".into(), "")].map(
+        |(priority, udp, commit)| {
+            format!(
+                "flow create 0 priority {priority} transfer pattern {datagram} / {udp} / end actions ct zone {ZONE}{commit} group {group} / end"
+            )
+        },
+    )
 }
 
 /// The fields of an item, each with a chance of one in `n`.
@@ -186,7 +199,7 @@ fn headers(seed: &mut Seed, about: About, pattern: &mut Vec<String>) -> (Demande
 
 fn one_frame(seed: &mut Seed, datagram: bool, pattern: &mut Vec<String>) -> Demanded {
     let mut demanded = Demanded::default();
-    let mut eth = item(seed, "eth", 4, ETH);
+    let mut eth = item(seed, "eth", 8, ETH);
     if datagram {
         pattern.push(eth);
         pattern.push(format!(
@@ -208,17 +221,17 @@ fn one_frame(seed: &mut Seed, datagram: bool, pattern: &mut Vec<String>) -> Dema
     match kind {
         0 => return demanded,
         1..6 => {
-            pattern.push(item(seed, "ipv4", 6, IPV4));
+            pattern.push(item(seed, "ipv4", 10, IPV4));
             demanded.v4 = true;
         }
         _ => {
-            pattern.push(item(seed, "ipv6", 6, IPV6));
+            pattern.push(item(seed, "ipv6", 10, IPV6));
             demanded.v6 = true;
         }
     }
     match seed.below(6) {
-        0 | 1 => pattern.push(item(seed, "udp", 2, TRANSPORT)),
-        2 => pattern.push(item(seed, "tcp", 2, TCP)),
+        0 | 1 => pattern.push(item(seed, "udp", 3, TRANSPORT)),
+        2 => pattern.push(item(seed, "tcp", 3, TCP)),
         3 if demanded.v4 => pattern.push(item(seed, "icmp", 2, ICMP)),
         3 => pattern.push(item(seed, "icmp6", 2, ICMP)),
         _ => return demanded,
