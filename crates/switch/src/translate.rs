@@ -120,24 +120,24 @@ impl<'a> Walk<'a> {
         notes: Option<&'a mut Vec<Note>>,
     ) -> Self {
         Walk {
-        tables,
-        tracking,
-        tracked: Vec::new(),
-        key: *key,
-        came: key,
-        seen: Seen::new(),
-        over: false,
-        notes,
-        out: Translation {
-            ops: Vec::with_capacity(4),
-            mask: FlowMask::ZERO,
-            rests: Rests::default(),
-            once: false,
-            tracks: Tracks::new(),
-            learn: None,
-            resolve: None,
-        },
-    }
+            tables,
+            tracking,
+            tracked: Vec::new(),
+            key: *key,
+            came: key,
+            seen: Seen::new(),
+            over: false,
+            notes,
+            out: Translation {
+                ops: Vec::with_capacity(4),
+                mask: FlowMask::ZERO,
+                rests: Rests::default(),
+                once: false,
+                tracks: Tracks::new(),
+                learn: None,
+                resolve: None,
+            },
+        }
     }
 }
 

@@ -195,7 +195,14 @@ fn carried_out(frame: &Frame, ops: &[Op]) -> Option<FlowKey> {
     }
     let (mut key, mut layout) = (FlowKey::ZERO, Layout::EMPTY);
     let header = frame.header.header();
-    parse(header, header.len(), &mut key, &mut layout, &ParseOptions::VXLAN).ok()?;
+    parse(
+        header,
+        header.len(),
+        &mut key,
+        &mut layout,
+        &ParseOptions::VXLAN,
+    )
+    .ok()?;
     Some(key)
 }
 
