@@ -211,12 +211,8 @@ fn op(input: &mut Input) -> Op {
                 4789,
                 input.u32() & 0xff_ffff,
             );
-            let udp_src = input.bit().then(|| input.u16());
-            Op::Encapsulate(Box::new(Tunnel {
-                headers,
-                udp_src,
-                tos: input.u8(),
-            }))
+            let tos = input.bit().then(|| input.u8());
+            Op::Encapsulate(Box::new(Tunnel { headers, tos }))
         }
     }
 }

@@ -490,6 +490,7 @@ fn snapshot(small: bool) -> Snapshot {
         ports: (0..=TAP).map(|index| Some(port(index))).collect(),
         networks: HashMap::from([(7, network)]),
         underlay: Some(underlay),
+        ..Snapshot::default()
     }
 }
 

@@ -98,6 +98,7 @@ impl Switch {
             ports: (0..=UPLINK).map(|index| Some(port(index))).collect(),
             networks,
             underlay: (bits & 1 != 0).then_some(underlay),
+            ..Snapshot::default()
         };
         let mut table = RuleTable::default();
         let (view, _) = table.subscribe();
@@ -213,6 +214,8 @@ impl Switch {
             places: vec![(mask, value.masked(&mask))],
             extracts: Extracts::default(),
             actions: actions.into(),
+            age: None,
+            uses: Vec::new(),
         };
         self.rules += 1;
         assert!(self.table.insert(&rule).is_ok());
@@ -323,7 +326,7 @@ fn action(input: &mut Input) -> Option<RuleAction> {
     ][input.below(7)];
     Some(match input.below(10) {
         0 => RuleAction::Count,
-        1 => RuleAction::Mark(input.below(4) as u32),
+        1 => RuleAction::Register(Field::Mark, input.below(4) as u32, u32::MAX),
         2 => RuleAction::Set(field, field_value(field, input)),
         3 => RuleAction::DecTtl,
         4 => RuleAction::PushVlan(0x8100),

@@ -119,6 +119,21 @@ impl Headroom {
         Ok(())
     }
 
+    /// Grows the header by `n` bytes at the end and lends them; they hold old contents.
+    ///
+    /// # Errors
+    /// [`EditError::OutOfRange`] without that much room; nothing changes.
+    pub fn push_back(&mut self, n: usize) -> Result<&mut [u8], EditError> {
+        let len = self.len();
+        if usize::from(self.start) + len + n > CAPACITY {
+            return Err(EditError::OutOfRange);
+        }
+        self.len += n as u16;
+        self.header_mut()
+            .get_mut(len..)
+            .ok_or(EditError::OutOfRange)
+    }
+
     /// Cuts the header to its first `len` bytes; no effect when it is shorter.
     #[inline]
     pub fn truncate(&mut self, len: usize) {

@@ -1,13 +1,18 @@
 //! The operations of a program that change a frame: headers, tags, tunnels. They touch the scratch copy only.
 
+mod nat;
+mod replace;
+
 use sumeru_packet::edit::{self, EditError};
 use sumeru_packet::{L3Kind, Layer, LayerLayout};
 
-use crate::conntrack::{Direction, NatBinding};
 use crate::frame::Frame;
 use crate::net_header::{Gso, Offload};
-use crate::program::{Op, Tunnel};
+use crate::program::{Modify, Op, Source, Tunnel};
 use crate::stats::{Drop, DropReason};
+
+pub use nat::translate;
+pub use replace::{PARSE, is_short, reparse};
 
 /// Carries out an operation that changes the frame; does nothing for the others.
 ///
@@ -39,9 +44,21 @@ pub fn apply(frame: &mut Frame, op: &Op) -> Result<(), DropReason> {
             .header
             .pop_vlan(&mut frame.layout)
             .map(|_| shrink(frame, 4)),
-        Op::Decapsulate | Op::Unwrap => return decapsulate(frame),
+        Op::SwapEth => swap_eth(header, &layer),
+        Op::Modify(change) => return modify(frame, change),
+        Op::Decapsulate => {
+            let carried = edit::carry_marks_in(header, &frame.layout, false, false);
+            return carried.map_err(reason).and_then(|()| decapsulate(frame));
+        }
+        Op::Unwrap => return decapsulate(frame),
         Op::Encapsulate(tunnel) => return encapsulate(frame, tunnel),
-        Op::Track(_)
+        Op::Replace(front) => return replace::replace(frame, front),
+        Op::Meter(_)
+        | Op::Colour(_)
+        | Op::Queue(_)
+        | Op::Spread(_)
+        | Op::Sample(_)
+        | Op::Track(_)
         | Op::Nat(_)
         | Op::Count(_)
         | Op::Flood(_)
@@ -52,57 +69,60 @@ pub fn apply(frame: &mut Frame, op: &Op) -> Result<(), DropReason> {
     done.map_err(reason)
 }
 
-/// Rewrites addresses and ports as a connection says.
+fn reason(error: EditError) -> DropReason {
+    match error {
+        EditError::Expired => Drop::TtlExpired.into(),
+        EditError::Congestion => Drop::Congestion.into(),
+        _ => Drop::Action.into(),
+    }
+}
+
+/// Sets the DSCP of the outer header.
 ///
 /// # Errors
 /// Why the frame is to be dropped.
-pub fn translate(
-    frame: &mut Frame,
-    binding: &NatBinding,
-    direction: Direction,
-) -> Result<(), DropReason> {
+pub fn mark(frame: &mut Frame, dscp: u8) -> Result<(), DropReason> {
     let layer = *frame.layout.outer();
+    edit::set_dscp(frame.header.header_mut(), &layer, dscp).map_err(reason)
+}
+
+fn swap_eth(header: &mut [u8], layer: &LayerLayout) -> Result<(), EditError> {
+    let at = usize::from(layer.eth);
+    let addresses = header.get_mut(at..at + 12);
+    let addresses = addresses.filter(|_| layer.has_ethernet());
+    let (dst, src) = addresses.ok_or(EditError::Absent)?.split_at_mut(6);
+    dst.swap_with_slice(src);
+    Ok(())
+}
+
+fn modify(frame: &mut Frame, change: &Modify) -> Result<(), DropReason> {
+    let layers = frame.layout.layers;
+    let [outer, inner] = layers;
+    let layer_of = |layer| match layer {
+        Layer::Outer => Ok(&outer),
+        Layer::Inner if frame.layout.has_inner() => Ok(&inner),
+        Layer::Inner => Err(EditError::Absent),
+    };
+    let layer = layer_of(change.layer).map_err(reason)?;
     let partial = frame.offload.partial_csum && frame.offload.csum_start == layer.l4;
     let header = frame.header.header_mut();
-    let rewrite = binding.rewrite(direction);
-    let mut done = || -> Result<(), EditError> {
-        match layer.l3_kind {
-            L3Kind::Ipv4 => {
-                if let Some(address) = rewrite.src {
-                    edit::set_ipv4_src(header, &layer, address as u32, partial)?;
-                }
-                if let Some(address) = rewrite.dst {
-                    edit::set_ipv4_dst(header, &layer, address as u32, partial)?;
-                }
-            }
-            _ => {
-                if let Some(address) = rewrite.src {
-                    edit::set_ipv6_src(header, &layer, address, partial)?;
-                }
-                if let Some(address) = rewrite.dst {
-                    edit::set_ipv6_dst(header, &layer, address, partial)?;
-                }
-            }
-        }
-        // Later fragments have no ports, and their first takes the checksum of all.
-        if layer.has_l4() {
-            if let Some(port) = rewrite.sport {
-                edit::set_l4_src(header, &layer, port, partial)?;
-            }
-            if let Some(port) = rewrite.dport {
-                edit::set_l4_dst(header, &layer, port, partial)?;
-            }
+    let mut done = || {
+        let value = match change.by {
+            Source::Value(value) => value,
+            Source::Bits(from, bits) => edit::read_bits(header, layer_of(from)?, bits)?,
+        };
+        edit::modify(header, layer, change.bits, change.change, value, partial)?;
+        // The tunnel's checksum covers what is inside. None is better than a wrong one (RFC 6935).
+        let udp = usize::from(outer.l4) + 6;
+        if change.layer == Layer::Inner
+            && outer.tunnel_kind().is_udp()
+            && header.get(udp..udp + 2).is_some_and(|sum| sum != [0, 0])
+        {
+            edit::clear_udp_checksum(header, &outer)?;
         }
         Ok(())
     };
     done().map_err(reason)
-}
-
-fn reason(error: EditError) -> DropReason {
-    match error {
-        EditError::Expired => Drop::TtlExpired.into(),
-        _ => Drop::Action.into(),
-    }
 }
 
 fn grow(frame: &mut Frame, bytes: u16) {
@@ -147,13 +167,8 @@ fn encapsulate(frame: &mut Frame, tunnel: &Tunnel) -> Result<(), DropReason> {
     grow(frame, tunnel.headers.len() as u16);
     let outer = *frame.layout.outer();
     let header = frame.header.header_mut();
-    if tunnel.tos != 0 {
-        edit::set_tos(header, &outer, tunnel.tos).map_err(reason)?;
-    }
-    if let Some(port) = tunnel.udp_src
-        && let Some(field) = header.get_mut(usize::from(outer.l4)..usize::from(outer.l4) + 2)
-    {
-        field.copy_from_slice(&port.to_be_bytes());
+    if let Some(tos) = tunnel.tos {
+        edit::set_tos(header, &outer, tos).map_err(reason)?;
     }
     // Outer lengths of a frame that will be cut are set per segment; any other must fit one packet.
     let too_long =

@@ -80,6 +80,31 @@ pub unsafe fn load_more(frame: &mut Frame, list: &[GuestSlice], to: usize) -> bo
     true
 }
 
+/// Extends the header copy to `to` bytes at its end, whatever was done to its front. False when there are not so many.
+///
+/// # Safety
+/// The memory behind the frame's segments is mapped.
+#[cold]
+pub unsafe fn load_behind(frame: &mut Frame, list: &[GuestSlice], to: usize) -> bool {
+    let wanted = to
+        .min(frame.len as usize)
+        .saturating_sub(frame.header.len());
+    let mut more = [0; sumeru_packet::HEADER_MAX];
+    let Some(more) = more.get_mut(..wanted) else {
+        return false;
+    };
+    // SAFETY: mapped by the caller's word.
+    if more.is_empty() || !unsafe { gather_into(frame.segments(list), frame.skip.into(), more) } {
+        return false;
+    }
+    let Ok(end) = frame.header.push_back(more.len()) else {
+        return false;
+    };
+    end.copy_from_slice(more);
+    frame.skip += more.len() as u16;
+    true
+}
+
 /// The whole frame, or its first `to.len()` bytes; returns how many.
 ///
 /// # Safety

@@ -21,7 +21,7 @@ pub type PortIndex = u16;
 
 /// One frame.
 #[repr(C)]
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Frame {
     /// What matching looks at.
     pub key: FlowKey,

@@ -3,21 +3,25 @@
 //! It knows what to do with a frame once that is decided; it decides nothing.
 #![allow(unsafe_code)]
 
+mod execute;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
+use sumeru_engine::Tsc;
 use sumeru_packet::{Layer, ParseOptions};
 use sumeru_virtio::GuestSlice;
 
 use crate::capture::Tap;
 use crate::classifier::arena::CounterArena;
 use crate::conntrack::{Conntrack, Fragments, Verdict};
-use crate::edit;
 use crate::egress::Outgoing;
 use crate::frame::{BURST, Frame, PortIndex};
-use crate::program::Op;
+use crate::program::{Choice, Op};
+use crate::qos::meter_table::{METERS_MAX, MeterTable};
 use crate::ring::{Receiver, Sender, Sent, check_mtu};
 use crate::snapshot::NetworkId;
 use crate::stats::{Drop, DropReason, PipelineCounters, PortCounters, Stage};
@@ -64,6 +68,8 @@ pub struct LocalPort {
     usual: PortIndex,
     /// Frames of the burst in hand that leave by it.
     pending: ArrayVec<u8, BURST>,
+    /// Receive queues that were chosen for some of them.
+    steered: ArrayVec<(u8, Choice), BURST>,
 }
 
 impl LocalPort {
@@ -76,6 +82,7 @@ impl LocalPort {
             parse: ParseOptions::PLAIN,
             usual: 0,
             pending: ArrayVec::new(),
+            steered: ArrayVec::new(),
         }
     }
 }
@@ -97,6 +104,12 @@ pub struct Lane {
     rule_counters: Arc<CounterArena>,
     /// Connections, once a rule tracks any.
     pub connections: Option<Box<Connections>>,
+    /// Meters that rules name.
+    pub meters: Box<MeterTable>,
+    /// Ticks of the clock, for the meters.
+    pub now: u64,
+    /// For those that choose frames by chance.
+    random: u64,
     dirty: Vec<PortIndex>,
     /// Ports whose guests may want a notification of what was sent to them or given back.
     unsettled: Vec<PortIndex>,
@@ -133,6 +146,10 @@ impl Lane {
         let Ok(frames) = <Box<[Frame; BURST]>>::try_from(frames.into_boxed_slice()) else {
             unreachable!("BURST frames were made");
         };
+        let ticks = Tsc::ticks(Duration::from_secs(1)).max(1);
+        let Ok(meters) = MeterTable::new(METERS_MAX, ticks) else {
+            unreachable!("the limit is one that tables have");
+        };
         Self {
             frames,
             list: Vec::with_capacity(64 * BURST),
@@ -142,6 +159,9 @@ impl Lane {
             floods: HashMap::new(),
             rule_counters,
             connections: None,
+            meters: Box::new(meters),
+            now: 0,
+            random: 0x9e37_79b9_7f4a_7c15,
             dirty: Vec::with_capacity(64),
             unsettled: Vec::with_capacity(64),
         }
@@ -171,27 +191,6 @@ impl Lane {
         match ops {
             [Op::Output(port)] => self.enqueue(index, *port),
             _ => self.execute_any(index, &[], ops),
-        }
-    }
-
-    /// Rewrites a frame as its connection says.
-    fn translate(&mut self, index: usize, tracks: &[Track], number: u8) -> Result<(), DropReason> {
-        let frame = &mut self.frames[index];
-        let rewrite = match (tracks.get(usize::from(number)), &self.connections) {
-            (
-                Some(Track::Connection {
-                    conn, direction, ..
-                }),
-                Some(connections),
-            ) => connections
-                .table
-                .binding(*conn)
-                .map(|binding| (binding, *direction)),
-            _ => None,
-        };
-        match rewrite {
-            Some((binding, direction)) => edit::translate(frame, &binding, direction),
-            None => Err(Drop::Action.into()),
         }
     }
 
@@ -271,49 +270,6 @@ impl Lane {
                 if found.is_none() { Ok(()) } else { Err(None) }
             }
         }
-    }
-
-    fn execute_any(&mut self, index: usize, tracks: &[Track], ops: &[Op]) -> Outcome {
-        let mut outcome = Outcome::Forwarded;
-        for (position, op) in ops.iter().enumerate() {
-            match op {
-                Op::Nat(number) => {
-                    if let Err(reason) = self.translate(index, tracks, *number) {
-                        return self.dropped(index, reason);
-                    }
-                }
-                Op::Count(counter) => self.rule_counters.count(*counter, self.frames[index].len),
-                Op::Output(port) if position + 1 == ops.len() => return self.enqueue(index, *port),
-                Op::Output(port) => {
-                    // Others get the frame too, perhaps changed: this one leaves now, behind those that wait already.
-                    outcome = self.enqueue(index, *port);
-                    self.flush_port(*port);
-                    self.dirty.retain(|dirty| dirty != port);
-                }
-                Op::Consume => return Outcome::Consume,
-                Op::Drop(reason) => return self.dropped(index, *reason),
-                Op::Flood(network) => {
-                    self.counters.passed(Stage::Flood, 1);
-                    if let Some(left) = self.floods.get_mut(network) {
-                        if *left == 0 {
-                            return self.dropped(index, Drop::FloodLimit.into());
-                        }
-                        *left -= 1;
-                    }
-                }
-                _ => {
-                    match op {
-                        Op::Decapsulate => self.counters.passed(Stage::Decapsulate, 1),
-                        Op::Encapsulate(_) => self.counters.passed(Stage::Encapsulate, 1),
-                        _ => {}
-                    }
-                    if let Err(reason) = edit::apply(&mut self.frames[index], op) {
-                        return self.dropped(index, reason);
-                    }
-                }
-            }
-        }
-        outcome
     }
 
     /// Queues frame `index` of the burst for a port.
@@ -396,12 +352,20 @@ impl Lane {
             return;
         };
         let pending = std::mem::take(&mut port.pending);
+        let steered = std::mem::take(&mut port.steered);
         if let Some(tap) = &mut self.tap {
             pending
                 .iter()
                 .for_each(|i| tap.sent(index, &self.frames[usize::from(*i)], &self.list));
         }
-        send(port, &*self.frames, &pending, &self.list, &self.counters);
+        send(
+            port,
+            &*self.frames,
+            &pending,
+            &steered,
+            &self.list,
+            &self.counters,
+        );
         self.unsettled(index);
     }
 
@@ -420,6 +384,7 @@ impl Lane {
             port,
             std::slice::from_ref(&frame),
             &[0],
+            &[],
             &list,
             &self.counters,
         );
@@ -433,6 +398,7 @@ fn send(
     port: &mut LocalPort,
     frames: &[Frame],
     order: &[u8],
+    steered: &[(u8, Choice)],
     list: &[GuestSlice],
     counters: &PipelineCounters,
 ) {
@@ -444,6 +410,7 @@ fn send(
     let mut sent = Sent::default();
     match &mut port.attachment {
         Attachment::Rings(pairs) => {
+            let order = (order, steered);
             send_rings(pairs, frames, order, list, port.max_frame, &mut sent, lost);
         }
         Attachment::Wire(wire) => {
@@ -473,7 +440,7 @@ fn send(
 fn send_rings(
     pairs: &mut [RingPair],
     frames: &[Frame],
-    order: &[u8],
+    (order, steered): (&[u8], &[(u8, Choice)]),
     list: &[GuestSlice],
     max_frame: u32,
     sent: &mut Sent,
@@ -498,6 +465,17 @@ fn send_rings(
     }
     // By the flow and not by what decided it, so that flows between two stations spread too.
     let queue_of = |index: &u8| {
+        // A rule's choice counts if the guest has that queue open.
+        let chosen = steered.iter().find(|(steered, _)| steered == index);
+        match chosen.map(|(_, choice)| *choice) {
+            Some(Choice::Queue(queue)) => {
+                if let Some(place) = place_of(pairs, queue) {
+                    return place;
+                }
+            }
+            Some(Choice::Hash(hash)) => return ((u64::from(hash) * receivers) >> 32) as u8,
+            None => {}
+        }
         let frame = frames.get(usize::from(*index));
         let entropy = frame.map_or(0, |frame| frame.key.entropy(Layer::Outer));
         ((u64::from(entropy) * receivers) >> 32) as u8
@@ -520,6 +498,14 @@ fn send_rings(
         // SAFETY: as above.
         unsafe { receiver.send(frames, &share, list, max_frame, sent, &mut lost) };
     }
+}
+
+/// The place of a queue among those that are open.
+fn place_of(pairs: &[RingPair], queue: u16) -> Option<u8> {
+    let (before, from) = pairs.split_at_checked(queue.into())?;
+    from.first()?.open_receiver()?;
+    let open = before.iter().filter_map(RingPair::open_receiver).count();
+    u8::try_from(open).ok()
 }
 
 fn send_wire(

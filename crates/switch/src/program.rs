@@ -1,8 +1,13 @@
 //! What a decision comes to: the operations that are run on each frame of a flow.
 
+use sumeru_packet::Layer;
 use sumeru_packet::build::Encapsulation;
+use sumeru_packet::edit::{Bits, Change};
 
 use crate::frame::PortIndex;
+use crate::qos::meter::Colour;
+use crate::qos::meter_table::MeterId;
+use crate::rules::action::Spread;
 use crate::stats::DropReason;
 use crate::track::Track;
 
@@ -11,10 +16,69 @@ use crate::track::Track;
 pub struct Tunnel {
     /// The outer headers.
     pub headers: Encapsulation,
-    /// UDP source port; `None`: from the hash of the inner headers.
-    pub udp_src: Option<u16>,
-    /// Type of service or traffic class of the outer header.
-    pub tos: u8,
+    /// Type of service or traffic class of the outer header, where that of the headers is not meant.
+    pub tos: Option<u8>,
+}
+
+/// What is taken from the front of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Remove {
+    /// So many bytes.
+    Bytes(u16),
+    /// The Ethernet header of a frame without VLAN tag, or with one and that too.
+    Link {
+        /// With one tag.
+        tagged: bool,
+    },
+}
+
+/// Other bytes at the front of a frame.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Replace {
+    /// What is taken.
+    pub remove: Remove,
+    /// What is put in its place.
+    pub header: Box<[u8]>,
+}
+
+/// A change of bits of a header.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Modify {
+    /// Whose.
+    pub layer: Layer,
+    /// Which.
+    pub bits: Bits,
+    /// What is done.
+    pub change: Change,
+    /// By this.
+    pub by: Source,
+}
+
+/// Where the other operand comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A number.
+    Value(u128),
+    /// Bits of a header.
+    Bits(Layer, Bits),
+}
+
+/// What is done with a copy of one frame in so many.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Sample {
+    /// One in this many; never 0.
+    pub ratio: u32,
+    /// What is done: encapsulations, then an output.
+    pub ops: Box<[Op]>,
+}
+
+/// Which of a guest's receive queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// This one.
+    Queue(u16),
+    /// That of those which are open to which a hash leads.
+    Hash(u32),
 }
 
 /// One operation on a frame.
@@ -42,6 +106,10 @@ pub enum Op {
     SetL4Src(u16),
     /// Set the TCP or UDP destination port.
     SetL4Dst(u16),
+    /// Swap the MAC addresses.
+    SwapEth,
+    /// Change bits of a header.
+    Modify(Box<Modify>),
     /// Decrement the time to live or hop limit; drop what reaches zero.
     DecTtl,
     /// Set the time to live or hop limit.
@@ -58,6 +126,18 @@ pub enum Op {
     Decapsulate,
     /// Put a tunnel's headers in front.
     Encapsulate(Box<Tunnel>),
+    /// Replace the front of the frame, and look at it again.
+    Replace(Box<Replace>),
+    /// Let a meter colour the frame and say whether it goes on.
+    Meter(MeterId),
+    /// The frame's colour for the meters that follow.
+    Colour(Colour),
+    /// Receive queue of the guests that the frame goes to from here on.
+    Queue(u16),
+    /// Receive queue by a hash, likewise.
+    Spread(Box<Spread>),
+    /// A copy of some frames.
+    Sample(Box<Sample>),
     /// Undo the last encapsulation: the frame goes to another receiver as well.
     Unwrap,
     /// Take from the flooding allowance of this network, or drop.

@@ -1,6 +1,6 @@
 //! The switch's configuration as an lcore sees it: immutable, replaced whole.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -99,6 +99,8 @@ pub struct Snapshot {
     pub networks: HashMap<NetworkId, NetworkView>,
     /// Tunnel end point of this node.
     pub underlay: Option<Underlay>,
+    /// Ports whose frames go nowhere unless a rule takes them.
+    pub isolated: BTreeSet<PortIndex>,
 }
 
 impl Snapshot {

@@ -73,6 +73,12 @@ counted! {
         ConnectionRefused = "connection-refused",
         /// A rule says so.
         Rule = "rule-drop",
+        /// A meter's policy says so.
+        Meter = "meter-drop",
+        /// The port is isolated and no rule took the frame.
+        Isolated = "isolated",
+        /// It met congestion in a tunnel and its sender would not understand the mark (RFC 6040 section 4.2).
+        Congestion = "tunnel-congestion",
         /// A rule's action does not fit the frame (no such header).
         Action = "action-failed",
         /// Time to live or hop limit ran out.

@@ -2,6 +2,8 @@
 //!
 //! Its caller is the one writer of the configuration; no method is called from an lcore.
 
+mod objects;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
@@ -10,11 +12,13 @@ use std::sync::{Arc, Mutex};
 
 use sumeru_engine::publish::Publisher;
 use sumeru_engine::{EngineError, Lcore, PollerId, Watch, spsc};
+use sumeru_flow::model::MeterError;
 use sumeru_flow::{PortRef, Rule};
 
 use crate::capture::{Seen, Tap};
 use crate::fdb::Entry;
 use crate::frame::PortIndex;
+use crate::qos::QosError;
 use crate::ring::QueueFault;
 use crate::rules::queue::{FlowQueue, SharedRules, lock};
 use crate::rules::{self, CompiledRule, RuleError};
@@ -51,6 +55,12 @@ pub enum SwitchError {
     /// A rule.
     #[error(transparent)]
     Rule(#[from] RuleError),
+    /// A meter's rates.
+    #[error(transparent)]
+    Meter(#[from] QosError),
+    /// A meter's profile.
+    #[error(transparent)]
+    Profile(#[from] MeterError),
     /// A wire port's descriptor.
     #[error("cannot wait for frames on port {0}: {1}")]
     Watch(PortIndex, std::io::Error),
@@ -295,6 +305,7 @@ impl Switch {
             if let Some(slot) = snapshot.ports.get_mut(usize::from(index)) {
                 *slot = None;
             }
+            snapshot.isolated.remove(&index);
         })?;
         self.owner()
             .call(move |worker, watch| worker.remove(index, watch))?;
@@ -328,6 +339,15 @@ impl Switch {
         self.change(|snapshot| snapshot.underlay = underlay)
     }
 
+    /// The port that a rule means.
+    fn resolve(&self, wanted: &PortRef) -> Option<PortIndex> {
+        let named = |view: &&PortView| {
+            wanted.number() == Some(view.index.into()) || &*view.name == wanted.as_str()
+        };
+        let ports = &self.publisher.current().ports;
+        ports.iter().flatten().find(named).map(|view| view.index)
+    }
+
     /// Compiles a rule without installing it.
     ///
     /// # Errors
@@ -338,13 +358,7 @@ impl Switch {
         id: u32,
         rule: &Rule,
     ) -> Result<CompiledRule, SwitchError> {
-        let ports = &self.publisher.current().ports;
-        let resolve = |wanted: &PortRef| {
-            let named = |view: &&PortView| {
-                wanted.number() == Some(view.index.into()) || &*view.name == wanted.as_str()
-            };
-            ports.iter().flatten().find(named).map(|view| view.index)
-        };
+        let resolve = |wanted: &PortRef| self.resolve(wanted);
         let context = rules::Context {
             port,
             id,
@@ -353,7 +367,8 @@ impl Switch {
         if lock(&self.rules).contains(port, id) {
             return Err(RuleError::Exists { port, id }.into());
         }
-        Ok(rules::compile(rule, &context)?)
+        let rules = lock(&self.rules);
+        Ok(rules::compile_with(rule, &context, rules.objects())?)
     }
 
     /// Installs a rule.

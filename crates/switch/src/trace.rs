@@ -9,7 +9,7 @@ use crate::egress;
 use crate::frame::{Frame, PortIndex};
 use crate::program::Op;
 use crate::rules::Parsing;
-use crate::stats::Drop;
+use crate::stats::{Drop, DropReason};
 use crate::track::{Table, Track, Tracking};
 use crate::translate::{Note, Tables, translate};
 use crate::worker::Traced;
@@ -41,7 +41,7 @@ pub fn run(
         &mut layout,
         &options,
     ) {
-        traced.dropped = Some(crate::stats::DropReason::Malformed(malformed));
+        traced.dropped = Some(DropReason::Malformed(malformed));
         return traced;
     }
     // Decided is by what a frame on this port would be asked for; shown is all there is to see.
@@ -79,45 +79,90 @@ pub fn run(
     let list = [GuestSlice::from_own(bytes)];
     let tracking = match connections {
         Some((table, now)) => Tracking::of(Table::Dry(table), &frame, now, None),
-        None => Tracking::OFF,
+        None => Tracking::of(Table::Off, &frame, 0, None),
     };
     let decision = translate(tables, &key, tracking, Some(&mut traced.notes));
-    for op in &decision.ops {
-        match op {
-            Op::Output(port) => traced.outputs.push((*port, whole(&frame, &list))),
-            Op::Drop(reason) => traced.dropped = Some(*reason),
-            Op::Nat(number) => {
-                let track = decision.tracks.get(usize::from(*number));
-                if let (
-                    Some(Track::Connection {
-                        conn, direction, ..
-                    }),
-                    Some((table, _)),
-                ) = (track, connections)
-                    && let Some(binding) = table.binding(*conn)
-                    && let Err(reason) = edit::translate(&mut frame, &binding, *direction)
-                {
-                    traced.dropped = Some(reason);
-                    break;
-                }
-            }
-            Op::Consume => traced.dropped = Some(Drop::Consumed.into()),
-            op => {
-                if let Err(reason) = edit::apply(&mut frame, op) {
-                    traced.notes.push(Note {
-                        stage: "drop",
-                        text: reason.as_str().into(),
-                    });
-                    traced.dropped = Some(reason);
-                    break;
-                }
-            }
+    let mut run = Run {
+        list: &list,
+        tracks: &decision.tracks,
+        connections: connections.map(|(table, _)| table),
+        traced,
+    };
+    if let Err(reason) = run.all(&mut frame, &decision.ops) {
+        let text = reason.as_str().into();
+        if decision.ops.last() != Some(&Op::Drop(reason)) {
+            run.traced.notes.push(Note {
+                stage: "drop",
+                text,
+            });
         }
+        run.traced.dropped = Some(reason);
     }
+    let mut traced = run.traced;
     if !traced.outputs.is_empty() {
         traced.dropped = None;
     }
     traced
+}
+
+/// Operations carried out on a frame that nobody gets.
+struct Run<'a> {
+    list: &'a [GuestSlice],
+    tracks: &'a [Track],
+    connections: Option<&'a Conntrack>,
+    traced: Traced,
+}
+
+impl Run<'_> {
+    fn all(&mut self, frame: &mut Frame, ops: &[Op]) -> Result<(), DropReason> {
+        ops.iter().try_for_each(|op| self.one(frame, op))
+    }
+
+    fn one(&mut self, frame: &mut Frame, op: &Op) -> Result<(), DropReason> {
+        match op {
+            Op::Output(port) => {
+                let bytes = whole(frame, self.list);
+                self.traced.outputs.push((*port, bytes));
+                Ok(())
+            }
+            Op::Drop(reason) => Err(*reason),
+            Op::Consume => Err(Drop::Consumed.into()),
+            Op::Nat(number) => {
+                let track = self.tracks.get(usize::from(*number));
+                match (track, self.connections) {
+                    (
+                        Some(Track::Connection {
+                            conn, direction, ..
+                        }),
+                        Some(table),
+                    ) => match table.binding(*conn) {
+                        Some(binding) => edit::translate(frame, &binding, *direction),
+                        None => Ok(()),
+                    },
+                    _ => Ok(()),
+                }
+            }
+            Op::Sample(sample) => {
+                if let Err(reason) = self.all(&mut frame.clone(), &sample.ops) {
+                    let text = format!("the copy: {}", reason.as_str());
+                    self.traced.notes.push(Note {
+                        stage: "sample",
+                        text,
+                    });
+                }
+                Ok(())
+            }
+            Op::Spread(spread) => {
+                let text = format!("{spread}: {:?}", spread.choose(&frame.key));
+                self.traced.notes.push(Note {
+                    stage: "queue",
+                    text,
+                });
+                Ok(())
+            }
+            op => edit::apply(frame, op),
+        }
+    }
 }
 
 #[allow(unsafe_code)]

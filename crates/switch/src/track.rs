@@ -62,6 +62,8 @@ pub struct Tracking<'a> {
     pub facts: [Facts; 2],
     /// What the table has said already.
     pub known: Known,
+    /// The frame, for what actions may uncover in it.
+    pub frame: Option<&'a Frame>,
 }
 
 impl Tracking<'_> {
@@ -70,10 +72,11 @@ impl Tracking<'_> {
         table: Table::Off,
         facts: [Facts::NONE; 2],
         known: None,
+        frame: None,
     };
 
     /// With the facts of a frame.
-    pub fn of<'a>(table: Table<'a>, frame: &Frame, now: u64, known: Known) -> Tracking<'a> {
+    pub fn of<'a>(table: Table<'a>, frame: &'a Frame, now: u64, known: Known) -> Tracking<'a> {
         let facts = match table {
             Table::Off => [Facts::NONE; 2],
             _ => [Facts::of(frame, false, now), Facts::of(frame, true, now)],
@@ -82,6 +85,7 @@ impl Tracking<'_> {
             table,
             facts,
             known,
+            frame: Some(frame),
         }
     }
 }

@@ -7,28 +7,30 @@
 use std::fmt::Arguments;
 use std::net::IpAddr;
 
-use sumeru_flow::model::{FieldValue, TunnelAddresses, VxlanDefinition};
-use sumeru_packet::build::{Encapsulation, Underlay as Addresses};
-use sumeru_packet::field::{INNER_BASE, LAYER_WORDS, OUTER_BASE};
 use sumeru_packet::{Field, FlowKey, FlowMask, Layer, TunnelKind};
 
 use crate::cache::Rests;
-use crate::classifier::{Classes, Found};
+use crate::classifier::Classes;
 use crate::fdb::{Fdb, Target, change_of};
 use crate::frame::PortIndex;
-use crate::program::{Op, Tunnel};
-use crate::rules::{RuleAction, RuleView, name_from};
+use crate::program::Op;
+use crate::rules::{RuleView, name_from};
 use crate::snapshot::{NetworkId, NetworkView, Snapshot};
 use crate::stats::Drop;
 use crate::track::{Tracking, Tracks};
-use crate::underlay::{self, Neighbours};
+use crate::underlay::Neighbours;
 
+mod act;
 mod ct;
+mod key;
+mod seen;
+mod tunnel;
+
+use act::Next;
+use seen::Seen;
 
 /// Rules that one frame may meet by jumping from group to group.
 const MAX_JUMPS: usize = 16;
-/// Time to live of tunnels that no rule made.
-const TUNNEL_TTL: u8 = 64;
 
 /// One step of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,24 +80,7 @@ pub fn translate(
     tracking: Tracking,
     notes: Option<&mut Vec<Note>>,
 ) -> Translation {
-    let mut walk = Walk {
-        tables,
-        tracking,
-        tracked: Vec::new(),
-        key: *key,
-        decapsulated: false,
-        overwritten: FlowMask::ZERO,
-        notes,
-        out: Translation {
-            ops: Vec::with_capacity(4),
-            mask: FlowMask::ZERO,
-            rests: Rests::default(),
-            once: false,
-            tracks: Tracks::new(),
-            learn: None,
-            resolve: None,
-        },
-    };
+    let mut walk = Walk::new(tables, key, tracking, notes);
     walk.run();
     walk.out
 }
@@ -107,9 +92,12 @@ struct Walk<'a> {
     tracked: Vec<ct::Tracked>,
     /// The key as the actions so far have changed it; after decapsulation the inner layer is the outer one.
     key: FlowKey,
-    decapsulated: bool,
-    /// Bits of `key` that an action wrote: looking at them says nothing about the frame as it came.
-    overwritten: FlowMask,
+    /// The key of the frame as it came.
+    came: &'a FlowKey,
+    /// Where the bits of `key` come from.
+    seen: Seen,
+    /// The frame's fate is decided, whatever rules say.
+    over: bool,
     notes: Option<&'a mut Vec<Note>>,
     out: Translation,
 }
@@ -124,6 +112,35 @@ pub(crate) fn text_of(mac: [u8; 6]) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
+impl<'a> Walk<'a> {
+    fn new(
+        tables: Tables<'a>,
+        key: &'a FlowKey,
+        tracking: Tracking<'a>,
+        notes: Option<&'a mut Vec<Note>>,
+    ) -> Self {
+        Walk {
+            tables,
+            tracking,
+            tracked: Vec::new(),
+            key: *key,
+            came: key,
+            seen: Seen::new(),
+            over: false,
+            notes,
+            out: Translation {
+                ops: Vec::with_capacity(4),
+                mask: FlowMask::ZERO,
+                rests: Rests::default(),
+                once: false,
+                tracks: Tracks::new(),
+                learn: None,
+                resolve: None,
+            },
+        }
+    }
+}
+
 impl Walk<'_> {
     fn note(&mut self, stage: &'static str, text: Arguments) {
         if let Some(notes) = &mut self.notes {
@@ -134,27 +151,10 @@ impl Walk<'_> {
         }
     }
 
-    /// Looks at all bits of a field.
-    fn get(&mut self, field: Field) -> u128 {
-        let mut mask = FlowMask::ZERO;
-        mask.merge_field(field);
-        self.examine(&mask);
-        self.key.get(field)
-    }
-
-    /// Takes note that the bits of `mask` were looked at, in terms of the frame as it came.
-    fn examine(&mut self, mask: &FlowMask) {
-        examine(
-            &mut self.out.mask,
-            mask,
-            &self.overwritten,
-            self.decapsulated,
-        );
-    }
-
     fn drop(&mut self, reason: Drop) {
         self.note("drop", format_args!("{}", reason.as_str()));
         self.out.ops.push(Op::Drop(reason.into()));
+        self.over = true;
     }
 
     fn run(&mut self) {
@@ -167,8 +167,11 @@ impl Walk<'_> {
             "ingress",
             format_args!("port {} ({})", port.name, port.index),
         );
-        if self.rules() {
+        if self.rules() || self.over {
             return;
+        }
+        if self.tables.snapshot.isolated.contains(&in_port) {
+            return self.drop(Drop::Isolated);
         }
         if port.uplink {
             return self.uplink();
@@ -184,17 +187,10 @@ impl Walk<'_> {
         let rules = self.tables.rules;
         let mut group = 0;
         for _ in 0..MAX_JUMPS {
-            let mut classes = Classes::new();
-            let (mask, overwritten, shifted) =
-                (&mut self.out.mask, &self.overwritten, self.decapsulated);
-            let found = rules
-                .rules
-                .lookup(group, &self.key, &mut classes, |looked| {
-                    examine(mask, looked, overwritten, shifted)
-                });
-            classes
-                .into_iter()
-                .for_each(|class| self.out.rests.on_rules(class));
+            let found = self.meet(group);
+            if self.over {
+                return true;
+            }
             let Some(found) = found else {
                 if !rules.rules.is_empty() {
                     self.note("rules", format_args!("no rule of group {group} matches"));
@@ -210,8 +206,9 @@ impl Walk<'_> {
                 ),
             );
             match self.apply(&found) {
-                Some(next) => group = next,
-                None => return true,
+                Next::Group(next) => group = next,
+                Next::Pass => return false,
+                Next::Over => return true,
             }
         }
         self.note("rules", format_args!("more than {MAX_JUMPS} jumps"));
@@ -219,124 +216,26 @@ impl Walk<'_> {
         true
     }
 
-    /// Runs a rule's actions; answers the group to go on in, or `None` when the frame's fate is decided.
-    fn apply(&mut self, rule: &Found) -> Option<u32> {
-        let actions = self.tables.rules.actions(rule.program);
-        for action in actions.iter().flat_map(|actions| actions.iter()) {
-            self.note("action", format_args!("{action}"));
-            match action {
-                RuleAction::Count => self.out.ops.extend(rule.counter.map(Op::Count)),
-                RuleAction::Drop => {
-                    self.drop(Drop::Rule);
-                    return None;
-                }
-                RuleAction::Jump(group) => return Some(*group),
-                RuleAction::Output(port) => {
-                    self.output(*port);
-                    return None;
-                }
-                RuleAction::Mark(mark) => self.write(Field::Mark, (*mark).into()),
-                RuleAction::Set(field, value) => {
-                    self.set_op(*field, *value);
-                    self.write(*field, *value);
-                }
-                RuleAction::DecTtl => {
-                    // The key does not follow a relative change, so a later match on it must see the frame's own value.
-                    self.out.ops.push(Op::DecTtl);
-                    let ttl = self.get(Field::IpTtl(Layer::Outer));
-                    self.key
-                        .set(Field::IpTtl(Layer::Outer), ttl.saturating_sub(1));
-                }
-                RuleAction::PushVlan(tpid) => {
-                    self.out.ops.push(Op::PushVlan(*tpid));
-                    let outermost = self.get(Field::VlanTci(Layer::Outer));
-                    self.write(Field::InnerVlanTci(Layer::Outer), outermost);
-                    self.write(
-                        Field::VlanTci(Layer::Outer),
-                        sumeru_packet::field::VLAN_PRESENT.into(),
-                    );
-                }
-                RuleAction::PopVlan => {
-                    self.out.ops.push(Op::PopVlan);
-                    let inner = self.get(Field::InnerVlanTci(Layer::Outer));
-                    self.write(Field::VlanTci(Layer::Outer), inner);
-                    self.write(Field::InnerVlanTci(Layer::Outer), 0);
-                }
-                RuleAction::SetVlanVid(vid) => {
-                    self.out.ops.push(Op::SetVlanVid(*vid));
-                    let tci = self.get(Field::VlanTci(Layer::Outer)) & !0xfff | u128::from(*vid);
-                    self.write(Field::VlanTci(Layer::Outer), tci);
-                }
-                RuleAction::SetVlanPcp(pcp) => {
-                    self.out.ops.push(Op::SetVlanPcp(*pcp));
-                    let tci =
-                        self.get(Field::VlanTci(Layer::Outer)) & 0x1fff | u128::from(*pcp) << 13;
-                    self.write(Field::VlanTci(Layer::Outer), tci);
-                }
-                RuleAction::Ct(ct) => {
-                    if !self.track(ct) {
-                        return None;
-                    }
-                    if let Some(group) = ct.group {
-                        return Some(group);
-                    }
-                }
-                RuleAction::Decapsulate => self.decapsulate(),
-                RuleAction::Encapsulate(definition) => {
-                    if !self.encapsulate_by_rule(definition) {
-                        return None;
-                    }
-                }
+    /// The rule of a group that the frame meets.
+    fn meet(&mut self, group: u32) -> Option<crate::classifier::Found> {
+        let rules = self.tables.rules;
+        loop {
+            let mut classes = Classes::new();
+            let (mask, seen) = (&mut self.out.mask, &self.seen);
+            let mut unknown = false;
+            let found = rules
+                .rules
+                .lookup(group, &self.key, &mut classes, |looked| {
+                    unknown |= seen.is_unknown(looked);
+                    seen.examine(mask, looked);
+                });
+            classes
+                .into_iter()
+                .for_each(|class| self.out.rests.on_rules(class));
+            if !unknown || !self.reveal() {
+                return found;
             }
         }
-        // Validation demands a fate, so this is not reached; dropping is the safe answer.
-        self.drop(Drop::Rule);
-        None
-    }
-
-    fn set_op(&mut self, field: Field, value: u128) {
-        let is_v6 = || self.key.get(Field::EthType(Layer::Outer)) == 0x86dd;
-        let op = match field {
-            Field::EthSrc(_) => Op::SetEthSrc(mac_of(value)),
-            Field::EthDst(_) => Op::SetEthDst(mac_of(value)),
-            Field::IpSrc(_) if is_v6() => Op::SetIpv6Src(Box::new(value)),
-            Field::IpDst(_) if is_v6() => Op::SetIpv6Dst(Box::new(value)),
-            Field::IpSrc(_) => Op::SetIpv4Src(value as u32),
-            Field::IpDst(_) => Op::SetIpv4Dst(value as u32),
-            Field::L4Src(_) => Op::SetL4Src(value as u16),
-            Field::L4Dst(_) => Op::SetL4Dst(value as u16),
-            Field::IpTtl(_) => Op::SetTtl(value as u8),
-            _ => Op::Drop(Drop::Action.into()),
-        };
-        // Which header the operation edits depends on the frame's type.
-        self.get(Field::EthType(Layer::Outer));
-        self.out.ops.push(op);
-    }
-
-    fn write(&mut self, field: Field, value: u128) {
-        self.key.set(field, value);
-        self.overwritten.merge_field(field);
-    }
-
-    fn decapsulate(&mut self) {
-        // Presence of the inner layer is part of the decision.
-        self.get(Field::Layers);
-        self.out.ops.push(Op::Decapsulate);
-        let word = |i: usize| {
-            if i < OUTER_BASE + LAYER_WORDS {
-                i + LAYER_WORDS
-            } else {
-                i
-            }
-        };
-        let inner = self.key;
-        for i in OUTER_BASE..INNER_BASE {
-            self.key.set_word(i, inner.word(word(i)));
-            self.key.set_word(i + LAYER_WORDS, 0);
-            self.overwritten.set_word(i, 0);
-            self.overwritten.set_word(i + LAYER_WORDS, u64::MAX);
-        }
-        self.decapsulated = true;
     }
 
     /// On the uplink and taken by no rule: tunnels to this node, and what the underlay itself needs.
@@ -485,105 +384,6 @@ impl Walk<'_> {
         }
         self.out.ops.push(Op::Output(port));
     }
-
-    /// Into the tunnel of network `vni` towards `remote`; false when that cannot be done now, with the reason in the operations.
-    fn tunnel(&mut self, vni: NetworkId, remote: IpAddr) -> bool {
-        let Some(underlay) = &self.tables.snapshot.underlay else {
-            self.drop(Drop::NoUnderlay);
-            return false;
-        };
-        let Some(src) = underlay.source_for(remote) else {
-            self.drop(Drop::NoUnderlay);
-            return false;
-        };
-        let Some(eth_dst) = self.resolve(remote) else {
-            return false;
-        };
-        let Some(addresses) = addresses(src, remote) else {
-            self.drop(Drop::NoUnderlay);
-            return false;
-        };
-        let headers = Encapsulation::new(
-            eth_dst,
-            underlay.mac,
-            None,
-            addresses,
-            TUNNEL_TTL,
-            underlay.vxlan_port,
-            vni,
-        );
-        self.note("tunnel", format_args!("VXLAN {vni} from {src} to {remote}"));
-        self.out.ops.push(Op::Encapsulate(Box::new(Tunnel {
-            headers,
-            udp_src: None,
-            tos: 0,
-        })));
-        self.output(underlay.port);
-        true
-    }
-
-    fn resolve(&mut self, remote: IpAddr) -> Option<[u8; 6]> {
-        let known = self.tables.neighbours.mac(remote);
-        self.out.rests.on_learned(underlay::change_of(remote));
-        if known.is_none() {
-            self.out.resolve = Some(remote);
-            self.drop(Drop::NeighbourUnresolved);
-        }
-        known
-    }
-
-    fn encapsulate_by_rule(&mut self, definition: &VxlanDefinition) -> bool {
-        let Some(underlay) = &self.tables.snapshot.underlay else {
-            self.drop(Drop::NoUnderlay);
-            return false;
-        };
-        let bytes = |mac: sumeru_flow::model::MacAddr| mac_of(mac.to_bits());
-        let dst = definition.addresses.dst();
-        let eth_dst = match definition.eth_dst.map(bytes) {
-            Some(mac) => mac,
-            None => match self.resolve(dst) {
-                Some(mac) => mac,
-                None => return false,
-            },
-        };
-        let addresses = match definition.addresses {
-            TunnelAddresses::V4 { src, dst } => Addresses::Ipv4(src, dst),
-            TunnelAddresses::V6 { src, dst } => Addresses::Ipv6(src, dst),
-        };
-        let (eth_src, vni) = (
-            definition.eth_src.map_or(underlay.mac, bytes),
-            definition.vni.to_bits() as u32,
-        );
-        let headers = Encapsulation::new(
-            eth_dst,
-            eth_src,
-            None,
-            addresses,
-            definition.ip_ttl,
-            definition.udp_dst,
-            vni,
-        );
-        let tunnel = Tunnel {
-            headers,
-            udp_src: definition.udp_src,
-            tos: definition.ip_tos,
-        };
-        self.out.ops.push(Op::Encapsulate(Box::new(tunnel)));
-        true
-    }
-}
-
-/// Adds the bits of `looked` that the frame itself decides to `mask`, in terms of the frame as it came.
-fn examine(mask: &mut FlowMask, looked: &FlowMask, overwritten: &FlowMask, decapsulated: bool) {
-    for i in looked.active() {
-        let own = looked.word(i) & !overwritten.word(i);
-        let at = if decapsulated && (OUTER_BASE..INNER_BASE).contains(&i) {
-            i + LAYER_WORDS
-        } else {
-            i
-        };
-        mask.set_word(at, mask.word(at) | own);
-    }
 }
 
 /// An address as the key holds it.
@@ -592,15 +392,6 @@ pub(crate) fn ip_of(eth_type: u128, value: u128) -> IpAddr {
         IpAddr::V4((value as u32).into())
     } else {
         IpAddr::V6(value.into())
-    }
-}
-
-/// The pair, if both are of one family.
-fn addresses(src: IpAddr, dst: IpAddr) -> Option<Addresses> {
-    match (src, dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => Some(Addresses::Ipv4(src, dst)),
-        (IpAddr::V6(src), IpAddr::V6(dst)) => Some(Addresses::Ipv6(src, dst)),
-        _ => None,
     }
 }
 

@@ -7,6 +7,7 @@ use sumeru_packet::build::FrameBuilder;
 use sumeru_packet::{Layout, ParseOptions, parse};
 
 use crate::cache::{Cache, Decision, Hit};
+use crate::frame::Frame;
 use crate::rules::{Context, RuleTable, compile};
 use crate::snapshot::{PortView, Underlay};
 
@@ -47,6 +48,21 @@ fn edits() -> impl Strategy<Value = String> {
         Just("of_pop_vlan".to_string()),
         Just("of_push_vlan ethertype 0x8100".to_string()),
         Just("vxlan_decap".to_string()),
+        Just("mac_swap".to_string()),
+        Just("flag".to_string()),
+        Just("modify_field op add dst_type ipv4_dst src_type value src_value 00000001 width 32".to_string()),
+        Just("modify_field op set dst_type ipv4_src src_type ipv4_dst width 32".to_string()),
+        Just("modify_field op set dst_type tag src_type ipv4_ttl width 8".to_string()),
+        Just("modify_field op set dst_type ipv4_dst src_type tag width 8".to_string()),
+        Just("modify_field op add dst_type tag src_type value src_value 01 width 2".to_string()),
+        Just("modify_field op set dst_type ipv4_dst dst_level 2 src_type ipv4_src width 32".to_string()),
+        Just(format!("raw_decap data {}", "00".repeat(50))),
+        Just("raw_encap data 02000000000102000000000288b5".to_string()),
+        Just("l2_decap / l2_encap eth_src 02:00:00:00:00:01 eth_dst 02:00:00:00:00:02 ethertype 0x0800".to_string()),
+        Just("vxlan_encap vni 2 ip_src 192.0.2.1 ip_dst 10.0.0.2 eth_src 02:00:00:00:00:01 eth_dst 02:00:00:00:00:02 ip_ttl 3".to_string()),
+        n.clone().prop_map(|n| format!("set_tag data {n} index 0 mask 3")),
+        n.clone().prop_map(|n| format!("set_meta data {n} mask 1")),
+        n.clone().prop_map(|n| format!("set_ipv4_dscp dscp_value {n}")),
         n.clone().prop_map(|n| format!("mark id {n}")),
         n.clone()
             .prop_map(|n| format!("of_set_vlan_vid vlan_vid {n}")),
@@ -65,6 +81,8 @@ fn edits() -> impl Strategy<Value = String> {
 fn rule() -> impl Strategy<Value = String> {
     let fate = prop_oneof![
         Just("drop".to_string()),
+        Just("passthru".to_string()),
+        Just("queue index 1".to_string()),
         (0_u8..4).prop_map(|n| format!("represented_port ethdev_port_id {n}")),
         (0_u8..3).prop_map(|n| format!("jump group {n}")),
     ];
@@ -110,7 +128,7 @@ fn seed() -> impl Strategy<Value = Seed> {
         })
 }
 
-fn key_of(seed: &Seed) -> FlowKey {
+fn frame_of(seed: &Seed) -> Frame {
     let mut frame = [0; 300];
     let mac = |n: u8| [if n == 3 { 3 } else { 2 }, 0, 0, 0, 0, n];
     let wide = |n: u8| (0x2001_0db8_u128 << 96) + u128::from(n);
@@ -153,7 +171,39 @@ fn key_of(seed: &Seed) -> FlowKey {
         &ParseOptions::VXLAN,
     )
     .unwrap();
-    key
+    let mut out = Frame {
+        key,
+        layout,
+        len: len as u32,
+        ..Frame::new()
+    };
+    out.header.load(&frame[..len]);
+    out
+}
+
+/// Carries the operations out; nothing if the frame is dropped, or has more tags than a key tells of.
+fn carried_out(frame: &Frame, ops: &[Op]) -> Option<FlowKey> {
+    let mut frame = frame.clone();
+    for op in ops {
+        if matches!(op, Op::Drop(_)) {
+            return None;
+        }
+        crate::edit::apply(&mut frame, op).ok()?;
+        if frame.layout.layers.iter().any(|layer| layer.vlan_tags > 2) {
+            return None;
+        }
+    }
+    let (mut key, mut layout) = (FlowKey::ZERO, Layout::EMPTY);
+    let header = frame.header.header();
+    parse(
+        header,
+        header.len(),
+        &mut key,
+        &mut layout,
+        &ParseOptions::VXLAN,
+    )
+    .ok()?;
+    Some(key)
 }
 
 /// Four ports, the last an uplink; two networks, the first with a remote.
@@ -278,8 +328,10 @@ proptest! {
                 }
             };
             let tables = Tables { snapshot: &snapshot, rules: &view, fdb: &fdb, neighbours: &neighbours };
-            let key = key_of(&seed);
-            let fresh = translate(tables, &key, Tracking::OFF, None);
+            let frame = frame_of(&seed);
+            let key = frame.key;
+            let tracking = || Tracking::of(crate::track::Table::Off, &frame, 0, None);
+            let fresh = translate(tables, &key, tracking(), None);
             let mask = fresh.mask;
             let hash = cache.hash(&key);
             match cache.find(&key, hash, view.rules.stamps()) {
@@ -299,9 +351,18 @@ proptest! {
                 }
                 None => {}
             }
+            // What rules leave of the frame is what they take it for.
+            let mut walk = Walk::new(tables, &key, tracking(), None);
+            walk.rules();
+            let retargeted = walk.out.ops.iter().any(|op| matches!(op, Op::SetL4Dst(_)));
+            if let Some(after) = carried_out(&frame, &walk.out.ops) && !retargeted && !walk.seen.is_unknown(&FlowMask::EXACT) {
+                for word in 2..18 {
+                    prop_assert_eq!(walk.key.word(word), after.word(word), "word {} of {:?}: {:?}", word, seed, walk.out.ops);
+                }
+            }
             // A trace decides the same.
             let mut notes = Vec::new();
-            let traced = translate(tables, &key, Tracking::OFF, Some(&mut notes));
+            let traced = translate(tables, &key, tracking(), Some(&mut notes));
             prop_assert_eq!(traced.mask, mask);
             prop_assert!(!notes.is_empty());
         }

@@ -24,6 +24,7 @@ use crate::frame::{BURST, MAX_FRAME, PortIndex};
 use crate::lane::{Attachment, Connections, Lane, LocalPort, Outcome};
 use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
 use crate::program::Op;
+use crate::qos::meter_table::MeterTable;
 use crate::ring::{QueueFault, Sender};
 use crate::rules::{Parsing, RuleView};
 use crate::snapshot::{NetworkId, Snapshot};
@@ -63,6 +64,8 @@ pub struct SwitchWorker {
     parsing: Parsing,
     /// Which rules' masks were looked at last.
     shape: u64,
+    /// Which state of the indirect actions was decided by.
+    generation: u64,
     started: Tsc,
     second: u64,
     millisecond: u64,
@@ -92,6 +95,7 @@ impl SwitchWorker {
             faults,
             parsing: Parsing::default(),
             shape: 0,
+            generation: 0,
             started,
             second: Tsc::ticks(Duration::from_secs(1)),
             millisecond: Tsc::ticks(Duration::from_millis(1)).max(1),
@@ -136,6 +140,11 @@ impl SwitchWorker {
     /// Entries in the flow cache.
     pub fn cached(&self) -> usize {
         self.cache.len()
+    }
+
+    /// Meters that rules name.
+    pub fn meters(&mut self) -> &mut MeterTable {
+        &mut self.lane.meters
     }
 
     /// Runs a frame through the pipeline as if it had come in on `port`; nothing is sent, learned or counted. Answers the decisions and what would leave.
@@ -417,6 +426,13 @@ impl SwitchWorker {
     #[cold]
     fn decide(&mut self, index: usize, known: Known) -> Outcome {
         self.lane.counters.passed(Stage::SlowPath, 1);
+        if self.rules.replaces && self.lane.frames[index].header.len() < HEADER_MAX {
+            // What a new front uncovers may be decided by.
+            // SAFETY: the frame is of the burst in hand.
+            unsafe {
+                egress::load_behind(&mut self.lane.frames[index], &self.lane.list, HEADER_MAX)
+            };
+        }
         let key = self.lane.frames[index].key;
         let tables = Tables {
             snapshot: &self.snapshot,
@@ -431,7 +447,7 @@ impl SwitchWorker {
                 fragments,
                 now,
             }) => Tracking::of(Table::Live(table, fragments), frame, *now, known),
-            None => Tracking::OFF,
+            None => Tracking::of(Table::Off, frame, 0, None),
         };
         let decision = translate(tables, &key, tracking, None);
         if let Some(remote) = decision.resolve

@@ -12,7 +12,7 @@ use crate::parse::tunnel::GRE_CHECKSUM;
 use crate::parse::{PROTO_ICMP, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
 
 /// A header of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Header {
     /// Ethernet.
     Ethernet,
@@ -37,7 +37,7 @@ pub enum Header {
 }
 
 /// A run of bits in a header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Bits {
     /// Whose.
     pub header: Header,
@@ -107,7 +107,7 @@ impl Bits {
 }
 
 /// What is done to the bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
     /// They become the value.
     Set,

@@ -1,8 +1,12 @@
 //! Flow rules: compiled ([`compile`]), kept and published ([`RuleTable`]), and as an lcore sees them ([`RuleView`]).
 
+pub mod action;
 mod actions;
+pub mod ageing;
 pub mod compile;
 mod extract;
+mod indirect;
+pub mod objects;
 mod pattern;
 pub mod queue;
 mod table;
@@ -12,8 +16,12 @@ use sumeru_flow::FlowError;
 
 use crate::classifier::Full;
 use crate::frame::PortIndex;
-pub use compile::{ActionList, CompiledRule, Context, CtChange, CtRule, RuleAction, compile};
+pub use action::{ActionList, CtChange, CtRule, RuleAction};
+pub use ageing::Aged;
+pub use compile::{CompiledRule, Context, compile, compile_with};
 pub use extract::{Extracts, Parsing};
+pub use indirect::Answer;
+pub use objects::Objects;
 pub use queue::{Completion, FlowQueue, SharedRules};
 pub use table::{Placed, RuleTable, RuleView, Shape, name_from};
 
@@ -23,6 +31,9 @@ pub enum RuleError {
     /// The rule is wrong in itself.
     #[error(transparent)]
     Invalid(#[from] FlowError),
+    /// An indirect action is wrong in itself.
+    #[error(transparent)]
+    Object(#[from] sumeru_flow::model::TemplateError),
     /// A port that the rule names does not exist.
     #[error("{place} names port {port}, which does not exist")]
     UnknownPort {
@@ -92,6 +103,50 @@ pub enum RuleError {
         port: PortIndex,
         /// The rule's number.
         id: u32,
+    },
+    /// A meter or indirect action that does not exist.
+    #[error("there is no {what} {id} of port {port}")]
+    NoObject {
+        /// What it would be.
+        what: &'static str,
+        /// The port.
+        port: PortIndex,
+        /// Its number.
+        id: u32,
+    },
+    /// The number of a meter or indirect action is taken.
+    #[error("{what} {id} of port {port} exists already")]
+    ObjectExists {
+        /// What it is.
+        what: &'static str,
+        /// The port.
+        port: PortIndex,
+        /// Its number.
+        id: u32,
+    },
+    /// A meter or indirect action that rules name.
+    #[error("{what} {id} of port {port} is used by {users} rules or objects; destroy those first")]
+    InUse {
+        /// What it is.
+        what: &'static str,
+        /// The port.
+        port: PortIndex,
+        /// Its number.
+        id: u32,
+        /// How many name it.
+        users: usize,
+    },
+    /// An indirect action cannot become another one.
+    #[error("indirect action {id} of port {port} is a {expected}, not a {found}")]
+    ObjectKind {
+        /// The port.
+        port: PortIndex,
+        /// Its number.
+        id: u32,
+        /// What it should become.
+        found: &'static str,
+        /// What it is.
+        expected: &'static str,
     },
     /// A rule without a name that is not there any more.
     #[error("the rule was destroyed already")]

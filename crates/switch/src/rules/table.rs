@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use sumeru_engine::publish::{Publisher, Subscriber};
 use sumeru_packet::{FlowKey, FlowMask};
 
 use super::actions::{ActionTable, Actions};
+use super::ageing::{Aged, Ageing, Subject};
 use super::extract::{Extracts, Slots, exchange};
+use super::objects::{Objects, SharedLists, Use};
 use super::{ActionList, CompiledRule, RuleAction, RuleError};
 use crate::classifier::arena::CounterArena;
 use crate::classifier::{Full, NewRule, Released, RuleRef, TupleId, View, Writer};
@@ -23,15 +26,25 @@ pub struct RuleView {
     pub rules: View,
     /// Whether any rule tracks connections.
     pub tracks: bool,
+    /// Some rule replaces headers, so that more of a frame may have to be looked at than at first.
+    pub replaces: bool,
+    /// Grows when an indirect action becomes another: whatever was decided by it is outdated.
+    pub generation: u64,
     /// What the parser fetches for them.
     pub extracts: Extracts,
     actions: Arc<ActionTable>,
+    objects: SharedLists,
 }
 
 impl RuleView {
     /// What a rule does.
     pub fn actions(&self, program: u32) -> Option<Arc<ActionList>> {
         self.actions.get(program)
+    }
+
+    /// What an indirect action does.
+    pub fn object(&self, number: u32) -> Option<&ActionList> {
+        self.objects.get(&number)
     }
 }
 
@@ -83,8 +96,22 @@ pub struct RuleTable {
     counters: Counters,
     slots: Slots,
     names: HashMap<(PortIndex, u32), Named>,
+    /// What named rules name.
+    uses: HashMap<(PortIndex, u32), Vec<Use>>,
+    pub(super) objects: Objects,
+    pub(super) ageing: Ageing,
+    generation: u64,
     /// Some rule tracked connections; the table that they are in stays.
     tracks: bool,
+    replaces: bool,
+}
+
+/// Whether some action, or one inside of it, is as wanted.
+fn any(actions: &[RuleAction], wanted: fn(&RuleAction) -> bool) -> bool {
+    actions.iter().any(|action| match action {
+        RuleAction::Sample(_, inside) => any(inside, wanted),
+        action => wanted(action),
+    })
 }
 
 impl Counters {
@@ -135,15 +162,23 @@ impl Default for RuleTable {
             publisher: Publisher::new(RuleView {
                 rules,
                 tracks: false,
+                replaces: false,
+                generation: 0,
                 extracts: Extracts::default(),
                 actions: actions.shared(),
+                objects: SharedLists::default(),
             }),
             first,
             actions,
             counters: Counters::default(),
             slots: Slots::default(),
             names: HashMap::new(),
+            uses: HashMap::new(),
+            objects: Objects::default(),
+            ageing: Ageing::default(),
+            generation: 0,
             tracks: false,
+            replaces: false,
         }
     }
 }
@@ -246,12 +281,59 @@ impl RuleTable {
             self.take_out(&named);
             return Err(fault.into());
         }
-        self.tracks |= rule
-            .actions
-            .iter()
-            .any(|action| matches!(action, RuleAction::Ct(_)));
+        self.note(&rule.actions);
+        rule.uses.iter().for_each(|used| self.objects.take(*used));
+        if !rule.uses.is_empty() {
+            self.uses.insert(rule.name, rule.uses.clone());
+        }
+        if let (Some(age), Some(counter)) = (rule.age, counter) {
+            self.ageing.watch(Subject::Rule(port, id), age, counter);
+        }
         self.names.insert(rule.name, named);
         Ok(())
+    }
+
+    /// Takes note of what lcores must be ready for.
+    pub(super) fn note(&mut self, actions: &[RuleAction]) {
+        self.tracks |= any(actions, |action| matches!(action, RuleAction::Ct(_)));
+        self.replaces |= any(actions, |action| matches!(action, RuleAction::Replace(_)));
+    }
+
+    /// A counter that no rule has, for an indirect action.
+    pub(super) fn take_counter(&mut self) -> Result<u32, RuleError> {
+        Ok(self.counters.take(1)?)
+    }
+
+    /// Gives it back. No lcore counts by it any more, or nobody minds.
+    pub(super) fn give_counter(&mut self, counter: u32) {
+        self.counters.give(counter);
+    }
+
+    /// Packets and bytes under a counter.
+    pub(super) fn read_counter(&self, counter: u32) -> (u64, u64) {
+        self.counters.read(counter)
+    }
+
+    /// Whatever was decided by an indirect action is outdated with the next publication.
+    pub(super) fn outdate(&mut self) {
+        self.generation += 1;
+    }
+
+    /// The meters and indirect actions that rules may name.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// Meters come and go with those of the lcores.
+    pub fn objects_mut(&mut self) -> &mut Objects {
+        &mut self.objects
+    }
+
+    /// Rules and indirect actions that no packet has met for as long as their `age` says. To be asked once a second or so: what was met is noticed then,
+    /// so nothing is called old too early, and late by the time between two questions at most.
+    pub fn aged(&mut self, now: Instant) -> Vec<Aged> {
+        let counters = &self.counters;
+        self.ageing.look(now, |counter| counters.read(counter).0)
     }
 
     /// Gives back a program's and a counter's uses.
@@ -285,9 +367,7 @@ impl RuleTable {
         let tuple = self.writer.tuple(group, mask)?;
         // Both stay as long as the table does; there are few kinds of rules.
         self.writer.pin(tuple);
-        self.tracks |= actions
-            .iter()
-            .any(|action| matches!(action, RuleAction::Ct(_)));
+        self.note(actions);
         Ok(Shape {
             tuple,
             priority,
@@ -385,7 +465,23 @@ impl RuleTable {
             .remove(&(port, id))
             .ok_or(RuleError::Unknown { port, id })?;
         self.take_out(&named);
+        self.ageing.forget(Subject::Rule(port, id));
+        let uses = self.uses.remove(&(port, id)).unwrap_or_default();
+        uses.into_iter().for_each(|used| self.objects.give(used));
         Ok(())
+    }
+
+    /// Removes all rules of a port that have names.
+    pub fn flush(&mut self, port: PortIndex) {
+        let names = self.names.keys();
+        let of_port: Vec<u32> = names
+            .filter(|(p, _)| *p == port)
+            .map(|(_, id)| *id)
+            .collect();
+        for id in of_port {
+            // It is there: its name was just read.
+            let _ = self.remove(port, id);
+        }
     }
 
     /// What a rule counted: packets and bytes; zero if it does not count.
@@ -408,8 +504,11 @@ impl RuleTable {
         self.publisher.publish(RuleView {
             rules,
             tracks: self.tracks,
+            replaces: self.replaces,
+            generation: self.generation,
             extracts: self.slots.current(),
             actions: self.actions.shared(),
+            objects: self.objects.lists(),
         });
         self.reclaim();
     }

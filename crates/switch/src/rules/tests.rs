@@ -241,3 +241,193 @@ fn a_rule_counts_at_all_its_places_and_leaves_nothing_behind() {
         "a counter that was used before begins at zero"
     );
 }
+
+/// Every action of the model, as a rule has it; `/` behind those that need a fate.
+const EVERY: &[(&str, &str)] = &[
+    ("void", "void / drop"),
+    ("passthru", "passthru"),
+    ("flag", "flag / drop"),
+    ("drop", "drop"),
+    ("of_dec_nw_ttl", "of_dec_nw_ttl / drop"),
+    ("of_pop_vlan", "of_pop_vlan / drop"),
+    ("mac_swap", "mac_swap / drop"),
+    ("dec_ttl", "dec_ttl / drop"),
+    ("vxlan_decap", "vxlan_decap / drop"),
+    ("nvgre_decap", "raw_encap data 00 / nvgre_decap / drop"),
+    ("count", "count identifier 3 / drop"),
+    ("jump", "jump group 2"),
+    ("mark", "mark id 1 / drop"),
+    ("queue", "queue index 1"),
+    ("meter", "meter mtr_id 1 / drop"),
+    ("meter_mark", "meter_mark mtr_profile 1 mtr_policy 1 / drop"),
+    ("color", "color type red / drop"),
+    ("age", "age timeout 5 / drop"),
+    ("indirect", "indirect 1 / drop"),
+    ("port_id", "port_id id 1"),
+    ("port_representor", "port_representor port_id 1"),
+    ("represented_port", "represented_port ethdev_port_id 1"),
+    ("of_push_vlan", "of_push_vlan ethertype 0x8100 / drop"),
+    ("of_set_vlan_vid", "of_set_vlan_vid vlan_vid 1 / drop"),
+    ("of_set_vlan_pcp", "of_set_vlan_pcp vlan_pcp 1 / drop"),
+    (
+        "of_pop_mpls",
+        "raw_encap data 00 / of_pop_mpls ethertype 0x0800 / drop",
+    ),
+    ("of_push_mpls", "of_push_mpls ethertype 0x8847 / drop"),
+    (
+        "set_mac_src",
+        "set_mac_src mac_addr 02:00:00:00:00:01 / drop",
+    ),
+    (
+        "set_mac_dst",
+        "set_mac_dst mac_addr 02:00:00:00:00:01 / drop",
+    ),
+    ("set_ipv4_src", "set_ipv4_src ipv4_addr 10.0.0.1 / drop"),
+    ("set_ipv4_dst", "set_ipv4_dst ipv4_addr 10.0.0.1 / drop"),
+    (
+        "set_ipv6_src",
+        "raw_encap data 00 / set_ipv6_src ipv6_addr ::1 / drop",
+    ),
+    (
+        "set_ipv6_dst",
+        "raw_encap data 00 / set_ipv6_dst ipv6_addr ::1 / drop",
+    ),
+    ("set_ipv4_dscp", "set_ipv4_dscp dscp_value 1 / drop"),
+    (
+        "set_ipv6_dscp",
+        "raw_encap data 00 / set_ipv6_dscp dscp_value 1 / drop",
+    ),
+    ("set_tp_src", "set_tp_src port 1 / drop"),
+    ("set_tp_dst", "set_tp_dst port 1 / drop"),
+    ("set_ttl", "set_ttl ttl_value 1 / drop"),
+    (
+        "inc_tcp_seq",
+        "raw_encap data 00 / inc_tcp_seq value 1 / drop",
+    ),
+    (
+        "dec_tcp_seq",
+        "raw_encap data 00 / dec_tcp_seq value 1 / drop",
+    ),
+    (
+        "inc_tcp_ack",
+        "raw_encap data 00 / inc_tcp_ack value 1 / drop",
+    ),
+    (
+        "dec_tcp_ack",
+        "raw_encap data 00 / dec_tcp_ack value 1 / drop",
+    ),
+    ("set_tag", "set_tag data 1 index 3 mask 1 / drop"),
+    ("l2_decap", "l2_decap / raw_encap data 00 / drop"),
+    ("set_meta", "set_meta data 1 mask 1 / drop"),
+    ("rss", "rss queues 0 1 end"),
+    (
+        "sample",
+        "sample ratio 2 actions represented_port ethdev_port_id 1 / end / drop",
+    ),
+    (
+        "vxlan_encap",
+        "vxlan_encap vni 1 ip_src 10.0.0.1 ip_dst 10.0.0.2 / drop",
+    ),
+    (
+        "nvgre_encap",
+        "nvgre_encap tni 1 ip_src 10.0.0.1 ip_dst 10.0.0.2 / drop",
+    ),
+    ("raw_encap", "raw_encap data 00 / drop"),
+    ("raw_decap", "raw_decap data 00 / drop"),
+    (
+        "l2_encap",
+        "l2_decap / l2_encap eth_src 02:00:00:00:00:01 eth_dst 02:00:00:00:00:02 ethertype 0x0800 / drop",
+    ),
+    (
+        "modify_field",
+        "modify_field op set dst_type mark src_type value src_value 01 width 8 / drop",
+    ),
+    ("ct", "ct zone 1 / drop"),
+];
+
+/// What is refused, whatever the arguments. `conntrack` has no place in a rule; as an indirect action it is refused too.
+const REFUSED: &[&str] = &[
+    "meter_mark",
+    "port_representor",
+    "of_pop_mpls",
+    "of_push_mpls",
+    "conntrack",
+];
+
+#[test]
+fn every_action_is_carried_out_or_refused_by_name() {
+    let mut refused = Vec::new();
+    for row in sumeru_flow::model::Action::TABLE {
+        let text = EVERY
+            .iter()
+            .find(|(name, _)| *name == row.name)
+            .map(|(_, text)| text);
+        let Some(text) = text else {
+            refused.push(row.name);
+            continue;
+        };
+        let text = format!(
+            "flow create 0 ingress pattern eth / vlan / ipv4 / udp / vxlan / eth / end actions {text} / end"
+        );
+        // Of a tagged frame with a tunnel, or of one inside it.
+        let text = match row.name {
+            "of_pop_vlan" | "of_set_vlan_vid" | "of_set_vlan_pcp" => text.clone(),
+            _ => text.replace("/ vlan /", "/"),
+        };
+        match compiled(&text, 1) {
+            Ok(rule) => {
+                // A trace says in words what is done.
+                assert!(
+                    rule.actions
+                        .iter()
+                        .all(|action| !action.to_string().is_empty())
+                );
+            }
+            // Nobody made those objects.
+            Err(RuleError::NoObject { .. }) => assert!(["meter", "indirect"].contains(&row.name)),
+            Err(RuleError::Unsupported { what, expected }) => {
+                assert!(
+                    what.contains(row.name) && expected.len() > 10,
+                    "{what}: {expected}"
+                );
+                refused.push(row.name);
+            }
+            Err(other) => panic!("{text}: {other}"),
+        }
+    }
+    let mut expected = REFUSED.to_vec();
+    expected.sort_unstable();
+    refused.sort_unstable();
+    assert_eq!(refused, expected);
+}
+
+#[test]
+fn what_makes_no_sense_together_is_refused() {
+    let refused = |actions: &str| {
+        let text =
+            format!("flow create 0 ingress pattern eth / ipv4 / tcp / end actions {actions} / end");
+        match compiled(&text, 1) {
+            Err(RuleError::Unsupported { what, .. }) => what,
+            other => panic!("{actions}: {other:?}"),
+        }
+    };
+    assert_eq!(
+        refused("count identifier 1 / count identifier 2 / drop"),
+        "count of several identifiers"
+    );
+    assert_eq!(refused("l2_decap / drop"), "l2_decap alone");
+    assert_eq!(
+        refused("set_tag data 1 index 4 mask 1 / drop"),
+        "a tag of index 4 and above"
+    );
+    assert_eq!(
+        refused("rss types vxlan end queues 0 end"),
+        "rss over other types"
+    );
+    assert_eq!(
+        refused("sample ratio 1 actions mark id 1 / end / drop"),
+        "sample without a port"
+    );
+    let seq = refused("modify_field op set dst_type tag src_type tcp_seq_num width 32 / drop");
+    assert!(seq.starts_with("modify_field from a TCP"), "{seq}");
+}

@@ -1,6 +1,6 @@
 //! Connections in the slow path: the state that rules match, new connections, translation.
 
-use sumeru_packet::{Field, FlowKey, Layer};
+use sumeru_packet::{Field, FlowKey, Layer, Part};
 
 use super::Walk;
 use crate::conntrack::{Commit, ConnRef, Direction, Rewrite, Tuple, Verdict, ct_state, protocol};
@@ -10,6 +10,16 @@ use crate::stats::Drop;
 use crate::track::{self, Table, Track};
 
 const OUTER: Layer = Layer::Outer;
+/// What tells connections apart.
+const TUPLE: [Field; 7] = [
+    Field::EthType(OUTER),
+    Field::IpProto(OUTER),
+    Field::IpSrc(OUTER),
+    Field::IpDst(OUTER),
+    Field::L4Src(OUTER),
+    Field::L4Dst(OUTER),
+    Field::Fragment(OUTER),
+];
 
 /// What tracking a frame in a zone came to.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +36,17 @@ pub(super) struct Tracked {
 impl Walk<'_> {
     /// Carries out a `ct` action; false when the frame's fate is decided by it.
     pub(super) fn track(&mut self, ct: &CtRule) -> bool {
+        // Of headers that were put in front only the frame itself tells what the table wants to know.
+        if !self.seen.is_own() && !self.reveal() {
+            return false;
+        }
+        // What is behind other headers is read off the frame before anything else.
+        for field in TUPLE {
+            self.get(field);
+        }
+        if self.over {
+            return false;
+        }
         // A frame is tracked once in a zone, however many actions ask.
         let bare = track::tuple(&self.key, OUTER, ct.zone);
         let again = self.tracked.iter().position(|tracked| tracked.bare == bare);
@@ -72,19 +93,8 @@ impl Walk<'_> {
 
     /// The frame's connection, after the frame was run through its states.
     fn look_up(&mut self, zone: u16, bare: Option<Tuple>) -> Tracked {
-        let mut bits = 0;
-        for field in [
-            Field::EthType(OUTER),
-            Field::IpProto(OUTER),
-            Field::IpSrc(OUTER),
-            Field::IpDst(OUTER),
-            Field::L4Src(OUTER),
-            Field::L4Dst(OUTER),
-            Field::Fragment(OUTER),
-        ] {
-            bits = self.get(field);
-        }
-        let facts = self.tracking.facts[usize::from(self.decapsulated)];
+        let bits = self.get(Field::Fragment(OUTER));
+        let facts = self.tracking.facts[usize::from(self.seen.is_decapsulated())];
         let icmp = matches!(
             self.key.get(Field::IpProto(OUTER)) as u8,
             protocol::ICMP | protocol::ICMPV6
@@ -159,7 +169,7 @@ impl Walk<'_> {
 
     /// Notes what the decision takes for granted.
     fn remember(&mut self, zone: u16, tracked: &Tracked) {
-        let inner = self.decapsulated;
+        let inner = self.seen.is_decapsulated();
         let track = match tracked.found {
             Some((conn, direction)) => Track::Connection {
                 conn,
@@ -184,7 +194,7 @@ impl Walk<'_> {
         (conn, direction): (ConnRef, Direction),
         verdict: Verdict,
     ) {
-        let inner = self.decapsulated;
+        let inner = self.seen.is_decapsulated();
         if let Some(track) = self.out.tracks.get_mut(number) {
             *track = Track::Connection {
                 conn,
@@ -211,7 +221,7 @@ impl Walk<'_> {
         tuple: &Tuple,
         found: Option<(ConnRef, Direction)>,
     ) -> Result<Option<(ConnRef, Direction)>, Drop> {
-        let packet = self.tracking.facts[usize::from(self.decapsulated)].packet;
+        let packet = self.tracking.facts[usize::from(self.seen.is_decapsulated())].packet;
         let owner = self.key.get(Field::InPort) as u16;
         let Table::Live(table, _) = &mut self.tracking.table else {
             return Ok(None);
@@ -304,15 +314,25 @@ impl Walk<'_> {
         for (field, value) in written(&rewrite, &self.key) {
             self.write(field, value);
         }
+        // An identifier is kept with the extra fields. An error has none.
+        let facts = self.tracking.facts[usize::from(self.seen.is_decapsulated())];
+        let error = facts.embedded.is_some();
+        let ident = Part::ICMP_IDENT;
+        if let Some(id) = rewrite.sport.filter(|_| is_icmp(&self.key) && !error) {
+            let bits = ((1 << ident.width) - 1) << ident.shift;
+            self.write_bits(Field::L4Extra(OUTER), bits, u128::from(id) << ident.shift);
+        }
     }
+}
+
+fn is_icmp(key: &FlowKey) -> bool {
+    let proto = key.get(Field::IpProto(OUTER)) as u8;
+    matches!(proto, protocol::ICMP | protocol::ICMPV6)
 }
 
 /// The fields of a key that a translation writes. The identifier of an ICMP query is none.
 fn written(rewrite: &Rewrite, key: &FlowKey) -> impl Iterator<Item = (Field, u128)> + use<> {
-    let query = matches!(
-        key.get(Field::IpProto(OUTER)) as u8,
-        protocol::ICMP | protocol::ICMPV6
-    );
+    let query = is_icmp(key);
     let port = |port: Option<u16>| port.filter(|_| !query).map(u128::from);
     let all = [
         (Field::IpSrc(OUTER), rewrite.src),

@@ -168,6 +168,12 @@ impl SwitchWorker {
     pub(super) fn adopt_rules(&mut self) {
         let view = &*self.rules;
         self.cache.adopt(view.rules.version());
+        if view.generation != self.generation {
+            self.generation = view.generation;
+            self.cache.invalidate();
+        }
+        self.track_connections();
+        let view = &*self.rules;
         if (view.rules.shape(), view.extracts) == (self.shape, self.parsing.extracts) {
             return;
         }
@@ -178,7 +184,6 @@ impl SwitchWorker {
             self.cache.invalidate();
             self.set_parsing();
         }
-        self.track_connections();
     }
 
     /// Makes the connection table when a rule wants it for the first time.

@@ -49,6 +49,7 @@ impl SwitchWorker {
     /// The clock of the connections goes on, and some that are over end.
     #[inline(always)]
     pub(super) fn advance(&mut self, now: Tsc) {
+        self.lane.now = now.0;
         if let Some(connections) = self.lane.connections.as_deref_mut() {
             let now = now.since(self.started) / self.millisecond;
             if now != connections.now {

@@ -1,0 +1,226 @@
+//! Running the operations of a program on a frame of the burst.
+#![allow(unsafe_code)]
+
+use std::ops::ControlFlow;
+
+use sumeru_packet::HEADER_MAX;
+
+use super::{Lane, Outcome};
+use crate::edit;
+use crate::egress;
+use crate::frame::{Frame, PortIndex};
+use crate::program::{Choice, Op, Sample};
+use crate::qos::meter::Colour;
+use crate::qos::meter_table::{MeterAction, MeterId};
+use crate::stats::{Drop, DropReason, Stage};
+use crate::track::Track;
+
+/// What one operation leaves for those behind it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks {
+    colour: Colour,
+    queue: Option<Choice>,
+}
+
+impl Lane {
+    pub(super) fn execute_any(&mut self, index: usize, tracks: &[Track], ops: &[Op]) -> Outcome {
+        let mut outcome = Outcome::Forwarded;
+        let mut marks = Marks::default();
+        for (position, op) in ops.iter().enumerate() {
+            match op {
+                Op::Output(port) => {
+                    outcome = self.output(index, *port, marks.queue, position + 1 == ops.len());
+                }
+                op => {
+                    if let ControlFlow::Break(end) = self.step(index, tracks, op, &mut marks) {
+                        return end;
+                    }
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Queues a frame for a port. If others get it too, perhaps changed, it leaves now, behind those that wait already.
+    fn output(
+        &mut self,
+        index: usize,
+        port: PortIndex,
+        queue: Option<Choice>,
+        last: bool,
+    ) -> Outcome {
+        let outcome = self.enqueue(index, port);
+        if let (Some(queue), Some(Some(local))) = (queue, self.ports.get_mut(usize::from(port))) {
+            let _ = local.steered.try_push((index as u8, queue));
+        }
+        if !last {
+            self.flush_port(port);
+            self.dirty.retain(|dirty| *dirty != port);
+        }
+        outcome
+    }
+
+    /// Carries out an operation that sends nothing.
+    #[inline]
+    fn step(
+        &mut self,
+        index: usize,
+        tracks: &[Track],
+        op: &Op,
+        marks: &mut Marks,
+    ) -> ControlFlow<Outcome> {
+        let done = match op {
+            Op::Nat(number) => self.translate(index, tracks, *number),
+            Op::Count(counter) => {
+                self.rule_counters.count(*counter, self.frames[index].len);
+                Ok(())
+            }
+            Op::Consume => return ControlFlow::Break(Outcome::Consume),
+            Op::Drop(reason) => Err(*reason),
+            Op::Flood(network) => self.flood(*network),
+            Op::Meter(meter) => self.meter(index, *meter, &mut marks.colour),
+            Op::Colour(colour) => {
+                marks.colour = *colour;
+                Ok(())
+            }
+            Op::Queue(queue) => {
+                marks.queue = Some(Choice::Queue(*queue));
+                Ok(())
+            }
+            Op::Spread(spread) => {
+                marks.queue = Some(spread.choose(&self.frames[index].key));
+                Ok(())
+            }
+            Op::Sample(sample) => {
+                self.sample(index, tracks, sample, *marks);
+                Ok(())
+            }
+            op => self.edit(index, op),
+        };
+        match done {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(reason) => ControlFlow::Break(self.dropped(index, reason)),
+        }
+    }
+
+    /// Changes the frame.
+    fn edit(&mut self, index: usize, op: &Op) -> Result<(), DropReason> {
+        match op {
+            Op::Decapsulate => self.counters.passed(Stage::Decapsulate, 1),
+            Op::Encapsulate(_) => self.counters.passed(Stage::Encapsulate, 1),
+            _ => {}
+        }
+        let frame = &mut self.frames[index];
+        match edit::apply(frame, op) {
+            Err(reason) if edit::is_short(reason, frame) => {
+                // SAFETY: the frame is of the burst in hand, whose memory is mapped.
+                let longer = unsafe { egress::load_behind(frame, &self.list, HEADER_MAX) };
+                if longer {
+                    edit::reparse(frame)
+                } else {
+                    Err(reason)
+                }
+            }
+            done => done,
+        }
+    }
+
+    fn flood(&mut self, network: u32) -> Result<(), DropReason> {
+        self.counters.passed(Stage::Flood, 1);
+        match self.floods.get_mut(&network) {
+            Some(0) => Err(Drop::FloodLimit.into()),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn meter(
+        &mut self,
+        index: usize,
+        meter: MeterId,
+        colour: &mut Colour,
+    ) -> Result<(), DropReason> {
+        let frame = &mut self.frames[index];
+        let verdict = self.meters.apply(meter, frame.len, *colour, self.now);
+        // No rule names a meter that is gone.
+        let verdict = verdict.ok_or(Drop::Action)?;
+        *colour = verdict.colour;
+        match verdict.action {
+            MeterAction::Pass => Ok(()),
+            MeterAction::Drop => Err(Drop::Meter.into()),
+            MeterAction::MarkDscp(dscp) => edit::mark(frame, dscp),
+        }
+    }
+
+    /// Does something with a copy of the frame if its turn has come; the frame is as before then.
+    fn sample(&mut self, index: usize, tracks: &[Track], sample: &Sample, mut marks: Marks) {
+        if sample.ratio > 1 && !self.chance(sample.ratio) {
+            return;
+        }
+        let frame = &self.frames[index];
+        let before = (frame.layout, frame.offload, frame.len, frame.header.len());
+        for op in &sample.ops {
+            match op {
+                Op::Output(port) => {
+                    self.output(index, *port, None, false);
+                }
+                // What cannot be done to the copy is counted like any other frame's drop.
+                op => {
+                    if self.step(index, tracks, op, &mut marks).is_break() {
+                        break;
+                    }
+                }
+            }
+        }
+        restore(&mut self.frames[index], before);
+    }
+
+    /// True once in so many times, by chance (xorshift, Marsaglia 2003), so that nothing that repeats is always or never met.
+    fn chance(&mut self, ratio: u32) -> bool {
+        let mut x = self.random;
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random = x;
+        ((x >> 32) * u64::from(ratio)) >> 32 == 0
+    }
+
+    /// Rewrites a frame as its connection says.
+    fn translate(&mut self, index: usize, tracks: &[Track], number: u8) -> Result<(), DropReason> {
+        let frame = &mut self.frames[index];
+        let rewrite = match (tracks.get(usize::from(number)), &self.connections) {
+            (
+                Some(Track::Connection {
+                    conn, direction, ..
+                }),
+                Some(connections),
+            ) => connections
+                .table
+                .binding(*conn)
+                .map(|binding| (binding, *direction)),
+            _ => None,
+        };
+        match rewrite {
+            Some((binding, direction)) => edit::translate(frame, &binding, direction),
+            None => Err(Drop::Action.into()),
+        }
+    }
+}
+
+type Before = (
+    sumeru_packet::Layout,
+    crate::net_header::Offload,
+    u32,
+    usize,
+);
+
+/// Takes off what encapsulations put in front; they change nothing else.
+fn restore(frame: &mut Frame, (layout, offload, len, header): Before) {
+    let pushed = frame.header.len().saturating_sub(header);
+    // It was pushed, so it can be pulled.
+    let _ = frame.header.pull_front(pushed);
+    (frame.layout, frame.offload, frame.len) = (layout, offload, len);
+}
