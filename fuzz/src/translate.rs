@@ -327,7 +327,7 @@ fn action(input: &mut Input) -> Option<RuleAction> {
     ][input.below(7)];
     Some(match input.below(10) {
         0 => RuleAction::Count,
-        1 => RuleAction::Register(Field::Mark, u32::MAX, input.below(4) as u32),
+        1 => RuleAction::Register(Field::Mark, input.below(4) as u32, u32::MAX),
         2 => RuleAction::Set(field, field_value(field, input)),
         3 => RuleAction::DecTtl,
         4 => RuleAction::PushVlan(0x8100),

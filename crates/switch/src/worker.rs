@@ -21,7 +21,7 @@ use crate::cache::{Cache, Decision, Hit, Level};
 use crate::capture::Seen;
 use crate::classifier::arena::CounterArena;
 use crate::egress;
-use crate::fdb::{Fdb, Learned, change_of};
+use crate::fdb::{Fdb, change_of};
 use crate::frame::{BURST, MAX_FRAME, PortIndex};
 use crate::lane::{Attachment, Connections, Lane, LocalPort, Outcome};
 use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
@@ -436,16 +436,26 @@ impl SwitchWorker {
             self.ask(remote);
         }
         // What was decided before an address was learned may depend on it (a frame to its own sender): it is good for this frame only.
-        let mut outdated = false;
-        if let Some((network, mac, target)) = decision.learn
-            && let Learned::New | Learned::Moved = self.fdb.learn(network, mac, target, self.now)
-        {
-            outdated = true;
-            self.cache.learned(change_of(network, mac));
-        }
-        if outdated || decision.once {
+        let news = decision
+            .learn
+            .filter(|(network, mac, target)| self.fdb.is_news(*network, *mac, *target));
+        if news.is_some() || decision.once {
             let Translation { ops, tracks, .. } = decision;
-            return self.lane.execute_with(index, &tracks, &ops, None);
+            let outcome = self.lane.execute_with(index, &tracks, &ops, None);
+            // A frame that an action dropped on its way has not come to the bridge.
+            const ON_THE_WAY: [DropReason; 2] = [
+                DropReason::Other(Drop::Action),
+                DropReason::Other(Drop::TtlExpired),
+            ];
+            let came = !matches!(outcome, Outcome::Dropped(reason) if ON_THE_WAY.contains(&reason));
+            if let Some((network, mac, target)) = news.filter(|_| came) {
+                self.fdb.learn(network, mac, target, self.now);
+                self.cache.learned(change_of(network, mac));
+            }
+            return outcome;
+        }
+        if let Some((network, mac, _)) = decision.learn {
+            self.fdb.touch(network, mac, self.now);
         }
         let tracks = decision.tracks.clone();
         let kept = Decision {

@@ -245,6 +245,7 @@ fn what_a_new_front_uncovers_is_matched() {
     )
     .unwrap();
     node.rule(1, "flow create 1 group 1 ingress pattern eth dst is 02:00:00:00:00:06 / ipv6 / tcp dst is 5001 / end actions represented_port ethdev_port_id 2 / end").unwrap();
+    node.switch.set_isolated(1, true).unwrap();
     let wrapped = |inner: &[u8]| {
         build(|f| {
             f.ethernet(mac(2), mac(1))
@@ -262,6 +263,7 @@ fn what_a_new_front_uncovers_is_matched() {
         ]);
         assert_eq!(b.frames(), [tcp(5, 6, true, 400)]);
     }
+    assert_eq!(node.drops(Drop::Isolated), 2);
 }
 
 #[test]
@@ -431,9 +433,13 @@ fn indirect_actions_are_shared_and_change() {
         else {
             panic!("not an action: {text}");
         };
-        let mut json = serde_like(rule.actions[0].clone());
-        json.direction.ingress = true;
-        json
+        let mut shared = IndirectAction {
+            id: None,
+            direction: sumeru_flow::model::Direction::default(),
+            action: rule.actions[0].clone(),
+        };
+        shared.direction.ingress = true;
+        shared
     };
     node.switch
         .create_indirect((1, 7), &object("count"))
@@ -485,14 +491,6 @@ fn indirect_actions_are_shared_and_change() {
         node.switch.query_indirect(1, 7),
         Err(SwitchError::Rule(RuleError::NoObject { .. }))
     ));
-}
-
-fn serde_like(action: Action) -> IndirectAction {
-    IndirectAction {
-        id: None,
-        direction: sumeru_flow::model::Direction::default(),
-        action,
-    }
 }
 
 #[test]

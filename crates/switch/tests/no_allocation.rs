@@ -202,3 +202,36 @@ fn small_buffers_allocate_nothing() {
     });
     assert_eq!(counted, 0);
 }
+
+#[test]
+fn actions_on_cached_decisions_allocate_nothing() {
+    let (mut node, mut wire, mut a, mut b) = node();
+    let mirror = Options {
+        network: None,
+        mtu: 2000,
+        ..Options::default()
+    };
+    let mut mirror = node.guest(3, &mirror);
+    for (id, text) in [
+        "flow create 1 ingress pattern eth / ipv4 / udp / end actions set_tag data 1 index 0 mask 255 / mac_swap / modify_field op add dst_type ipv4_dst src_type value src_value 00000001 width 32 / modify_field op set dst_type udp_port_src src_type udp_port_dst width 16 / sample ratio 1 actions raw_encap data 02000000000f02000000000e88be / represented_port ethdev_port_id 3 / end / represented_port ethdev_port_id 2 / end",
+        "flow create 1 ingress pattern eth / ipv6 / tcp / end actions inc_tcp_seq value 5 / raw_decap data 0000000000000000000000000000 / raw_encap data 02000000000f02000000000e86dd / represented_port ethdev_port_id 2 / end",
+        "flow create 1 ingress pattern eth / ipv4 / tcp / end actions nvgre_encap tni 5 ip_src 192.0.2.1 ip_dst 192.0.2.2 / represented_port ethdev_port_id 0 / end",
+    ]
+    .iter()
+    .enumerate()
+    {
+        node.rule(id as u32, text).unwrap();
+    }
+    let counted = allocations(&node, || {
+        a.send(&[udp(1, 2, 900), tcp(1, 2, true, 500), tcp(1, 2, false, 500)]);
+        assert_eq!(
+            (
+                b.receive().len(),
+                mirror.receive().len(),
+                wire.receive().len()
+            ),
+            (2, 1, 1)
+        );
+    });
+    assert_eq!(counted, 0);
+}

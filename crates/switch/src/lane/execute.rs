@@ -185,7 +185,7 @@ impl Lane {
         x ^= x >> 7;
         x ^= x << 17;
         self.random = x;
-        (x >> 32) * u64::from(ratio) >> 32 == 0
+        ((x >> 32) * u64::from(ratio)) >> 32 == 0
     }
 
     /// Rewrites a frame as its connection says.

@@ -20,6 +20,10 @@ pub type Waker = Box<dyn Fn() + Send>;
 
 /// An operation that was queued.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are the large one, and boxes would be taken for each"
+)]
 enum Operation {
     Create {
         shape: Arc<Shape>,
