@@ -30,6 +30,8 @@ impl Control {
             events: Events::default(),
             failed: Default::default(),
             up: Default::default(),
+            policy: Default::default(),
+            unsettled: None,
         };
         let mut wanted = Inventory::default();
         let known_node = stored.iter().any(|o| o.kind() == Kind::Node);
@@ -57,6 +59,8 @@ impl Control {
         let node = Any::Node(wanted.node().clone());
         control.plane_create(&node)?;
         control.inventory.put(node);
+        // Before the first frame can come.
+        control.begin_policy(&wanted);
         for object in wanted.all() {
             control.bring_in(object.clone());
         }
@@ -68,6 +72,7 @@ impl Control {
         let done = self
             .inventory
             .admit(&object)
+            .and_then(|()| self.policy_holds(&object))
             .and_then(|()| self.plane_create(&object));
         match done {
             Ok(()) => self.events.note(
@@ -86,6 +91,9 @@ impl Control {
     /// Regular work, to be called about once a second: tries objects that are out of service again,
     /// notes links that came or went, keeps the store's good copy fresh.
     pub fn tick(&mut self) {
+        if self.unsettled.is_some() {
+            self.resettle_policy();
+        }
         let failed: Vec<_> = self.failed.keys().cloned().collect();
         for (kind, name) in failed {
             let Some(object) = self.inventory.get(kind, &name).cloned() else {
@@ -95,6 +103,7 @@ impl Control {
             let done = self
                 .inventory
                 .admit(&object)
+                .and_then(|()| self.policy_holds(&object))
                 .and_then(|()| self.plane_create(&object));
             match done {
                 Ok(()) => {

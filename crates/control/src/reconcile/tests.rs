@@ -77,6 +77,22 @@ impl DataPlane for Recorder {
     fn query_flow(&self, port: &Port, flow: &Flow) -> Done<FlowCount> {
         self.inner.query_flow(port, flow)
     }
+    fn insert_rule(&mut self, rule: &NamedRule) -> Done {
+        self.ask("insert rule".to_owned())?;
+        self.inner.insert_rule(rule)
+    }
+    fn remove_rule(&mut self, name: RuleName) -> Done {
+        self.ask("remove rule".to_owned())?;
+        self.inner.remove_rule(name)
+    }
+    fn set_meter(
+        &mut self,
+        number: u32,
+        profile: Option<&sumeru_flow::model::MeterProfile>,
+    ) -> Done {
+        self.ask("set meter".to_owned())?;
+        self.inner.set_meter(number, profile)
+    }
     fn volume_state(&self, name: &str) -> Done<VolumeState> {
         self.inner.volume_state(name)
     }
