@@ -12,7 +12,7 @@ use sumeru_control::model::{Kind, fields_of};
 use sumeru_control::reconcile::Control;
 use tokio::sync::watch;
 
-use crate::methods::{capture, config, daemon, flow, object, stats, trace};
+use crate::methods::{capture, config, daemon, flow, object, policy, stats, trace};
 use crate::protocol::{METHOD_NOT_FOUND, RpcError};
 
 /// What methods work on.
@@ -154,6 +154,7 @@ pub struct Method {
 pub fn methods() -> impl Iterator<Item = &'static Method> {
     let tables = [
         object::METHODS,
+        policy::METHODS,
         flow::METHODS,
         stats::METHODS,
         trace::METHODS,

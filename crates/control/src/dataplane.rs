@@ -12,6 +12,9 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use sumeru_flow::Rule;
+use sumeru_flow::model::MeterProfile;
+
 use crate::model::{Controller, Flow, Network, Node, Port, Volume};
 use crate::value::MacAddr;
 
@@ -126,6 +129,20 @@ pub trait DataPlane: Send {
     /// What a rule counted; zeroes for a rule without a count action.
     fn query_flow(&self, port: &Port, flow: &Flow) -> Done<FlowCount>;
 
+    /// Adds a rule of the control plane's own; see [`RuleName`]. The port need not exist yet or any more.
+    fn insert_rule(&mut self, rule: &NamedRule) -> Done;
+    /// Removes one.
+    fn remove_rule(&mut self, name: RuleName) -> Done;
+    /// Makes or changes the meter of a number, or removes it.
+    fn set_meter(&mut self, number: u32, profile: Option<&MeterProfile>) -> Done;
+    /// Replaces rules by others: all or nothing. Meters that come or change do so before the rules, those that go after them.
+    ///
+    /// A data plane that can do it at once for every packet does; this default does one after the other, new rules first, so that
+    /// nothing that was refused is let through in between, and takes back what it did if one is refused.
+    fn replace_rules(&mut self, batch: RuleBatch<'_>) -> Done {
+        one_by_one(self, batch)
+    }
+
     /// Opens a volume.
     fn create_volume(&mut self, volume: &Volume) -> Done;
     /// Changes the size of a volume; guests that use it are told. Only the size differs.
@@ -168,6 +185,98 @@ pub trait DataPlane: Send {
     fn capture_stop(&mut self, name: &str) -> Done<CaptureState>;
     /// Captures that run.
     fn captures(&self) -> Vec<CaptureState>;
+}
+
+/// A rule of the control plane's own, apart from those of objects: numbers from
+/// [`FIRST_RULE_ID`](crate::policy::layout::FIRST_RULE_ID) on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleName {
+    /// Index of the port whose frames it is about: those that come in (attribute `ingress`) or leave (`egress`);
+    /// [`SHARED`](crate::policy::layout::SHARED) for a rule about frames of all ports (`transfer`).
+    pub port: u16,
+    /// Its number.
+    pub id: u32,
+}
+
+/// A rule with its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedRule {
+    /// The name; no two rules have one.
+    pub name: RuleName,
+    /// The rule.
+    pub rule: Rule,
+}
+
+/// A meter that comes, changes or goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MeterChange {
+    /// Its number.
+    pub number: u32,
+    /// As it is, if it is there.
+    pub before: Option<MeterProfile>,
+    /// As it shall be.
+    pub after: Option<MeterProfile>,
+}
+
+/// Rules in place of others. Rules are made while they are asked for: there may be millions.
+pub struct RuleBatch<'a> {
+    /// What happens to meters.
+    pub meters: &'a [MeterChange],
+    /// Rules that come; their names are not taken, not even by rules that go.
+    pub add: Box<dyn Iterator<Item = NamedRule> + 'a>,
+    /// Rules that go, as they were added.
+    pub remove: Box<dyn Iterator<Item = NamedRule> + 'a>,
+}
+
+/// [`DataPlane::replace_rules`] by single calls.
+fn one_by_one<P: DataPlane + ?Sized>(plane: &mut P, batch: RuleBatch<'_>) -> Done {
+    let mut done = Undo::default();
+    let result = done.run(plane, batch);
+    if result.is_err() {
+        // What was possible a moment ago is possible again; if not, the first refusal is what counts.
+        for rule in &done.removed {
+            let _ = plane.insert_rule(rule);
+        }
+        for name in &done.added {
+            let _ = plane.remove_rule(*name);
+        }
+        for meter in done.meters.iter().rev() {
+            let _ = plane.set_meter(meter.number, meter.before.as_ref());
+        }
+    }
+    result
+}
+
+/// What was done of a batch.
+#[derive(Default)]
+struct Undo {
+    meters: Vec<MeterChange>,
+    added: Vec<RuleName>,
+    removed: Vec<NamedRule>,
+}
+
+impl Undo {
+    fn run<P: DataPlane + ?Sized>(&mut self, plane: &mut P, batch: RuleBatch<'_>) -> Done {
+        let (coming, going): (Vec<&MeterChange>, _) =
+            batch.meters.iter().partition(|meter| meter.after.is_some());
+        for meter in coming {
+            plane.set_meter(meter.number, meter.after.as_ref())?;
+            self.meters.push(*meter);
+        }
+        for rule in batch.add {
+            plane.insert_rule(&rule)?;
+            self.added.push(rule.name);
+        }
+        for rule in batch.remove {
+            plane.remove_rule(rule.name)?;
+            self.removed.push(rule);
+        }
+        for meter in going {
+            plane.set_meter(meter.number, None)?;
+            self.meters.push(*meter);
+        }
+        Ok(())
+    }
 }
 
 /// What a port is doing.

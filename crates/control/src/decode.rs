@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::value::{ByteSize, IpPrefix, MacAddr, NAME_EXPECTED, Vni, is_name};
+use crate::value::{ByteSize, IpPrefix, MacAddr, NAME_EXPECTED, Prefix, Vni, is_name};
 
 /// One field of an object or one parameter of a method: what a reader may write.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -130,6 +130,12 @@ impl FromValue for MacAddr {
 }
 
 impl FromValue for IpPrefix {
+    fn from_value(value: &Value) -> Result<Self, Wrong> {
+        parsed(value, Self::EXPECTED)
+    }
+}
+
+impl FromValue for Prefix {
     fn from_value(value: &Value) -> Result<Self, Wrong> {
         parsed(value, Self::EXPECTED)
     }

@@ -2,8 +2,10 @@
 //! would refuse, and reports zeroes. `sumeru daemon --dry-run` runs on it to try a configuration
 //! and the API without privileges, and so do tests. It opens no file, socket or interface.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+
+use sumeru_flow::model::MeterProfile;
 
 use crate::dataplane::*;
 use crate::model::{Controller, Flow, Kind, Network, Node, Port, Volume};
@@ -13,6 +15,8 @@ use crate::model::{Controller, Flow, Kind, Network, Node, Port, Volume};
 pub struct DryRun {
     lcores: Vec<u16>,
     have: BTreeMap<(Kind, String), u64>,
+    rules: BTreeSet<RuleName>,
+    meters: BTreeSet<u32>,
     captures: BTreeMap<String, Capture>,
 }
 
@@ -143,6 +147,45 @@ impl DataPlane for DryRun {
     fn query_flow(&self, _port: &Port, flow: &Flow) -> Done<FlowCount> {
         self.need(Kind::Flow, &flow.name())?;
         Ok(FlowCount::default())
+    }
+
+    fn insert_rule(&mut self, rule: &NamedRule) -> Done {
+        rule.rule
+            .validate()
+            .map_err(|error| Refusal::Inner(Box::new(error)))?;
+        match self.rules.insert(rule.name) {
+            true => Ok(()),
+            false => Err(Refusal::Field {
+                field: "id",
+                found: format!("{} of port {}", rule.name.id, rule.name.port),
+                expected: "a free number".to_owned(),
+            }),
+        }
+    }
+
+    fn remove_rule(&mut self, name: RuleName) -> Done {
+        match self.rules.remove(&name) {
+            true => Ok(()),
+            false => Err(Refusal::Unknown {
+                kind: "rule",
+                name: format!("{} of port {}", name.id, name.port),
+            }),
+        }
+    }
+
+    fn set_meter(&mut self, number: u32, profile: Option<&MeterProfile>) -> Done {
+        match profile {
+            Some(profile) => {
+                profile
+                    .validate()
+                    .map_err(|error| Refusal::Inner(Box::new(error)))?;
+                self.meters.insert(number);
+            }
+            None => {
+                self.meters.remove(&number);
+            }
+        }
+        Ok(())
     }
 
     fn create_volume(&mut self, volume: &Volume) -> Done {

@@ -5,7 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::model::{Any, Controller, Flow, Kind, Network, Node, Origin, Port, PortKind, Volume};
+use crate::model::{
+    AddressSet, Any, Blocklist, Controller, Flow, Isolation, Kind, Network, Node, Origin, Port,
+    PortKind, SecurityGroup, Volume,
+};
+
+mod policy;
 
 /// Highest port index there can be, plus one.
 const PORT_INDEXES: u16 = 4096;
@@ -63,6 +68,14 @@ impl Inventory {
         controller: Controller;
         /// The flow rule of a name, `PORT/ID`.
         flow: Flow;
+        /// The address set of a name.
+        address_set: AddressSet;
+        /// The security group of a name.
+        security_group: SecurityGroup;
+        /// The blocklist of a name.
+        blocklist: Blocklist;
+        /// The isolation policy of a name.
+        isolation: Isolation;
     }
 
     /// The object of a kind and name, except the node.
@@ -154,6 +167,7 @@ impl Inventory {
                     .and_then(|ids| ids.last());
                 let id = highest
                     .map_or(Some(0), |id| id.checked_add(1))
+                    .filter(|id| *id < crate::policy::layout::FIRST_RULE_ID)
                     .ok_or_else(|| none_free(&flow.spec.port))?;
                 let mut flow = Arc::unwrap_or_clone(flow);
                 flow.spec.id = Some(id);
@@ -259,7 +273,9 @@ impl Inventory {
                 .ports()
                 .filter(|p| p.spec.network.as_ref() == Some(&name))
                 .map(|p| format!("port {}", p.spec.name))
+                .chain(self.policies_with(any))
                 .collect(),
+            Any::AddressSet(_) | Any::SecurityGroup(_) => self.policies_with(any).collect(),
             Any::Volume(_) => self
                 .of(Kind::Controller)
                 .filter(|c| matches!(c, Any::Controller(c) if c.spec.volume == name))
@@ -280,7 +296,10 @@ impl Inventory {
                 flows.sort();
                 flows.dedup();
                 flows.truncate(SHOWN);
-                node.into_iter().chain(flows).collect()
+                node.into_iter()
+                    .chain(flows)
+                    .chain(self.policies_with(any))
+                    .collect()
             }
             _ => Vec::new(),
         }
@@ -326,6 +345,7 @@ impl Inventory {
                     .filter(|name| **name != port.spec.name)
                     .map(|name| format!("port {name}"));
                 self.taken(&object, "index", port.spec.index().to_string(), owner)?;
+                self.admit_port_policy(port)?;
                 self.admit_files(any)
             }
             Any::Controller(controller) => {
@@ -334,6 +354,8 @@ impl Inventory {
                 }
                 self.admit_files(any)
             }
+            Any::AddressSet(_) => Ok(()),
+            Any::SecurityGroup(_) | Any::Blocklist(_) | Any::Isolation(_) => self.admit_policy(any),
             Any::Flow(flow) => {
                 if self.port(&flow.spec.port).is_none() {
                     return dangling("port", &flow.spec.port, Kind::Port);
@@ -388,6 +410,7 @@ impl Inventory {
 
     /// Faults of the whole that no single object shows.
     pub fn check_whole(&self) -> Result<(), Error> {
+        self.check_remote_groups()?;
         let Some(uplink) = &self.node.spec.uplink else {
             return Ok(());
         };

@@ -7,7 +7,8 @@
 //!
 //! | module | what is there |
 //! |---|---|
-//! | [`model`] | the objects: node, network, port, volume, controller, flow |
+//! | [`model`] | the objects: node, network, port, volume, controller, flow, and those of policy |
+//! | [`policy`] | security groups, anti-spoofing, blocklists, isolation and rates as flow rules |
 //! | [`value`] | checked scalar types: sizes, MAC addresses, VNIs, interface addresses |
 //! | [`decode`] | one reader for objects written as TOML or JSON, which reports every fault |
 //! | [`config`] | the TOML file: check, read, write |
@@ -30,6 +31,7 @@ pub mod event;
 pub mod inventory;
 pub mod local;
 pub mod model;
+pub mod policy;
 pub mod reconcile;
 pub mod store;
 pub mod value;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use sumeru_block::{Bdev, BlkMonitor};
 use sumeru_engine::{EngineError, IdlePolicy, Lcore, LcoreConfig};
+use sumeru_flow::model::MeterProfile;
 use sumeru_switch::snapshot::{NetworkView, PortView, Underlay};
 use sumeru_switch::switch::{Switch, SwitchError};
 use sumeru_switch::vhost_net::{NetState, VhostNet};
@@ -409,6 +410,26 @@ impl DataPlane for Local {
             .switch_ref()?
             .rule_counts(port.spec.index(), flow.spec.id())?;
         Ok(FlowCount { packets, bytes })
+    }
+
+    fn insert_rule(&mut self, rule: &NamedRule) -> Done {
+        Ok(self
+            .switch()?
+            .insert_rule(rule.name.port, rule.name.id, &rule.rule)?)
+    }
+
+    fn remove_rule(&mut self, name: RuleName) -> Done {
+        Ok(self.switch()?.remove_rule(name.port, name.id)?)
+    }
+
+    fn set_meter(&mut self, _: u32, profile: Option<&MeterProfile>) -> Done {
+        match profile {
+            None => Ok(()),
+            Some(_) => Err(Refusal::Unsupported {
+                what: "a rate limit of a port".to_owned(),
+                expected: "a port without rates and storm_limit".to_owned(),
+            }),
+        }
     }
 
     fn create_volume(&mut self, volume: &Volume) -> Done {

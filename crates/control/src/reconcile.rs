@@ -8,6 +8,7 @@
 mod announce;
 mod flows;
 mod load;
+mod policy;
 mod restore;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::error::Error;
 use crate::event::{Event, Events, What};
 use crate::inventory::Inventory;
 use crate::model::{Any, BlockSize, Kind, Marks, Origin, Port, Spec, VolumeSpec};
+use crate::policy::Policy;
 use crate::store::{Row, Store};
 use crate::value::ByteSize;
 
@@ -77,6 +79,9 @@ pub struct Control {
     failed: BTreeMap<(Kind, String), String>,
     /// Ports and controllers whose front end was connected at the last look.
     up: BTreeMap<String, bool>,
+    policy: Policy,
+    /// Why the rules of policies are not in place, if they are not. Ports that need them are out of service then.
+    unsettled: Option<String>,
 }
 
 impl Control {
@@ -162,6 +167,16 @@ impl Control {
     /// Deletes an object that nothing refers to.
     pub fn delete(&mut self, kind: Kind, name: &str) -> Result<(), Error> {
         let object = self.inventory.require(kind, name)?.clone();
+        let users = match kind {
+            Kind::SecurityGroup => self.inventory.groups_with(name),
+            _ => Vec::new(),
+        };
+        if !users.is_empty() {
+            return Err(Error::InUse {
+                object: object.label(),
+                users,
+            });
+        }
         self.apply(vec![Change::Delete(object)])
     }
 
@@ -232,22 +247,32 @@ impl Control {
 
     /// Does all of the changes or none.
     fn apply(&mut self, changes: Vec<Change>) -> Result<(), Error> {
+        let policy = changes.iter().any(Change::touches_policy);
+        if policy {
+            self.prepare_policy(&changes)?;
+        }
         let mut done: Vec<Change> = Vec::with_capacity(changes.len());
+        let mut result = Ok(());
         for run in Runs::of(changes) {
-            if let Err(error) = self.step_run(&run, true) {
-                self.undo(done);
-                return Err(error);
+            result = self.step_run(&run, true);
+            if result.is_err() {
+                break;
             }
             done.extend(run);
         }
-        if let Err(error) = self.inventory.check_whole() {
+        let result = result
+            .and_then(|()| self.inventory.check_whole())
+            .and_then(|()| if policy { self.settle_policy() } else { Ok(()) })
+            .and_then(|()| {
+                let rows: Vec<_> = done.iter().map(Change::row).collect();
+                Ok(self.store.commit(&rows)?)
+            });
+        if let Err(error) = result {
             self.undo(done);
+            if policy {
+                self.resettle_policy();
+            }
             return Err(error);
-        }
-        let rows: Vec<_> = done.iter().map(Change::row).collect();
-        if let Err(error) = self.store.commit(&rows) {
-            self.undo(done);
-            return Err(error.into());
         }
         self.announce(&done);
         Ok(())
@@ -358,6 +383,9 @@ impl Control {
                 self.plane.create_controller(controller, &volume)
             }
             Any::Flow(_) => return self.plane_flows(&[], std::slice::from_ref(any)),
+            Any::AddressSet(_) | Any::SecurityGroup(_) | Any::Blocklist(_) | Any::Isolation(_) => {
+                Ok(())
+            }
         };
         done.map_err(refused("create", any))
     }
@@ -367,8 +395,8 @@ impl Control {
     }
 
     fn plane_replace(&mut self, old: &Any, new: &Any) -> Result<(), Error> {
-        if old.spec_map() == new.spec_map() {
-            // Only the marks differ, which are none of the data plane's business.
+        if new.kind().is_policy() || old.spec_map() == new.spec_map() {
+            // Policies are rules, which are settled after all; or only the marks differ, which are none of the data plane's business.
             return Ok(());
         }
         let done = match (old, new) {
@@ -398,6 +426,9 @@ impl Control {
             Any::Port(port) => self.plane.delete_port(port),
             Any::Controller(controller) => self.plane.delete_controller(controller),
             Any::Flow(_) => return self.plane_flows(std::slice::from_ref(any), &[]),
+            Any::AddressSet(_) | Any::SecurityGroup(_) | Any::Blocklist(_) | Any::Isolation(_) => {
+                Ok(())
+            }
         };
         done.map_err(refused("delete", any))
     }

@@ -8,6 +8,10 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
+mod prefix;
+
+pub use prefix::Prefix;
+
 /// Why a text is not the value that was expected; the message says what would have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {

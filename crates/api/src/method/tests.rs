@@ -463,3 +463,122 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn policies_are_made_amended_and_explained() {
+    let state = filled();
+    ok(
+        &state,
+        "address-set.create",
+        json!({ "name": "office", "prefixes": ["192.0.2.0/24"] }),
+    );
+    let piece = json!({ "name": "office", "prefixes": ["192.0.2.0/24", "10.0.0.1"] });
+    assert_eq!(
+        ok(&state, "address-set.add", piece.clone()),
+        json!({ "prefixes": 2 })
+    );
+    assert_eq!(
+        ok(&state, "address-set.list", json!({}))[0]["prefixes"],
+        json!(2)
+    );
+    let shown = ok(&state, "address-set.show", json!({ "name": "office" }));
+    assert_eq!(shown["prefixes"], json!(["10.0.0.1", "192.0.2.0/24"]));
+    let rules =
+        json!(["ingress tcp 80 from set office", { "direction": "egress", "ethertype": "ipv4" }]);
+    let group = ok(
+        &state,
+        "security-group.create",
+        json!({ "name": "web", "rules": rules }),
+    );
+    assert_eq!(
+        group["rules"],
+        json!(["ingress tcp 80 from set office", "egress ipv4"])
+    );
+    let update = json!({
+        "name": "vm1", "mac": "52:54:00:00:00:01", "port_security": true, "security_groups": ["web"], "addresses": ["10.0.0.1"],
+    });
+    ok(&state, "port.update", update);
+    let of_group = ok(
+        &state,
+        "policy.rules",
+        json!({ "object": "security-group web" }),
+    );
+    let lines: Vec<_> = of_group["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| rule["line"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "rule 1: ingress tcp 80 from set office",
+            "rule 1: ingress tcp 80 from set office",
+            "rule 2: egress ipv4"
+        ]
+    );
+    assert!(of_group["total"].as_u64().unwrap() > 50);
+    let few = ok(&state, "policy.rules", json!({ "limit": 3 }));
+    assert_eq!(few["rules"].as_array().unwrap().len(), 3);
+    let way = ok(
+        &state,
+        "policy.explain",
+        json!({ "port": "vm1", "packet": "eth / ipv4 / tcp" }),
+    );
+    assert_eq!(way["drop_reason"], "dry-run");
+    for (method, params, code, part) in [
+        (
+            "address-set.delete",
+            json!({ "name": "office" }),
+            -32003,
+            "security-group web",
+        ),
+        (
+            "security-group.delete",
+            json!({ "name": "web" }),
+            -32003,
+            "port vm1",
+        ),
+        (
+            "blocklist.create",
+            json!({ "name": "b", "address_set": "none" }),
+            -32006,
+            "address_set",
+        ),
+        (
+            "address-set.add",
+            json!({ "name": "office", "prefixes": ["10.0.0.1/8", "x"] }),
+            -32602,
+            "without host bits",
+        ),
+        (
+            "isolation.create",
+            json!({ "name": "i", "mode": "deny" }),
+            -32602,
+            "at least one member",
+        ),
+        (
+            "flow.create",
+            json!({ "port": "vm1", "rule": "group 9003 transfer pattern eth / end actions drop / end" }),
+            -32602,
+            "for policies",
+        ),
+        (
+            "flow.create",
+            json!({ "port": "vm1", "id": 1u32 << 31, "rule": "ingress pattern eth / end actions drop / end" }),
+            -32602,
+            "2147483647",
+        ),
+    ] {
+        let (found, message) = refused(&state, method, params);
+        assert!(
+            found == code && message.contains(part),
+            "{method}: {found} {message}"
+        );
+    }
+    let remove = json!({ "name": "office", "prefixes": ["10.0.0.1", "10.0.0.9"] });
+    assert_eq!(
+        ok(&state, "address-set.remove", remove),
+        json!({ "prefixes": 1 })
+    );
+}

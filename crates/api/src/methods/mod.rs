@@ -6,6 +6,7 @@ pub mod config;
 pub mod daemon;
 pub mod flow;
 pub mod object;
+pub mod policy;
 pub mod stats;
 pub mod trace;
 

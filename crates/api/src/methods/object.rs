@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 use sumeru_control::decode::{Field, no_lines, optional, required};
 use sumeru_control::error::Error;
-use sumeru_control::model::{Any, Kind, Marks, Origin};
+use sumeru_control::model::{AddressSetSpec, Any, Kind, Marks, Object, Origin};
 use sumeru_control::reconcile::Control;
 use sumeru_control::value::ByteSize;
 use uuid::Uuid;
@@ -39,6 +39,10 @@ macro_rules! objects {
             )*
             Method { name: "port.update", doc: "Changes fields of a live port; null takes a field back to its default.", params: Params::Changes(Kind::Port, NAME), call: update },
             Method { name: "network.update", doc: "Changes fields of a live network; null takes a field back to its default.", params: Params::Changes(Kind::Network, NAME), call: update },
+            Method { name: "security-group.update", doc: "Changes fields of a group; null takes a field back to its default.", params: Params::Changes(Kind::SecurityGroup, NAME), call: update },
+            Method { name: "address-set.update", doc: "Changes fields of an address set; null takes a field back to its default.", params: Params::Changes(Kind::AddressSet, NAME), call: update },
+            Method { name: "blocklist.update", doc: "Changes fields of a blocklist; null takes a field back to its default.", params: Params::Changes(Kind::Blocklist, NAME), call: update },
+            Method { name: "isolation.update", doc: "Changes fields of an isolation policy; null takes a field back to its default.", params: Params::Changes(Kind::Isolation, NAME), call: update },
             Method { name: "node.update", doc: "Changes fields of the node; null takes a field back to its default.", params: Params::Changes(Kind::Node, NONE), call: update },
             Method { name: "volume.resize", doc: "Makes a volume larger; guests that use it are told.", params: Params::Fields(RESIZE), call: resize },
         ]
@@ -51,6 +55,10 @@ pub const METHODS: &[Method] = objects! {
     "network" Network;
     "volume" Volume;
     "controller" Controller;
+    "address-set" AddressSet;
+    "security-group" SecurityGroup;
+    "blocklist" Blocklist;
+    "isolation" Isolation;
 };
 
 /// Takes the marks of a new object out of its parameters.
@@ -97,7 +105,7 @@ fn create(state: &State, args: Args<'_>) -> Result<Value, Error> {
     let object = Any::decode(kind, &label, &map, &no_lines, marks).map_err(Error::Invalid)?;
     let mut control = state.control();
     let made = control.create(object)?;
-    Ok(view(&control, &made))
+    Ok(brief(&control, &made))
 }
 
 fn delete(state: &State, args: Args<'_>) -> Result<Value, Error> {
@@ -119,7 +127,7 @@ fn list(state: &State, args: Args<'_>) -> Result<Value, Error> {
                 } else {
                     0
                 },
-                view(&control, any),
+                brief(&control, any),
             )
         })
         .collect();
@@ -150,7 +158,7 @@ fn update(state: &State, args: Args<'_>) -> Result<Value, Error> {
     };
     let mut control = state.control();
     let changed = control.update(kind, &name, &changes)?;
-    Ok(view(&control, &changed))
+    Ok(brief(&control, &changed))
 }
 
 fn resize(state: &State, args: Args<'_>) -> Result<Value, Error> {
@@ -162,6 +170,24 @@ fn resize(state: &State, args: Args<'_>) -> Result<Value, Error> {
     let mut control = state.control();
     let changed = control.resize(&name, size)?;
     Ok(view(&control, &changed))
+}
+
+/// An object as lists show it: an address set with the number of its prefixes, which may be a million, in their place.
+fn brief(control: &Control, any: &Any) -> Value {
+    let Any::AddressSet(set) = any else {
+        return view(control, any);
+    };
+    let empty = AddressSetSpec {
+        name: set.spec.name.clone(),
+        prefixes: Vec::new(),
+    };
+    let short = Any::from(Object {
+        spec: empty,
+        ..*set.as_ref()
+    });
+    let mut view = view(control, &short);
+    view["prefixes"] = json!(set.spec.prefixes.len());
+    view
 }
 
 /// An object with what it is doing.

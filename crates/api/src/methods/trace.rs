@@ -8,7 +8,8 @@ use sumeru_flow::PacketDescription;
 use super::{PortArg, shown};
 use crate::method::{Args, Method, Params, State};
 
-const PARAMS: &[Field] = &[
+/// Parameters of methods about a packet.
+pub const PARAMS: &[Field] = &[
     required("port", "port name or index", "where the packet comes in"),
     optional(
         "packet",
@@ -34,7 +35,13 @@ pub const METHODS: &[Method] = &[Method {
 const FRAME_LENGTHS: std::ops::RangeInclusive<usize> = 14..=65_535;
 
 fn packet(state: &State, args: Args<'_>) -> Result<Value, Error> {
-    let (port, frame) = args.read(|fields| {
+    let (port, frame) = port_and_frame(&args)?;
+    shown(state.control().trace(&port, &frame)?)
+}
+
+/// A port and a frame that comes in there, described or as bytes.
+pub fn port_and_frame(args: &Args<'_>) -> Result<(String, Vec<u8>), Error> {
+    args.read(|fields| {
         let port = fields.required::<PortArg>("port");
         let packet = fields.optional::<String>("packet");
         let hex = fields.optional::<String>("frame");
@@ -72,8 +79,7 @@ fn packet(state: &State, args: Args<'_>) -> Result<Value, Error> {
             }
         };
         Some((port?.0, frame?))
-    })?;
-    shown(state.control().trace(&port, &frame)?)
+    })
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {

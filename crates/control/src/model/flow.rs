@@ -8,6 +8,7 @@ use sumeru_flow::{Action, PortRef, Rule};
 
 use super::{Kind, Spec};
 use crate::decode::{Field, Fields, FromValue, Name, Wrong, optional, required};
+use crate::policy::layout::{DELIVER, FIRST_RULE_ID, FORWARD, GROUPS, is_open};
 
 /// What is configured of a flow rule.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -67,6 +68,15 @@ impl FromValue for ValidRule {
         rule.validate().map_err(|error| Wrong {
             expected: format!("a rule that makes sense: {error}"),
         })?;
+        if !is_open(rule.attributes.group) {
+            return Err(Wrong {
+                expected: format!(
+                    "a rule in another group than {} to {}, which are for policies but for {FORWARD} and {DELIVER}",
+                    GROUPS.start(),
+                    GROUPS.end()
+                ),
+            });
+        }
         Ok(Self(rule))
     }
 }
@@ -78,7 +88,7 @@ impl Spec for FlowSpec {
         required("port", "port name", "the port whose rule it is"),
         optional(
             "id",
-            "integer 0..4294967295",
+            "integer 0..2147483647",
             "number of the rule on its port (default: one above the highest)",
         ),
         required(
@@ -94,7 +104,7 @@ impl Spec for FlowSpec {
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let port = fields.required::<Name>("port");
-        let id = fields.optional_integer("id", 0..=u32::MAX);
+        let id = fields.optional_integer("id", 0..=FIRST_RULE_ID - 1);
         let rule = fields.required::<ValidRule>("rule");
         Some(Self {
             port: port?.0,

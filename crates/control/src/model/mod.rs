@@ -2,10 +2,16 @@
 //! of these types is valid by itself; references between objects are checked by
 //! [`crate::inventory`], and whether a data plane can do it is for the data plane to say.
 
+mod address_set;
+mod blocklist;
 mod flow;
+mod group_rule;
+mod isolation;
 mod network;
 mod node;
 mod port;
+mod port_policy;
+mod security_group;
 mod volume;
 
 use std::fmt;
@@ -17,15 +23,20 @@ use uuid::Uuid;
 
 use crate::decode::{Fault, Field, Fields, LineOf, Wrong, show};
 
+pub use address_set::{AddressSetSpec, PREFIXES_MAX};
+pub use blocklist::{Blocked, BlocklistSpec};
 pub use flow::FlowSpec;
+pub use isolation::{Isolate, IsolationSpec};
 pub use network::{NetworkSpec, Overlay, StaticMac};
 pub use node::{NodeSpec, Poll};
 pub use port::{PortKind, PortSpec};
+pub use port_policy::{AllowedAddress, BURST_MS, PortPolicy};
+pub use security_group::{Direction, GroupRule, Member, Protocol, Remote, SecurityGroupSpec};
 pub use volume::{BlockSize, ControllerSpec, VolumeKind, VolumeSpec};
 
 /// The kinds of object. The order is that of creation: an object refers only to kinds before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The node itself; there is exactly one.
     Node,
@@ -33,22 +44,34 @@ pub enum Kind {
     Network,
     /// A block device.
     Volume,
+    /// A named set of addresses.
+    AddressSet,
+    /// What may come to the ports that are in it, and what they may send.
+    SecurityGroup,
     /// A port of the switch.
     Port,
     /// A virtio-blk device that serves a volume to a guest.
     Controller,
+    /// Addresses that ports have no traffic with.
+    Blocklist,
+    /// Which ports or networks may talk to each other.
+    Isolation,
     /// A flow rule of a port.
     Flow,
 }
 
 impl Kind {
     /// Every kind, in order of creation.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::Node,
         Self::Network,
         Self::Volume,
+        Self::AddressSet,
+        Self::SecurityGroup,
         Self::Port,
         Self::Controller,
+        Self::Blocklist,
+        Self::Isolation,
         Self::Flow,
     ];
 
@@ -60,8 +83,21 @@ impl Kind {
             Self::Volume => "volume",
             Self::Port => "port",
             Self::Controller => "controller",
+            Self::AddressSet => "address-set",
+            Self::SecurityGroup => "security-group",
+            Self::Blocklist => "blocklist",
+            Self::Isolation => "isolation",
             Self::Flow => "flow",
         }
+    }
+
+    /// Whether the kind exists for the rules that it compiles to (see [`crate::policy`]); the data plane
+    /// never hears of its objects.
+    pub fn is_policy(self) -> bool {
+        matches!(
+            self,
+            Self::AddressSet | Self::SecurityGroup | Self::Blocklist | Self::Isolation
+        )
     }
 
     /// The kind of a word.
@@ -207,6 +243,14 @@ pub type Volume = Object<VolumeSpec>;
 pub type Controller = Object<ControllerSpec>;
 /// A flow rule.
 pub type Flow = Object<FlowSpec>;
+/// A named set of addresses.
+pub type AddressSet = Object<AddressSetSpec>;
+/// A security group.
+pub type SecurityGroup = Object<SecurityGroupSpec>;
+/// A blocklist.
+pub type Blocklist = Object<BlocklistSpec>;
+/// An isolation policy.
+pub type Isolation = Object<IsolationSpec>;
 
 /// An object of any kind. Cheap to clone: objects are immutable once made.
 #[derive(Debug, Clone, PartialEq)]
@@ -223,6 +267,14 @@ pub enum Any {
     Controller(Arc<Controller>),
     /// A flow rule.
     Flow(Arc<Flow>),
+    /// A named set of addresses.
+    AddressSet(Arc<AddressSet>),
+    /// A security group.
+    SecurityGroup(Arc<SecurityGroup>),
+    /// A blocklist.
+    Blocklist(Arc<Blocklist>),
+    /// An isolation policy.
+    Isolation(Arc<Isolation>),
 }
 
 macro_rules! for_any {
@@ -234,6 +286,10 @@ macro_rules! for_any {
             Any::Port($object) => $body,
             Any::Controller($object) => $body,
             Any::Flow($object) => $body,
+            Any::AddressSet($object) => $body,
+            Any::SecurityGroup($object) => $body,
+            Any::Blocklist($object) => $body,
+            Any::Isolation($object) => $body,
         }
     };
 }
@@ -247,7 +303,18 @@ macro_rules! into_any {
         })*
     };
 }
-into_any!(Node, Network, Volume, Port, Controller, Flow);
+into_any!(
+    Node,
+    Network,
+    Volume,
+    Port,
+    Controller,
+    Flow,
+    AddressSet,
+    SecurityGroup,
+    Blocklist,
+    Isolation
+);
 
 impl Any {
     /// Its kind.
@@ -259,6 +326,10 @@ impl Any {
             Self::Port(_) => Kind::Port,
             Self::Controller(_) => Kind::Controller,
             Self::Flow(_) => Kind::Flow,
+            Self::AddressSet(_) => Kind::AddressSet,
+            Self::SecurityGroup(_) => Kind::SecurityGroup,
+            Self::Blocklist(_) => Kind::Blocklist,
+            Self::Isolation(_) => Kind::Isolation,
         }
     }
 
@@ -311,6 +382,10 @@ impl Any {
             Self::Port(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
             Self::Controller(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
             Self::Flow(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::AddressSet(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::SecurityGroup(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::Blocklist(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::Isolation(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
         }
     }
 
@@ -335,6 +410,18 @@ impl Any {
                 .object(ControllerSpec::decode(label, map, line_of)?)
                 .into(),
             Kind::Flow => marks.object(FlowSpec::decode(label, map, line_of)?).into(),
+            Kind::AddressSet => marks
+                .object(AddressSetSpec::decode(label, map, line_of)?)
+                .into(),
+            Kind::SecurityGroup => marks
+                .object(SecurityGroupSpec::decode(label, map, line_of)?)
+                .into(),
+            Kind::Blocklist => marks
+                .object(BlocklistSpec::decode(label, map, line_of)?)
+                .into(),
+            Kind::Isolation => marks
+                .object(IsolationSpec::decode(label, map, line_of)?)
+                .into(),
         })
     }
 }
@@ -363,7 +450,7 @@ impl Marks {
         }
     }
 
-    fn object<S>(self, spec: S) -> Object<S> {
+    pub(crate) fn object<S>(self, spec: S) -> Object<S> {
         let Self {
             uuid,
             generation,
@@ -389,6 +476,10 @@ pub fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::Port => PortSpec::FIELDS,
         Kind::Controller => ControllerSpec::FIELDS,
         Kind::Flow => FlowSpec::FIELDS,
+        Kind::AddressSet => AddressSetSpec::FIELDS,
+        Kind::SecurityGroup => SecurityGroupSpec::FIELDS,
+        Kind::Blocklist => BlocklistSpec::FIELDS,
+        Kind::Isolation => IsolationSpec::FIELDS,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::port_policy::{self, PortPolicy};
 use super::{Kind, SOCKET_MODES, SocketMode, Spec};
 use crate::decode::{Field, Fields, InterfaceName, Name, SocketPath, optional, required};
 use crate::value::MacAddr;
@@ -83,6 +84,9 @@ pub struct PortSpec {
     pub mtu: u16,
     /// Whether the port leads to the underlay instead of a tenant.
     pub uplink: bool,
+    /// What its owner may do.
+    #[serde(flatten)]
+    pub policy: PortPolicy,
 }
 
 impl PortSpec {
@@ -175,6 +179,16 @@ impl Spec for PortSpec {
             "boolean",
             "leads to the underlay, not to a tenant (default false)",
         ),
+        port_policy::FIELDS[0],
+        port_policy::FIELDS[1],
+        port_policy::FIELDS[2],
+        port_policy::FIELDS[3],
+        port_policy::FIELDS[4],
+        port_policy::FIELDS[5],
+        port_policy::FIELDS[6],
+        port_policy::FIELDS[7],
+        port_policy::FIELDS[8],
+        port_policy::FIELDS[9],
     ];
 
     fn name(&self) -> String {
@@ -199,9 +213,11 @@ impl Spec for PortSpec {
                 "to be left out: an uplink belongs to no tenant",
             );
         }
+        let policy = PortPolicy::read(fields, mac, uplink);
         Some(Self {
             name: name?.0,
             kind: kind?,
+            policy,
             index,
             network,
             mac,

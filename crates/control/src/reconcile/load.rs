@@ -206,7 +206,9 @@ fn ordered(current: &Inventory, changes: Vec<Change>) -> Vec<Change> {
         match &change {
             Change::Delete(any) => match any.kind() {
                 // Free at once if nothing uses it, so that its VNI or file can be taken again.
-                Kind::Network | Kind::Volume if !current.users_of(any).is_empty() => {
+                Kind::Network | Kind::Volume | Kind::AddressSet | Kind::SecurityGroup
+                    if !current.users_of(any).is_empty() =>
+                {
                     late.push(change)
                 }
                 _ => early.push(change),

@@ -32,6 +32,8 @@ impl Control {
             events: Events::default(),
             failed: Default::default(),
             up: Default::default(),
+            policy: Default::default(),
+            unsettled: None,
         };
         let mut wanted = Inventory::default();
         let known_node = stored.iter().any(|o| o.kind() == Kind::Node);
@@ -59,6 +61,8 @@ impl Control {
         let node = Any::Node(wanted.node().clone());
         control.plane_create(&node)?;
         control.inventory.put(node);
+        // Before the first frame can come.
+        control.begin_policy(&wanted);
         let (flows, others): (Vec<Any>, Vec<Any>) = wanted
             .all()
             .cloned()
@@ -104,6 +108,7 @@ impl Control {
         let done = self
             .inventory
             .admit(&object)
+            .and_then(|()| self.policy_holds(&object))
             .and_then(|()| self.plane_create(&object));
         match done {
             Ok(()) => self.events.note(
@@ -122,6 +127,9 @@ impl Control {
     /// Regular work, to be called about once a second: tries objects that are out of service again,
     /// notes links that came or went, keeps the store's good copy fresh.
     pub fn tick(&mut self) {
+        if self.unsettled.is_some() {
+            self.resettle_policy();
+        }
         let failed: Vec<_> = self.failed.keys().cloned().collect();
         let mut flows = Vec::new();
         for (kind, name) in failed {
@@ -140,6 +148,7 @@ impl Control {
             let done = self
                 .inventory
                 .admit(&object)
+                .and_then(|()| self.policy_holds(&object))
                 .and_then(|()| self.plane_create(&object));
             match done {
                 Ok(()) => {

@@ -9,6 +9,7 @@ mod flow;
 mod forwarding;
 mod node;
 mod object;
+mod policy;
 mod rpc;
 mod shell;
 mod stats;
@@ -116,6 +117,7 @@ pub fn grammar() -> Command {
         .subcommand(node::grammar())
         .subcommand(stats::grammar())
         .subcommand(trace::grammar())
+        .subcommand(policy::grammar())
         .subcommand(capture::grammar())
         .subcommand(forwarding::fdb_grammar())
         .subcommand(forwarding::neighbour_grammar())
@@ -160,7 +162,9 @@ pub fn main() -> ExitCode {
 fn run(noun: &str, matches: &ArgMatches, context: &mut Context) -> Result<(), Failure> {
     match noun {
         "daemon" => daemon::run(matches, context),
-        "port" | "network" | "volume" | "controller" => object::run(noun, matches, context),
+        "port" | "network" | "volume" | "controller" | "address-set" | "security-group"
+        | "blocklist" | "isolation" => object::run(noun, matches, context),
+        "policy" => policy::run(matches, context),
         "flow" => flow::run(matches, context),
         "node" => node::run(matches, context),
         "stats" => stats::run(matches, context),

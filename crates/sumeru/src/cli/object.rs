@@ -1,4 +1,4 @@
-//! `sumeru port|network|volume|controller create|delete|list|show|…`: the grammar comes from the
+//! `sumeru port|network|volume|controller|address-set|security-group|blocklist|isolation create|delete|list|show|…`: the grammar comes from the
 //! object model itself, so that every field has its option and its help.
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -10,7 +10,16 @@ use super::{Context, say, text};
 use crate::failure::Failure;
 use crate::table::{Table, cell, size};
 
-const KINDS: [Kind; 4] = [Kind::Port, Kind::Network, Kind::Volume, Kind::Controller];
+const KINDS: [Kind; 8] = [
+    Kind::Port,
+    Kind::Network,
+    Kind::Volume,
+    Kind::Controller,
+    Kind::AddressSet,
+    Kind::SecurityGroup,
+    Kind::Blocklist,
+    Kind::Isolation,
+];
 
 pub fn grammars() -> Vec<Command> {
     KINDS.map(grammar).to_vec()
@@ -55,9 +64,13 @@ fn grammar(kind: Kind) -> Command {
         Kind::Port => command.about("Ports of the switch"),
         Kind::Network => command.about("Tenant networks"),
         Kind::Volume => command.about("Block devices").visible_alias("bdev"),
+        Kind::AddressSet => command.about("Named sets of addresses, for groups and blocklists"),
+        Kind::SecurityGroup => command.about("What may come to ports, and what they may send"),
+        Kind::Blocklist => command.about("Addresses that ports have no traffic with"),
+        Kind::Isolation => command.about("Ports or networks that may not talk to each other"),
         _ => command.about("virtio-blk devices that serve volumes to guests"),
     };
-    if let Kind::Port | Kind::Network = kind {
+    if matches!(kind, Kind::Port | Kind::Network) || kind.is_policy() {
         let mut update = Command::new("update")
             .about(format!("Change a live {noun}"))
             .arg(name());
@@ -73,6 +86,9 @@ fn grammar(kind: Kind) -> Command {
                 .help(clear),
         );
         command = command.subcommand(update);
+    }
+    if kind == Kind::AddressSet {
+        command = command.subcommands(super::policy::amend_grammars());
     }
     if kind == Kind::Volume {
         let size = Arg::new("size")
@@ -92,10 +108,11 @@ fn grammar(kind: Kind) -> Command {
 /// Fields of a live object that may change.
 fn changeable(kind: Kind) -> impl Iterator<Item = &'static Field> {
     use sumeru_control::model::{NetworkSpec, PortSpec, Spec};
-    let fixed = if kind == Kind::Port {
-        PortSpec::FIXED
-    } else {
-        NetworkSpec::FIXED
+    let fixed = match kind {
+        Kind::Port => PortSpec::FIXED,
+        Kind::Network => NetworkSpec::FIXED,
+        // Every field of a policy may change.
+        _ => &[],
     };
     fields_of(kind)
         .iter()
@@ -250,6 +267,7 @@ pub fn run(noun: &str, matches: &ArgMatches, context: &mut Context) -> Result<()
             json!({ "name": name }),
             &format!("{noun} {name} deleted"),
         ),
+        "add" | "remove" => super::policy::amend(verb, name, matches, context),
         "show" => {
             let answer = context.call(&format!("{noun}.show"), json!({ "name": name }))?;
             context.show(&answer, show)
@@ -287,6 +305,10 @@ fn list(kind: Kind, answer: &Value) -> Result<(), Failure> {
             "PATH",
             "STATE",
         ]),
+        Kind::AddressSet => Table::new(&["NAME", "PREFIXES"]),
+        Kind::SecurityGroup => Table::new(&["NAME", "STATEFUL", "RULES"]),
+        Kind::Blocklist => Table::new(&["NAME", "ADDRESS SET", "DIRECTION", "PORTS", "NETWORKS"]),
+        Kind::Isolation => Table::new(&["NAME", "MODE", "PORTS", "NETWORKS"]),
         _ => Table::new(&["NAME", "VOLUME", "SOCKET", "QUEUES", "STATE"]),
     };
     for object in objects {
@@ -313,6 +335,12 @@ fn list(kind: Kind, answer: &Value) -> Result<(), Failure> {
                 ]
             }
             Kind::Network => vec![get("name"), get("vni"), get("mtu"), get("remotes"), state],
+            Kind::AddressSet => vec![get("name"), get("prefixes")],
+            Kind::SecurityGroup => vec![get("name"), get("stateful"), get("rules")],
+            Kind::Blocklist => ["name", "address_set", "direction", "ports", "networks"]
+                .map(get)
+                .to_vec(),
+            Kind::Isolation => ["name", "mode", "ports", "networks"].map(get).to_vec(),
             Kind::Volume => {
                 let bytes = object["state"]["size"].as_u64().or(object["size"].as_u64());
                 let bytes = bytes.map_or("-".to_owned(), size);
