@@ -6,6 +6,7 @@
 //! Calls are synchronous and come from one owner (a mutex or a thread of its own).
 
 mod announce;
+mod connections;
 mod flows;
 mod load;
 mod restore;
@@ -24,6 +25,7 @@ use crate::model::{Any, BlockSize, Kind, Marks, Origin, Port, Spec, VolumeSpec};
 use crate::store::{Row, Store};
 use crate::value::ByteSize;
 
+pub use connections::{Setup, Tracking};
 use flows::Runs;
 pub use load::Loaded;
 
@@ -77,6 +79,7 @@ pub struct Control {
     failed: BTreeMap<(Kind, String), String>,
     /// Ports and controllers whose front end was connected at the last look.
     up: BTreeMap<String, bool>,
+    setup: Setup,
 }
 
 impl Control {
@@ -248,6 +251,14 @@ impl Control {
         if let Err(error) = self.store.commit(&rows) {
             self.undo(done);
             return Err(error.into());
+        }
+        if done.iter().any(|change| {
+            matches!(
+                change.row(),
+                Row::Put(Any::Port(_)) | Row::Remove(Any::Port(_))
+            )
+        }) {
+            self.follow_ports();
         }
         self.announce(&done);
         Ok(())

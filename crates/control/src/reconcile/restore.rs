@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::load::difference;
-use super::{Change, Control};
+use super::{Change, Control, Setup};
 use crate::config::Entry;
 use crate::dataplane::DataPlane;
 use crate::error::Error;
@@ -25,6 +25,17 @@ impl Control {
         stored: Vec<Any>,
         file: Option<Vec<Entry>>,
     ) -> Result<Self, Error> {
+        Self::start_with(plane, store, stored, file, Setup::default())
+    }
+
+    /// The same with settings, and with the connections of the last run if they were kept.
+    pub fn start_with(
+        plane: Box<dyn DataPlane>,
+        store: Store,
+        stored: Vec<Any>,
+        file: Option<Vec<Entry>>,
+        setup: Setup,
+    ) -> Result<Self, Error> {
         let mut control = Self {
             inventory: Inventory::default(),
             plane,
@@ -32,6 +43,7 @@ impl Control {
             events: Events::default(),
             failed: Default::default(),
             up: Default::default(),
+            setup,
         };
         let mut wanted = Inventory::default();
         let known_node = stored.iter().any(|o| o.kind() == Kind::Node);
@@ -59,6 +71,7 @@ impl Control {
         let node = Any::Node(wanted.node().clone());
         control.plane_create(&node)?;
         control.inventory.put(node);
+        control.start_tracking(&wanted)?;
         let (flows, others): (Vec<Any>, Vec<Any>) = wanted
             .all()
             .cloned()
@@ -196,6 +209,7 @@ impl Control {
 
     /// Last call: stops the data plane. Objects stay stored.
     pub fn stop(&mut self) {
+        self.keep_connections();
         self.plane.stop();
         self.store.backup();
     }

@@ -2,6 +2,7 @@
 
 mod flows;
 
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
@@ -11,6 +12,7 @@ use crate::config;
 use crate::dataplane::*;
 use crate::dry::DryRun;
 use crate::model::{Controller, Flow, Network, Node, Volume};
+use crate::settings::SwitchSettings;
 
 /// What was asked of the data plane, and which asking it refuses.
 #[derive(Default)]
@@ -84,6 +86,36 @@ impl DataPlane for Recorder {
         }
         self.log.lock().unwrap().batches += 1;
         self.inner.change_flows(change)
+    }
+    fn rule_stats(&self) -> RuleStats {
+        self.inner.rule_stats()
+    }
+    fn set_tracking(&mut self, settings: &SwitchSettings, ports: &BTreeMap<String, u16>) -> Done {
+        self.inner.set_tracking(settings, ports)
+    }
+    fn connections(
+        &self,
+        filter: &ConnectionFilter,
+        cursor: u64,
+        limit: usize,
+    ) -> Done<ConnectionPage> {
+        self.inner.connections(filter, cursor, limit)
+    }
+    fn flush_connections(&mut self, filter: &ConnectionFilter) -> Done<u64> {
+        self.inner.flush_connections(filter)
+    }
+    fn connection_stats(&self) -> Done<Vec<ConnectionStats>> {
+        self.inner.connection_stats()
+    }
+    fn save_connections(&mut self, file: File) -> Done<u64> {
+        self.inner.save_connections(file)
+    }
+    fn restore_connections(
+        &mut self,
+        file: File,
+        ports: BTreeMap<u16, u16>,
+    ) -> Done<KeptConnections> {
+        self.inner.restore_connections(file, ports)
     }
     fn stop(&mut self) {
         self.inner.stop();
@@ -568,7 +600,7 @@ fn saved_configuration_reads_back_the_same() {
                     "static_macs": [{ "mac": "52:54:00:00:00:01", "remote": "192.0.2.2" }] }),
         ))
         .unwrap();
-    let saved = config::render(bench.control.inventory());
+    let saved = config::render(bench.control.inventory(), bench.control.settings());
     let again = Bench::new(Some(&saved));
     let specs = |b: &Bench| {
         b.control

@@ -253,7 +253,7 @@ mod exchange {
     /// A rule of a destination; its number is its priority too, so that it shows which one was found.
     fn rule(id: u32, address: u32) -> CompiledRule {
         let text = format!(
-            "flow create 0 priority {id} ingress pattern eth / ipv4 dst is 10.0.0.{address} / end actions mark id {id} / end"
+            "flow create 0 priority {id} ingress pattern eth / ipv4 dst is 10.0.0.{address} / end actions mark id {id} / drop / end"
         );
         compiled(&text, id).unwrap()
     }
