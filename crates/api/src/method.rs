@@ -12,7 +12,7 @@ use sumeru_control::model::{Kind, fields_of};
 use sumeru_control::reconcile::Control;
 use tokio::sync::watch;
 
-use crate::methods::{capture, config, daemon, flow, object, stats, trace};
+use crate::methods::{capture, config, conntrack, daemon, flow, object, stats, trace};
 use crate::protocol::{METHOD_NOT_FOUND, RpcError};
 
 /// What methods work on.
@@ -155,6 +155,7 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
     let tables = [
         object::METHODS,
         flow::METHODS,
+        conntrack::METHODS,
         stats::METHODS,
         trace::METHODS,
         capture::METHODS,
