@@ -76,7 +76,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn write_head(file: &mut File, ports: &BTreeMap<String, u16>) -> io::Result<()> {
+pub(super) fn write_head(file: &mut File, ports: &BTreeMap<String, u16>) -> io::Result<()> {
     let head = serde_json::to_vec(ports)?;
     let length = u32::try_from(head.len()).map_err(io::Error::other)?;
     file.write_all(MAGIC)?;

@@ -1,6 +1,7 @@
 //! Order, refusal, roll back and restart, seen through a data plane that records what it is asked.
 
 mod flows;
+mod kept;
 
 use std::fs::File;
 use std::sync::{Arc, Mutex};
