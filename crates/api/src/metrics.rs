@@ -21,6 +21,8 @@ use crate::method::State;
 const CLIENTS_MAX: usize = 8;
 /// Longest head of a request.
 const HEAD_MAX: usize = 8192;
+/// How much of a request is read after its answer.
+const UNREAD_MAX: u64 = 64 << 10;
 /// How long a request and its answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most rules that are shown one by one.
@@ -123,7 +125,12 @@ async fn answer(
     if with_body {
         stream.write_all(body.as_bytes()).await?;
     }
-    stream.shutdown().await
+    stream.shutdown().await?;
+    // Closed with something unread, the connection would be reset and the answer perhaps lost.
+    let mut rest = stream.take(UNREAD_MAX);
+    let mut chunk = [0; 1024];
+    while rest.read(&mut chunk).await? > 0 {}
+    Ok(())
 }
 
 /// The text under way.

@@ -80,6 +80,8 @@ pub struct Control {
     /// Ports and controllers whose front end was connected at the last look.
     up: BTreeMap<String, bool>,
     setup: Setup,
+    /// The rule out of service that was tried last, by name.
+    retried: String,
 }
 
 impl Control {

@@ -13,6 +13,9 @@ use crate::inventory::Inventory;
 use crate::model::{Any, Kind};
 use crate::store::{Row, Store};
 
+/// Rules out of service that are tried again in one tick.
+const RETRIES: usize = 1024;
+
 impl Control {
     /// Starts a data plane with the objects of the store, changed by those of the file if there is
     /// one. Without a file, objects that came from a file stay as they were.
@@ -44,6 +47,7 @@ impl Control {
             failed: Default::default(),
             up: Default::default(),
             setup,
+            retried: String::new(),
         };
         let mut wanted = Inventory::default();
         let known_node = stored.iter().any(|o| o.kind() == Kind::Node);
@@ -164,6 +168,11 @@ impl Control {
                 }
             }
         }
+        // Some at a time, in turns: very many may be refused for one reason.
+        let next = flows.partition_point(|any| any.name() <= self.retried);
+        flows.rotate_left(next);
+        flows.truncate(RETRIES);
+        self.retried = flows.last().map(Any::name).unwrap_or_default();
         self.retry_flows(&flows);
         self.watch_links();
         self.store.backup();
