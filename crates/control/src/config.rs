@@ -12,6 +12,7 @@ use crate::decode::{Fault, show};
 use crate::error::Error;
 use crate::inventory::Inventory;
 use crate::model::{Any, Kind, Marks, Origin};
+use crate::settings::{DaemonSettings, Settings, SwitchSettings};
 
 /// An object as the file has it.
 #[derive(Debug, Clone)]
@@ -31,8 +32,13 @@ struct Table {
     line: usize,
 }
 
-/// Reads a file's text. All faults of all objects come back at once.
+/// Reads the objects of a file's text. All faults of all objects come back at once.
 pub fn parse(text: &str) -> Result<Vec<Entry>, Error> {
+    read(text).map(|(entries, _)| entries)
+}
+
+/// Reads a file's text: its objects and its settings. All faults come back at once.
+pub fn read(text: &str) -> Result<(Vec<Entry>, Settings), Error> {
     let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
     let line_at = |offset: usize| ends.partition_point(|end| *end < offset) + 1;
     let document = DeTable::parse(text).map_err(|error| Error::Syntax {
@@ -42,10 +48,23 @@ pub fn parse(text: &str) -> Result<Vec<Entry>, Error> {
     let mut faults = Vec::new();
     let mut entries = Vec::new();
     let mut faulty = BTreeSet::new();
+    let mut settings = Settings::default();
     for (key, value) in document.get_ref() {
         let line = line_at(key.span().start);
+        if let "daemon" | "switch" = key.get_ref().as_ref() {
+            read_settings(
+                key.get_ref(),
+                value.get_ref(),
+                line,
+                &line_at,
+                &mut settings,
+                &mut faults,
+            );
+            continue;
+        }
         let Some(kind) = Kind::from_word(key.get_ref()) else {
-            let words: Vec<_> = Kind::ALL.iter().map(|k| k.word()).collect();
+            let kinds = Kind::ALL.iter().map(|k| k.word());
+            let words: Vec<_> = kinds.chain(["daemon", "switch"]).collect();
             faults.push(Fault {
                 object: "configuration".to_owned(),
                 field: key.get_ref().to_string(),
@@ -77,10 +96,39 @@ pub fn parse(text: &str) -> Result<Vec<Entry>, Error> {
     check_references(&entries, &faulty, &mut faults);
     if faults.is_empty() {
         entries.sort_by_key(|e| (e.object.kind(), e.line));
-        return Ok(entries);
+        return Ok((entries, settings));
     }
     faults.sort_by_key(|f| f.line);
     Err(Error::Invalid(faults))
+}
+
+/// A section that is no object.
+fn read_settings(
+    section: &str,
+    value: &DeValue<'_>,
+    line: usize,
+    line_at: &dyn Fn(usize) -> usize,
+    settings: &mut Settings,
+    faults: &mut Vec<Fault>,
+) {
+    let DeValue::Table(table) = value else {
+        faults.push(Fault {
+            object: "configuration".to_owned(),
+            field: section.to_owned(),
+            found: "not a table".to_owned(),
+            expected: format!("one section [{section}]"),
+            line: Some(line),
+        });
+        return;
+    };
+    let table = read_table(table, line, line_at);
+    let line_of = |field: &str| Some(table.lines.get(field).copied().unwrap_or(table.line));
+    let done = if section == "daemon" {
+        DaemonSettings::decode(&table.map, &line_of).map(|daemon| settings.daemon = daemon)
+    } else {
+        SwitchSettings::decode(&table.map, &line_of).map(|switch| settings.switch = switch)
+    };
+    faults.extend(done.err().into_iter().flatten());
 }
 
 /// The tables of a section: one for the node, a list for everything else.
@@ -324,8 +372,14 @@ pub(crate) fn unnumbered(object: &Any) -> bool {
 }
 
 /// The objects as a file that [`parse`] reads back. Volatile objects are left out.
-pub fn render(inventory: &Inventory) -> String {
+pub fn render(inventory: &Inventory, settings: &Settings) -> String {
     let mut text = String::from("# Written by `sumeru config save`.\n");
+    for (section, fields) in settings.sections() {
+        text.push_str(&format!("\n[{section}]\n"));
+        for (key, value) in fields {
+            text.push_str(&format!("{key} = {}\n", inline(&value)));
+        }
+    }
     let node: Any = Any::Node(inventory.node().clone());
     for object in std::iter::once(&node)
         .chain(inventory.all())

@@ -7,6 +7,10 @@
 //! changed nothing. When it returns, every lcore has taken up the change or will before it handles
 //! a packet or request that arrives later. None of them waits for a guest.
 
+mod connections;
+
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 
@@ -16,7 +20,10 @@ use sumeru_flow::Rule;
 use sumeru_flow::model::MeterProfile;
 
 use crate::model::{Controller, Flow, Network, Node, Port, Volume};
+use crate::settings::SwitchSettings;
 use crate::value::MacAddr;
+
+pub use connections::*;
 
 /// Why a data plane did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +149,30 @@ pub trait DataPlane: Send {
     fn replace_rules(&mut self, batch: RuleBatch<'_>) -> Done {
         one_by_one(self, batch)
     }
+    /// What the rules take.
+    fn rule_stats(&self) -> RuleStats;
+
+    /// Changes how connections are tracked. `ports` has the indexes of ports by name. The size of the connection table is that of the first call.
+    fn set_tracking(&mut self, settings: &SwitchSettings, ports: &BTreeMap<String, u16>) -> Done;
+    /// Connections that pass the filter, at most `limit`, from `cursor` on (0 at first).
+    fn connections(
+        &self,
+        filter: &ConnectionFilter,
+        cursor: u64,
+        limit: usize,
+    ) -> Done<ConnectionPage>;
+    /// Ends the connections that pass the filter; answers how many.
+    fn flush_connections(&mut self, filter: &ConnectionFilter) -> Done<u64>;
+    /// Sums of the connections of every lcore.
+    fn connection_stats(&self) -> Done<Vec<ConnectionStats>>;
+    /// Appends the connections to a file; answers how many. To be called before [`Self::stop`], when nothing will be asked any more.
+    fn save_connections(&mut self, file: File) -> Done<u64>;
+    /// Reads connections from where a file stands; called before any port is made. `ports` says what index a port of then has now.
+    fn restore_connections(
+        &mut self,
+        file: File,
+        ports: BTreeMap<u16, u16>,
+    ) -> Done<KeptConnections>;
 
     /// Opens a volume.
     fn create_volume(&mut self, volume: &Volume) -> Done;
@@ -353,6 +384,9 @@ pub struct LcoreStats {
     pub blk_ios: u64,
     /// Times that a kick ended a sleep.
     pub wakeups: u64,
+    /// Its flow cache.
+    #[serde(flatten)]
+    pub cache: CacheStats,
 }
 
 /// Counters of a port. Directions are the switch's: rx comes in from the port.

@@ -4,11 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::fs::File;
 
 use sumeru_flow::model::MeterProfile;
 
 use crate::dataplane::*;
 use crate::model::{Controller, Flow, Kind, Network, Node, Port, Volume};
+use crate::settings::SwitchSettings;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -186,6 +188,35 @@ impl DataPlane for DryRun {
             }
         }
         Ok(())
+    }
+
+    fn rule_stats(&self) -> RuleStats {
+        let rules = self.names(Kind::Flow).count() as u64;
+        RuleStats { rules, bytes: 0 }
+    }
+
+    fn set_tracking(&mut self, _: &SwitchSettings, _: &BTreeMap<String, u16>) -> Done {
+        Ok(())
+    }
+
+    fn connections(&self, _: &ConnectionFilter, _: u64, _: usize) -> Done<ConnectionPage> {
+        Ok(ConnectionPage::default())
+    }
+
+    fn flush_connections(&mut self, _: &ConnectionFilter) -> Done<u64> {
+        Ok(0)
+    }
+
+    fn connection_stats(&self) -> Done<Vec<ConnectionStats>> {
+        Ok(Vec::new())
+    }
+
+    fn save_connections(&mut self, _: File) -> Done<u64> {
+        Ok(0)
+    }
+
+    fn restore_connections(&mut self, _: File, _: BTreeMap<u16, u16>) -> Done<KeptConnections> {
+        Ok(KeptConnections::default())
     }
 
     fn create_volume(&mut self, volume: &Volume) -> Done {

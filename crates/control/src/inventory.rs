@@ -214,7 +214,10 @@ impl Inventory {
             self.node = node;
             return;
         }
-        let name = any.name();
+        let key = (any.kind(), any.name());
+        if let Some(old) = self.objects.get(&key).cloned() {
+            self.remove(&old);
+        }
         match &any {
             Any::Flow(flow) => {
                 let id = flow.spec.id();
@@ -232,12 +235,12 @@ impl Inventory {
             }
             Any::Port(port) => {
                 if let Some(index) = port.spec.index {
-                    self.port_names.insert(index, name.clone());
+                    self.port_names.insert(index, key.1.clone());
                 }
             }
             _ => {}
         }
-        self.objects.insert((any.kind(), name), any);
+        self.objects.insert(key, any);
     }
 
     /// Takes an object out.

@@ -12,6 +12,7 @@
 //! | [`value`] | checked scalar types: sizes, MAC addresses, VNIs, interface addresses |
 //! | [`decode`] | one reader for objects written as TOML or JSON, which reports every fault |
 //! | [`config`] | the TOML file: check, read, write |
+//! | [`settings`] | the sections of the file that are no objects: `[daemon]`, `[switch]` |
 //! | [`store`] | what survives a restart (SQLite), damage detection and recovery |
 //! | [`dataplane`] | what is asked of a data plane, and what it reports |
 //! | [`dry`] | a data plane that moves nothing, to try a configuration on |
@@ -33,5 +34,6 @@ pub mod local;
 pub mod model;
 pub mod policy;
 pub mod reconcile;
+pub mod settings;
 pub mod store;
 pub mod value;

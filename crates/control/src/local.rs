@@ -6,8 +6,10 @@ mod capture;
 mod disks;
 mod flows;
 mod report;
+mod tracking;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +33,7 @@ use crate::model::{
     Controller, Flow, Network, NetworkSpec, Node, NodeSpec, Overlay, Poll, Port, PortKind,
     PortSpec, SocketMode, Volume,
 };
+use crate::settings::SwitchSettings;
 
 /// A port with what keeps it alive.
 struct LivePort {
@@ -430,6 +433,45 @@ impl DataPlane for Local {
                 expected: "a port without rates and storm_limit".to_owned(),
             }),
         }
+    }
+
+    fn rule_stats(&self) -> RuleStats {
+        let sums = self.switch.as_ref().map(Switch::rule_sums);
+        let (rules, bytes) = sums.unwrap_or_default();
+        RuleStats { rules, bytes }
+    }
+
+    fn set_tracking(&mut self, settings: &SwitchSettings, ports: &BTreeMap<String, u16>) -> Done {
+        self.apply_tracking(settings, ports)
+    }
+
+    fn connections(
+        &self,
+        filter: &ConnectionFilter,
+        cursor: u64,
+        limit: usize,
+    ) -> Done<ConnectionPage> {
+        self.list_connections(filter, cursor, limit)
+    }
+
+    fn flush_connections(&mut self, filter: &ConnectionFilter) -> Done<u64> {
+        self.end_connections(filter)
+    }
+
+    fn connection_stats(&self) -> Done<Vec<ConnectionStats>> {
+        self.report_connections()
+    }
+
+    fn save_connections(&mut self, file: File) -> Done<u64> {
+        self.keep_connections(file)
+    }
+
+    fn restore_connections(
+        &mut self,
+        file: File,
+        ports: BTreeMap<u16, u16>,
+    ) -> Done<KeptConnections> {
+        self.revive_connections(file, ports)
     }
 
     fn create_volume(&mut self, volume: &Volume) -> Done {

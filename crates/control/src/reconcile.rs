@@ -6,6 +6,7 @@
 //! Calls are synchronous and come from one owner (a mutex or a thread of its own).
 
 mod announce;
+mod connections;
 mod flows;
 mod load;
 mod policy;
@@ -26,6 +27,7 @@ use crate::policy::Policy;
 use crate::store::{Row, Store};
 use crate::value::ByteSize;
 
+pub use connections::{Setup, Tracking};
 use flows::Runs;
 pub use load::Loaded;
 
@@ -82,6 +84,9 @@ pub struct Control {
     policy: Policy,
     /// Why the rules of policies are not in place, if they are not. Ports that need them are out of service then.
     unsettled: Option<String>,
+    setup: Setup,
+    /// The rule out of service that was tried last, by name.
+    retried: String,
 }
 
 impl Control {
@@ -273,6 +278,14 @@ impl Control {
                 self.resettle_policy();
             }
             return Err(error);
+        }
+        if done.iter().any(|change| {
+            matches!(
+                change.row(),
+                Row::Put(Any::Port(_)) | Row::Remove(Any::Port(_))
+            )
+        }) {
+            self.follow_ports();
         }
         self.announce(&done);
         Ok(())

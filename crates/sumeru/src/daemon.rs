@@ -16,9 +16,10 @@ use sumeru_control::dry::DryRun;
 use sumeru_control::error::Error;
 use sumeru_control::local::Local;
 use sumeru_control::model::Any;
-use sumeru_control::reconcile::Control;
+use sumeru_control::reconcile::{Control, Setup};
+use sumeru_control::settings::Settings;
 use sumeru_control::store::{Opened, Store};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -64,15 +65,18 @@ pub fn run(options: Options) -> Result<(), Failure> {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
-    let entries = options.config.as_deref().map(read).transpose()?;
-    start(options, entries).map_err(Failure::Daemon)
+    let read = options.config.as_deref().map(read).transpose()?;
+    let (entries, settings) = read.map_or((None, Settings::default()), |(entries, settings)| {
+        (Some(entries), settings)
+    });
+    start(options, entries, settings).map_err(Failure::Daemon)
 }
 
 /// Reads the configuration; every fault of it is told before anything is touched.
-fn read(path: &Path) -> Result<Vec<Entry>, Failure> {
+fn read(path: &Path) -> Result<(Vec<Entry>, Settings), Failure> {
     let text = fs::read_to_string(path)
         .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
-    config::parse(&text).map_err(|error| {
+    config::read(&text).map_err(|error| {
         let lines: Vec<String> = match &error {
             Error::Invalid(faults) => faults
                 .iter()
@@ -84,7 +88,7 @@ fn read(path: &Path) -> Result<Vec<Entry>, Failure> {
     })
 }
 
-fn start(options: Options, entries: Option<Vec<Entry>>) -> anyhow::Result<()> {
+fn start(options: Options, entries: Option<Vec<Entry>>, settings: Settings) -> anyhow::Result<()> {
     // Held until the end of the process, whatever way it ends.
     let _lock = lock(&options.socket)?;
     let config = options
@@ -108,12 +112,18 @@ fn start(options: Options, entries: Option<Vec<Entry>>) -> anyhow::Result<()> {
             Store::open(&Path::new("/var/lib/sumeru").join(format!("{name}.db")))?
         }
     };
-    let control = Control::start(data_plane(options.dry_run), store, objects, entries)?;
+    let setup = Setup {
+        kept: store.path().map(connections_path),
+        settings,
+    };
+    let metrics = setup.settings.daemon.metrics.clone();
+    let plane = data_plane(options.dry_run);
+    let control = Control::start_with(plane, store, objects, entries, setup)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let state = Arc::new(State::new(control, config));
-    let served = runtime.block_on(serve(&options.socket, state.clone()));
+    let served = runtime.block_on(serve(&options.socket, metrics, state.clone()));
     state.control().stop();
     let _ = fs::remove_file(&options.socket);
     tracing::info!("ended");
@@ -158,7 +168,20 @@ fn lock(socket: &Path) -> anyhow::Result<File> {
     }
 }
 
-async fn serve(socket: &Path, state: Arc<State>) -> anyhow::Result<()> {
+/// Where connections are kept over a restart: beside the store.
+fn connections_path(store: &Path) -> PathBuf {
+    let mut path = store.as_os_str().to_owned();
+    path.push(".connections");
+    PathBuf::from(path)
+}
+
+async fn serve(socket: &Path, metrics: Option<String>, state: Arc<State>) -> anyhow::Result<()> {
+    if let Some(address) = metrics {
+        let listener = TcpListener::bind(&address).await;
+        let listener = listener.with_context(|| format!("cannot serve metrics on {address}"))?;
+        tracing::info!(%address, "metrics are served");
+        tokio::spawn(sumeru_api::serve_metrics(listener, state.clone()));
+    }
     let listener =
         listen(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     let mut terminate = signal(SignalKind::terminate())?;

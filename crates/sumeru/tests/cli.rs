@@ -2,130 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
-const BIN: &str = env!("CARGO_BIN_EXE_sumeru");
-
-/// A folder and a daemon in it, both gone with the test.
-struct Bench {
-    folder: PathBuf,
-    daemon: Option<Child>,
-}
-
-impl Bench {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("sumeru-cli-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).unwrap();
-        Self {
-            folder,
-            daemon: None,
-        }
-    }
-
-    fn started(name: &str, config: Option<&str>) -> Self {
-        let mut bench = Self::new(name);
-        if let Some(config) = config {
-            fs::write(bench.path("node.toml"), config).unwrap();
-        }
-        bench.start(config.is_some());
-        bench
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-
-    fn spawn(&self, config: bool) -> Child {
-        let mut command = Command::new(BIN);
-        command
-            .args(["daemon", "--dry-run", "--rpc"])
-            .arg(self.path("rpc.sock"))
-            .arg("--store")
-            .arg(self.path("s.db"));
-        if config {
-            command.arg("--config").arg(self.path("node.toml"));
-        }
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.path("log"))
-            .unwrap();
-        command.stderr(log).spawn().unwrap()
-    }
-
-    fn start(&mut self, config: bool) {
-        self.daemon = Some(self.spawn(config));
-        let end = Instant::now() + Duration::from_secs(20);
-        while self.run(&["node", "show"]).status.code() != Some(0) {
-            assert!(Instant::now() < end, "no daemon: {}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.path("log")).unwrap_or_default()
-    }
-
-    /// Ends the daemon with a signal and gives its exit code.
-    fn signal(&mut self, signal: &str) -> Option<i32> {
-        let mut daemon = self.daemon.take().unwrap();
-        let done = Command::new("kill")
-            .args([signal, &daemon.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(done.success());
-        daemon.wait().unwrap().code()
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(BIN);
-        command
-            .env("SUMERU_RPC", self.path("rpc.sock"))
-            .args(args)
-            .stdin(Stdio::null());
-        command.output().unwrap()
-    }
-
-    /// Standard output of a command that succeeds.
-    fn ok(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        let (out, err) = (
-            String::from_utf8(output.stdout).unwrap(),
-            String::from_utf8(output.stderr).unwrap(),
-        );
-        assert_eq!(output.status.code(), Some(0), "{args:?}: {out}{err}");
-        out
-    }
-
-    fn json(&self, args: &[&str]) -> Value {
-        let text = self.ok(&[&["--json"], args].concat());
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
-    }
-
-    /// Exit code and standard error of a command that fails.
-    fn fails(&self, args: &[&str]) -> (i32, String) {
-        let output = self.run(args);
-        (
-            output.status.code().unwrap(),
-            String::from_utf8(output.stderr).unwrap(),
-        )
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
+mod bench;
+use bench::{BIN, Bench};
 
 const RULE: &str = "ingress pattern eth / ipv4 dst is 10.0.0.1 / end actions count / drop / end";
 

@@ -57,7 +57,10 @@ fn save(state: &State, args: Args<'_>) -> Result<Value, Error> {
                 .map(|p| PathBuf::from(p.0)),
         )
     })?;
-    let text = config::render(state.control().inventory());
+    let text = {
+        let control = state.control();
+        config::render(control.inventory(), control.settings())
+    };
     let Some(path) = path else {
         return Ok(json!({ "text": text }));
     };
@@ -122,8 +125,16 @@ pub fn read(path: &Path) -> Result<String, Error> {
 }
 
 fn load(state: &State, args: Args<'_>) -> Result<Value, Error> {
-    let entries = config::parse(&source(state, &args)?)?;
-    shown(state.control().load(entries)?)
+    let (entries, settings) = config::read(&source(state, &args)?)?;
+    let mut control = state.control();
+    // What cannot change is refused before anything has.
+    let before = control.settings().clone();
+    control.use_settings(settings)?;
+    let loaded = control.load(entries);
+    if loaded.is_err() {
+        control.use_settings(before)?;
+    }
+    shown(loaded?)
 }
 
 fn check(state: &State, args: Args<'_>) -> Result<Value, Error> {

@@ -3,6 +3,7 @@
 
 pub mod capture;
 pub mod config;
+pub mod conntrack;
 pub mod daemon;
 pub mod flow;
 pub mod object;

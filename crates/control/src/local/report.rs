@@ -17,6 +17,10 @@ impl Local {
         for controller in self.controllers.values() {
             disks::add_ios(&mut ios, &controller.monitor, &controller.cpus);
         }
+        let caches = self
+            .switch
+            .as_ref()
+            .and_then(|switch| switch.cache_sums().ok());
         let one = |(number, lcore): (usize, &std::sync::Arc<sumeru_engine::Lcore>)| {
             let report = lcore.report().ok()?;
             let (rx_packets, tx_packets) = match &self.switch {
@@ -37,6 +41,15 @@ impl Local {
                 tx_packets,
                 blk_ios: ios.get(&(lcore.cpu() as u16)).copied().unwrap_or(0),
                 wakeups: report.sleeps,
+                cache: caches
+                    .as_ref()
+                    .and_then(|caches| caches.get(number))
+                    .map(|cache| CacheStats {
+                        cached_decisions: cache.entries,
+                        cache_masks: cache.masks,
+                        cache_bytes: cache.bytes,
+                    })
+                    .unwrap_or_default(),
             })
         };
         self.lcores.iter().enumerate().filter_map(one).collect()

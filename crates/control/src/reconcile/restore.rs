@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::load::difference;
-use super::{Change, Control};
+use super::{Change, Control, Setup};
 use crate::config::Entry;
 use crate::dataplane::DataPlane;
 use crate::error::Error;
@@ -12,6 +12,9 @@ use crate::event::{Events, What};
 use crate::inventory::Inventory;
 use crate::model::{Any, Kind};
 use crate::store::{Row, Store};
+
+/// Rules out of service that are tried again in one tick.
+const RETRIES: usize = 1024;
 
 impl Control {
     /// Starts a data plane with the objects of the store, changed by those of the file if there is
@@ -25,6 +28,17 @@ impl Control {
         stored: Vec<Any>,
         file: Option<Vec<Entry>>,
     ) -> Result<Self, Error> {
+        Self::start_with(plane, store, stored, file, Setup::default())
+    }
+
+    /// The same with settings, and with the connections of the last run if they were kept.
+    pub fn start_with(
+        plane: Box<dyn DataPlane>,
+        store: Store,
+        stored: Vec<Any>,
+        file: Option<Vec<Entry>>,
+        setup: Setup,
+    ) -> Result<Self, Error> {
         let mut control = Self {
             inventory: Inventory::default(),
             plane,
@@ -34,6 +48,8 @@ impl Control {
             up: Default::default(),
             policy: Default::default(),
             unsettled: None,
+            setup,
+            retried: String::new(),
         };
         let mut wanted = Inventory::default();
         let known_node = stored.iter().any(|o| o.kind() == Kind::Node);
@@ -63,6 +79,7 @@ impl Control {
         control.inventory.put(node);
         // Before the first frame can come.
         control.begin_policy(&wanted);
+        control.start_tracking(&wanted)?;
         let (flows, others): (Vec<Any>, Vec<Any>) = wanted
             .all()
             .cloned()
@@ -160,6 +177,11 @@ impl Control {
                 }
             }
         }
+        // Some at a time, in turns: very many may be refused for one reason.
+        let next = flows.partition_point(|any| any.name() <= self.retried);
+        flows.rotate_left(next);
+        flows.truncate(RETRIES);
+        self.retried = flows.last().map(Any::name).unwrap_or_default();
         self.retry_flows(&flows);
         self.watch_links();
         self.store.backup();
@@ -205,6 +227,7 @@ impl Control {
 
     /// Last call: stops the data plane. Objects stay stored.
     pub fn stop(&mut self) {
+        self.keep_connections();
         self.plane.stop();
         self.store.backup();
     }

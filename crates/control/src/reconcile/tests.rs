@@ -1,6 +1,8 @@
 //! Order, refusal, roll back and restart, seen through a data plane that records what it is asked.
 
 mod flows;
+mod kept;
+mod recorder;
 
 use std::sync::{Arc, Mutex};
 
@@ -10,149 +12,7 @@ use super::*;
 use crate::config;
 use crate::dataplane::*;
 use crate::dry::DryRun;
-use crate::model::{Controller, Flow, Network, Node, Volume};
-
-/// What was asked of the data plane, and which asking it refuses.
-#[derive(Default)]
-struct Log {
-    asked: Vec<String>,
-    refuse: Vec<String>,
-    /// Changes of rules that went through.
-    batches: usize,
-}
-
-struct Recorder {
-    log: Arc<Mutex<Log>>,
-    inner: DryRun,
-}
-
-impl Recorder {
-    fn ask(&self, text: String) -> Done {
-        let mut log = self.log.lock().unwrap();
-        let refused = log.refuse.contains(&text);
-        log.asked.push(text.clone());
-        if refused {
-            return Err(Refusal::Unsupported {
-                what: text,
-                expected: "something else".into(),
-            });
-        }
-        Ok(())
-    }
-}
-
-macro_rules! recorded {
-    ($($method:ident($($arg:ident: $ty:ty),*) $verb:literal $object:ident;)*) => {
-        $(fn $method(&mut self, $($arg: $ty),*) -> Done {
-            self.ask(format!("{} {}", $verb, Any::from($object.clone()).label()))?;
-            self.inner.$method($($arg),*)
-        })*
-    };
-}
-
-impl DataPlane for Recorder {
-    recorded! {
-        start(node: &Node) "start" node;
-        update_node(old: &Node, new: &Node) "change" new;
-        create_network(network: &Network) "create" network;
-        update_network(old: &Network, new: &Network) "change" new;
-        delete_network(network: &Network) "delete" network;
-        create_port(port: &Port) "create" port;
-        update_port(old: &Port, new: &Port) "change" new;
-        delete_port(port: &Port) "delete" port;
-        create_volume(volume: &Volume) "create" volume;
-        resize_volume(old: &Volume, new: &Volume) "change" new;
-        delete_volume(volume: &Volume) "delete" volume;
-        create_controller(controller: &Controller, volume: &Volume) "create" controller;
-        delete_controller(controller: &Controller) "delete" controller;
-    }
-
-    fn change_flows(&mut self, change: &FlowChange<'_>) -> Result<(), FlowRefusal> {
-        let lists = [
-            (false, "delete", &change.destroy),
-            (true, "create", &change.create),
-        ];
-        for (creating, verb, list) in lists {
-            for (at, (_, flow)) in list.iter().enumerate() {
-                let asked = self.ask(format!("{verb} flow {}", flow.name()));
-                asked.map_err(|refusal| FlowRefusal {
-                    creating,
-                    at,
-                    refusal,
-                })?;
-            }
-        }
-        self.log.lock().unwrap().batches += 1;
-        self.inner.change_flows(change)
-    }
-    fn stop(&mut self) {
-        self.inner.stop();
-    }
-    fn port_state(&self, name: &str) -> Done<PortState> {
-        self.inner.port_state(name)
-    }
-    fn validate_flow(&self, port: &Port, flow: &Flow) -> Done {
-        self.inner.validate_flow(port, flow)
-    }
-    fn query_flow(&self, port: &Port, flow: &Flow) -> Done<FlowCount> {
-        self.inner.query_flow(port, flow)
-    }
-    fn insert_rule(&mut self, rule: &NamedRule) -> Done {
-        self.ask("insert rule".to_owned())?;
-        self.inner.insert_rule(rule)
-    }
-    fn remove_rule(&mut self, name: RuleName) -> Done {
-        self.ask("remove rule".to_owned())?;
-        self.inner.remove_rule(name)
-    }
-    fn set_meter(
-        &mut self,
-        number: u32,
-        profile: Option<&sumeru_flow::model::MeterProfile>,
-    ) -> Done {
-        self.ask("set meter".to_owned())?;
-        self.inner.set_meter(number, profile)
-    }
-    fn volume_state(&self, name: &str) -> Done<VolumeState> {
-        self.inner.volume_state(name)
-    }
-    fn controller_state(&self, name: &str) -> Done<ControllerState> {
-        self.inner.controller_state(name)
-    }
-    fn lcore_stats(&self) -> Vec<LcoreStats> {
-        self.inner.lcore_stats()
-    }
-    fn port_stats(&self) -> Vec<PortStats> {
-        self.inner.port_stats()
-    }
-    fn stage_stats(&self) -> Vec<StageStats> {
-        self.inner.stage_stats()
-    }
-    fn drop_stats(&self) -> Vec<DropStats> {
-        self.inner.drop_stats()
-    }
-    fn volume_stats(&self) -> Vec<VolumeStats> {
-        self.inner.volume_stats()
-    }
-    fn fdb(&self, network: Option<&str>) -> Vec<FdbEntry> {
-        self.inner.fdb(network)
-    }
-    fn neighbours(&self) -> Vec<Neighbour> {
-        self.inner.neighbours()
-    }
-    fn trace(&mut self, port: &Port, frame: &[u8]) -> Done<Trace> {
-        self.inner.trace(port, frame)
-    }
-    fn capture_start(&mut self, capture: &Capture) -> Done {
-        self.inner.capture_start(capture)
-    }
-    fn capture_stop(&mut self, name: &str) -> Done<CaptureState> {
-        self.inner.capture_stop(name)
-    }
-    fn captures(&self) -> Vec<CaptureState> {
-        self.inner.captures()
-    }
-}
+use recorder::{Log, Recorder};
 
 struct Bench {
     log: Arc<Mutex<Log>>,
@@ -584,7 +444,7 @@ fn saved_configuration_reads_back_the_same() {
                     "static_macs": [{ "mac": "52:54:00:00:00:01", "remote": "192.0.2.2" }] }),
         ))
         .unwrap();
-    let saved = config::render(bench.control.inventory());
+    let saved = config::render(bench.control.inventory(), bench.control.settings());
     let again = Bench::new(Some(&saved));
     let specs = |b: &Bench| {
         b.control

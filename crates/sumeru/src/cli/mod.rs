@@ -3,6 +3,7 @@
 
 mod capture;
 mod config;
+mod conntrack;
 mod daemon;
 mod event;
 mod flow;
@@ -114,6 +115,7 @@ pub fn grammar() -> Command {
         .subcommand(daemon::grammar())
         .subcommands(object::grammars())
         .subcommand(flow::grammar())
+        .subcommand(conntrack::grammar())
         .subcommand(node::grammar())
         .subcommand(stats::grammar())
         .subcommand(trace::grammar())
@@ -166,6 +168,7 @@ fn run(noun: &str, matches: &ArgMatches, context: &mut Context) -> Result<(), Fa
         | "blocklist" | "isolation" => object::run(noun, matches, context),
         "policy" => policy::run(matches, context),
         "flow" => flow::run(matches, context),
+        "conntrack" => conntrack::run(matches, context),
         "node" => node::run(matches, context),
         "stats" => stats::run(matches, context),
         "trace" => trace::run(matches, context),

@@ -35,6 +35,8 @@ fn columns(what: &str) -> &'static [(&'static str, &'static str)] {
             ("TX-PACKETS", "tx_packets"),
             ("BLK-IOS", "blk_ios"),
             ("WAKEUPS", "wakeups"),
+            ("CACHED", "cached_decisions"),
+            ("MASKS", "cache_masks"),
             ("BUSY", "busy"),
             ("IDLE", "idle"),
             ("ASLEEP", "sleep"),
