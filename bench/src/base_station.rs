@@ -65,6 +65,22 @@ pub fn rules() -> Vec<Rule> {
     rules
 }
 
+/// A policy written out: a rule for every address of the space from port 0, which all rules of a cell do alike.
+pub fn rules_for_users() -> Vec<Rule> {
+    let cells = cells();
+    cells
+        .iter()
+        .enumerate()
+        .flat_map(|(cell, (first, bits))| {
+            (0..1 << (32 - bits)).map(move |user| Rule {
+                dst: Some((first + user, 32)),
+                to: Some(1 + cell as u16 % PORTS_OUT),
+                ..Rule::default()
+            })
+        })
+        .collect()
+}
+
 /// One flow of each of the first `users` users (all of them at most), from a server of the service to the user.
 pub fn flows(users: u32) -> Vec<Tuple> {
     let mut random = Random::new(SEED + 1);
@@ -113,6 +129,14 @@ mod tests {
         assert_eq!(next, u32::from(FIRST_USER) + (1 << USERS_BITS));
         let sizes: HashSet<u8> = cells.iter().map(|(_, bits)| *bits).collect();
         assert!(sizes.len() >= 3, "{sizes:?}");
+    }
+
+    #[test]
+    fn a_policy_written_out_has_a_rule_for_every_user() {
+        let rules = rules_for_users();
+        let addresses: HashSet<_> = rules.iter().map(|rule| rule.dst).collect();
+        assert_eq!(addresses.len(), 1 << USERS_BITS);
+        assert_eq!(rules[0].dst, Some((u32::from(FIRST_USER), 32)));
     }
 
     #[test]

@@ -15,8 +15,8 @@ const FRAME: usize = 64;
 const STATIONS: u32 = 64;
 /// Rules of the rules cases, one destination address each.
 const DESTINATIONS: u32 = 4096;
-/// The first of these destinations.
-const FIRST_DESTINATION: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 0);
+/// The first address that rules by destination are for.
+pub const FIRST_DESTINATION: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 0);
 /// New connections per point.
 const CONNECTIONS: u64 = 1_000_000;
 const LEFT: Mac = [2, 0, 0, 0, 0, 1];

@@ -1,7 +1,8 @@
 //! Side-by-side benches of Sumeru with real peers, and the driver side of vhost-user that drives both.
 //!
-//! `frontend` and `blk_load` implement the *driver* end of virtio 1.2 and vhost-user on their own: nothing here
-//! uses the device-side crates, so a misreading of the standard on one side shows as a failure instead of cancelling out.
+//! `frontend` and `blk_load` implement the *driver* end of virtio 1.2 and vhost-user on their own: they use nothing of
+//! the device-side crates, so a misreading of the standard on one side shows as a failure instead of cancelling out.
+//! `library` alone uses the rooms: it is the switch's library in this process, measured where a daemon would be in the way.
 //! `generator` sends and counts frames over the same driver end. `sumeru` is all that knows the daemon's configuration and
 //! RPC; `peers` the same for each peer; `lane` (switches) and `block` are the measurements; `cases` what is measured;
 //! `report` writes what came out.
@@ -18,6 +19,7 @@ pub mod idle;
 pub mod isolation;
 pub mod jsonrpc;
 pub mod lane;
+pub mod library;
 pub mod machine;
 pub mod options;
 pub mod pairs;
@@ -27,6 +29,7 @@ pub mod probe;
 pub mod process;
 pub mod report;
 pub mod residence;
+pub mod steps;
 pub mod sumeru;
 pub mod switch;
 pub mod thread;

@@ -34,6 +34,9 @@ pub struct Options {
     /// Exit with an error if a goal is missed.
     #[arg(long)]
     pub check: bool,
+    /// Print the results as JSON, and nothing else on standard output.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How often one case was disturbed.
@@ -86,22 +89,27 @@ impl Options {
                 return Ok(points);
             };
             if attempt >= self.attempts {
-                println!("{what}: taken as noisy: {fault}");
+                eprintln!("{what}: taken as noisy: {fault}");
                 noise.noisy.push(format!("{what}: {fault}"));
                 return Ok(points);
             }
-            println!("{what}: repeated: {fault}");
+            eprintln!("{what}: repeated: {fault}");
             noise.repeated += 1;
             attempt += 1;
         }
     }
 
-    /// Writes the results under `name` and prints the table.
+    /// Writes the results under `name` and prints the table, or JSON.
     ///
     /// # Errors
     /// The system's; with `check` also if a goal is missed.
     pub fn finish(&self, report: &Report, name: &str) -> Result<()> {
-        println!("\n{}", report.write(name)?);
+        let table = report.write(name)?;
+        if self.json {
+            println!("{}", report.json()?);
+        } else {
+            println!("\n{table}");
+        }
         let misses = report.misses();
         if self.check && !misses.is_empty() {
             bail!("goal missed: {}", misses.join(", "));
@@ -124,6 +132,7 @@ mod tests {
             attempts,
             peer_only: false,
             check: false,
+            json: false,
         }
     }
 

@@ -88,7 +88,7 @@ pub fn print(what: &str, lanes: &[Lane<'_>], points: &[Point]) {
         let generator = point.generator_busy.map_or(String::new(), |busy| {
             format!(", generator busy {:5.1} %", busy * 100.0)
         });
-        println!(
+        eprintln!(
             "{what:<28} {:<8} {:6.1} cycles/packet {:6.3} Mpps, busy {:5.1} %, accounted {:.4}, ran {:.3}/{:.3}{generator}",
             lane.name(),
             point.cycles_per_packet,
@@ -109,7 +109,7 @@ pub fn finish(what: &str, lanes: Vec<Lane<'_>>) -> Result<()> {
     for lane in lanes {
         let name = lane.name();
         let ratio = lane.finish()?;
-        println!("{what:<28} {name:<8} received / sent by the generator: {ratio:.7}");
+        eprintln!("{what:<28} {name:<8} received / sent by the generator: {ratio:.7}");
     }
     Ok(())
 }

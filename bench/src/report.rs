@@ -131,6 +131,65 @@ impl Rounds {
     }
 }
 
+/// A figure of Sumeru alone, held against a goal.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    /// What was measured.
+    pub check: String,
+    /// Its unit.
+    pub unit: String,
+    /// What came out.
+    pub value: f64,
+    /// What it was to be, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal: Option<String>,
+    /// PASS or MISS where there is a goal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<&'static str>,
+    /// More about it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub detail: Vec<String>,
+}
+
+impl Check {
+    /// A figure without a goal.
+    pub fn told(check: &str, unit: &str, value: f64) -> Self {
+        Self {
+            check: check.to_owned(),
+            unit: unit.to_owned(),
+            value,
+            goal: None,
+            verdict: None,
+            detail: Vec::new(),
+        }
+    }
+
+    /// A figure that passes if it is not above `limit`.
+    pub fn at_most(check: &str, unit: &str, value: f64, limit: f64) -> Self {
+        Self {
+            goal: Some(format!("at most {}", number(limit))),
+            verdict: Some(if value <= limit { PASS } else { MISS }),
+            ..Self::told(check, unit, value)
+        }
+    }
+
+    /// A figure that passes if it is not below `limit`.
+    pub fn at_least(check: &str, unit: &str, value: f64, limit: f64) -> Self {
+        Self {
+            goal: Some(format!("at least {}", number(limit))),
+            verdict: Some(if value >= limit { PASS } else { MISS }),
+            ..Self::told(check, unit, value)
+        }
+    }
+
+    /// The same with a word more about it.
+    #[must_use]
+    pub fn with(mut self, detail: String) -> Self {
+        self.detail.push(detail);
+        self
+    }
+}
+
 /// A bench's results.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -140,6 +199,9 @@ pub struct Report {
     pub about: Vec<String>,
     /// The cases.
     pub rows: Vec<Row>,
+    /// Figures without a peer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
     /// Curves; each becomes a picture `NAME-PLACE.svg`, from 1 on, and a table.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub plots: Vec<Plot>,
@@ -156,7 +218,7 @@ impl Report {
             None => PathBuf::from("bench/results"),
         };
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let json = serde_json::to_string_pretty(self)? + "\n";
+        let json = self.json()? + "\n";
         let table = self.table(name);
         for (ending, text) in [("json", &json), ("md", &table)] {
             let path = folder.join(format!("{name}.{ending}"));
@@ -167,6 +229,14 @@ impl Report {
             fs::write(&path, plot.svg()).with_context(|| format!("write {}", path.display()))?;
         }
         Ok(table)
+    }
+
+    /// All of it for machines.
+    ///
+    /// # Errors
+    /// For a figure that is no number.
+    pub fn json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)?)
     }
 
     /// The table as Markdown.
@@ -185,6 +255,10 @@ impl Report {
         );
         for line in &self.about {
             let _ = writeln!(text, "{line}\n");
+        }
+        text.push_str(&self.check_table());
+        if self.rows.is_empty() {
+            return text + &self.plot_tables(name);
         }
         text.push_str("| case | unit | ours (min..max) | peer (min..max) | peer | ratio | goal | verdict | reference | detail |\n");
         text.push_str("|---|---|---|---|---|---|---|---|---|---|\n");
@@ -222,6 +296,36 @@ impl Report {
                 detail.join("; ")
             );
         }
+        text + &self.plot_tables(name)
+    }
+
+    fn check_table(&self) -> String {
+        let mut text = String::new();
+        if !self.checks.is_empty() {
+            text.push_str(
+                "| check | value | unit | goal | verdict | detail |\n|---|---|---|---|---|---|\n",
+            );
+        }
+        for check in &self.checks {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {} |",
+                check.check,
+                number(check.value),
+                check.unit,
+                check.goal.as_deref().unwrap_or(""),
+                check.verdict.unwrap_or(""),
+                check.detail.join("; ")
+            );
+        }
+        if !text.is_empty() && !self.rows.is_empty() {
+            text.push('\n');
+        }
+        text
+    }
+
+    fn plot_tables(&self, name: &str) -> String {
+        let mut text = String::new();
         for (place, plot) in (1..).zip(&self.plots) {
             let _ = write!(
                 text,
@@ -236,12 +340,16 @@ impl Report {
         text
     }
 
-    /// Cases that missed their goal.
+    /// Cases and checks that missed their goal.
     pub fn misses(&self) -> Vec<&str> {
-        self.rows
+        let rows = self.rows.iter().map(|row| (&row.case, row.verdict));
+        let checks = self
+            .checks
             .iter()
-            .filter(|row| row.verdict == Some(MISS))
-            .map(|row| row.case.as_str())
+            .map(|check| (&check.check, check.verdict));
+        rows.chain(checks)
+            .filter(|(_, verdict)| *verdict == Some(MISS))
+            .map(|(name, _)| name.as_str())
             .collect()
     }
 }
@@ -319,6 +427,11 @@ mod tests {
             machine: Machine::describe(vec!["x 1".into()]),
             about: vec![],
             rows: vec![row],
+            checks: vec![
+                Check::at_most("memory", "GiB", 4.5, 4.0),
+                Check::at_least("insertion", "rules/s", 1.25e6, 1e6).with("quiet".to_owned()),
+                Check::told("cached", "entries", 7.0),
+            ],
             plots: Vec::new(),
         };
         let json: serde_json::Value = serde_json::to_value(&report).unwrap();
@@ -327,7 +440,20 @@ mod tests {
         assert_eq!(json["rows"][0]["ratio"], 0.25);
         assert_eq!(json["rows"][0]["peer_name"], "ovs");
         assert!(json["machine"]["cpu"].is_string());
-        assert_eq!(report.misses(), ["v2v-64"]);
+        assert_eq!(report.misses(), ["v2v-64", "memory"]);
+        let table = report.table("switch");
+        assert!(
+            table.contains("| memory | 4.50 | GiB | at most 4.00 | MISS |  |\n"),
+            "{table}"
+        );
+        assert!(
+            table.contains("| insertion | 1.25M | rules/s | at least 1.00M | PASS | quiet |\n"),
+            "{table}"
+        );
+        assert!(
+            table.contains("| cached | 7.00 | entries |  |  |  |\n"),
+            "{table}"
+        );
         assert!(report.table("switch").contains(
             "| v2v-64 | cycles/packet | 100 (100..100) | 400 (400..400) | ovs | 0.250 |"
         ));

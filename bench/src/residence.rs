@@ -138,19 +138,20 @@ impl Residence {
         Ok(())
     }
 
-    /// The span that was begun ends. Returns whether it counts.
+    /// The span that was begun ends. Returns its TSC cycles if it counts.
     ///
     /// # Errors
     /// If the scheduler's statistics cannot be read.
     #[inline]
-    pub fn end(&mut self) -> Result<bool> {
+    pub fn end(&mut self) -> Result<Option<u64>> {
         let now = tsc::now();
         if self.presence.was_away(now)? {
             self.excluded += 1;
-            return Ok(false);
+            return Ok(None);
         }
-        self.histogram.record(now.wrapping_sub(self.begun));
-        Ok(true)
+        let cycles = now.wrapping_sub(self.begun);
+        self.histogram.record(cycles);
+        Ok(Some(cycles))
     }
 
     /// Times of the spans that count, in TSC cycles.
@@ -174,7 +175,7 @@ mod tests {
         let mut residence = Residence::of_this_thread().unwrap();
         residence.begin().unwrap();
         std::thread::sleep(Duration::from_millis(2));
-        assert!(!residence.end().unwrap());
+        assert_eq!(residence.end().unwrap(), None);
         assert_eq!(
             (residence.excluded(), residence.histogram().total()),
             (1, 0)
@@ -185,7 +186,7 @@ mod tests {
             residence.begin().unwrap();
             let begin = tsc::now();
             while tsc::now() - begin < 2 * residence.presence.suspicious {}
-            residence.end().unwrap()
+            residence.end().unwrap().is_some()
         });
         assert!(counted);
         assert!(residence.histogram().max() >= 2 * residence.presence.suspicious);

@@ -474,6 +474,7 @@ fn snapshot(small: bool) -> Snapshot {
     let network = NetworkView {
         id: 7,
         name: "blue".into(),
+        overlay: sumeru_switch::snapshot::Overlay::Vxlan,
         remotes: vec![Ipv4Addr::new(192, 0, 2, 2).into()],
         ports: vec![0, 1, TAP],
         flood_limit: 0,

@@ -78,6 +78,7 @@ impl Switch {
         let network = |id: u32, ports: Vec<u16>| NetworkView {
             id,
             name: "network".into(),
+            overlay: sumeru_switch::snapshot::Overlay::Vxlan,
             remotes: remotes.clone(),
             ports,
             flood_limit: 0,

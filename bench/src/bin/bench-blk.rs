@@ -509,6 +509,7 @@ fn report(
         machine: Machine::describe(versions),
         about,
         rows,
+        checks: Vec::new(),
         plots: Vec::new(),
     })
 }

@@ -254,6 +254,7 @@ fn report(arguments: &Arguments, ours: Side, peer: Side) -> Result<Report> {
         machine: Machine::describe(versions),
         about,
         rows,
+        checks: Vec::new(),
         plots: Vec::new(),
     })
 }

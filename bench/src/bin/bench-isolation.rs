@@ -171,7 +171,7 @@ fn scenes(
         tenants.play(scene.loud, scene.quiet, WARM_UP_S)?;
         let outcome = tenants.play(scene.loud, scene.quiet, options.seconds)?;
         let decisions = switch.cached_decisions()?;
-        println!(
+        eprintln!(
             "{what} {:<16} {:<8} {:7.3} Mpps, {:7.3} % delivered, latency us p50 {:.1} p99 {:.1} p99.9 {:.1} ({} left out), loud sent {}, decisions {decisions:?}",
             scene.name,
             switch.name(),
@@ -291,6 +291,7 @@ fn report(options: &Options, seen: [Vec<Vec<Seen>>; 2], noise: &Noise) -> Result
         machine: Machine::describe(vec![Daemon::version()?, OvsDpdk::version()?]),
         about,
         rows,
+        checks: Vec::new(),
         plots: Vec::new(),
     })
 }

@@ -180,6 +180,7 @@ fn report(arguments: &Arguments, cases: &[Case], series: &[Series]) -> Result<Re
         machine: Machine::describe(versions),
         about,
         rows,
+        checks: Vec::new(),
         plots: Vec::new(),
     })
 }

@@ -33,14 +33,8 @@ struct Table {
 
 /// Reads a file's text. All faults of all objects come back at once.
 pub fn parse(text: &str) -> Result<Vec<Entry>, Error> {
-    let line_at = |offset: usize| {
-        text.as_bytes()
-            .iter()
-            .take(offset)
-            .filter(|b| **b == b'\n')
-            .count()
-            + 1
-    };
+    let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+    let line_at = |offset: usize| ends.partition_point(|end| *end < offset) + 1;
     let document = DeTable::parse(text).map_err(|error| Error::Syntax {
         line: line_at(error.span().map_or(0, |s| s.start)),
         message: error.message().trim().replace('\n', ", "),

@@ -70,6 +70,29 @@ pub enum Refusal {
 /// Result of everything asked of a data plane.
 pub type Done<T = ()> = Result<T, Refusal>;
 
+/// A rule with the port that it is on.
+pub type PortFlow<'a> = (&'a Port, &'a Flow);
+
+/// Rules that go and rules that come.
+#[derive(Debug, Default)]
+pub struct FlowChange<'a> {
+    /// Rules to remove.
+    pub destroy: Vec<PortFlow<'a>>,
+    /// Rules to add.
+    pub create: Vec<PortFlow<'a>>,
+}
+
+/// Why a data plane did not change rules: the first of them that it refused.
+#[derive(Debug)]
+pub struct FlowRefusal {
+    /// Whether it is one of those to add, rather than to remove.
+    pub creating: bool,
+    /// Its place in its list.
+    pub at: usize,
+    /// What is wrong with it.
+    pub refusal: Refusal,
+}
+
 /// Everything that is asked of a data plane. Names are those of the objects.
 pub trait DataPlane: Send {
     /// First call of all: starts the lcores. Called once.
@@ -96,12 +119,10 @@ pub trait DataPlane: Send {
     /// What a port is doing.
     fn port_state(&self, name: &str) -> Done<PortState>;
 
-    /// Whether `create_flow` would succeed now; changes nothing.
+    /// Whether the rule could be created now; changes nothing.
     fn validate_flow(&self, port: &Port, flow: &Flow) -> Done;
-    /// Adds a rule.
-    fn create_flow(&mut self, port: &Port, flow: &Flow) -> Done;
-    /// Removes a rule.
-    fn destroy_flow(&mut self, port: &Port, flow: &Flow) -> Done;
+    /// Removes rules and adds others at once: no packet meets a part of the change. A new rule may have the name of one that goes.
+    fn change_flows(&mut self, change: &FlowChange<'_>) -> Result<(), FlowRefusal>;
     /// What a rule counted; zeroes for a rule without a count action.
     fn query_flow(&self, port: &Port, flow: &Flow) -> Done<FlowCount>;
 

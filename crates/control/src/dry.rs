@@ -107,13 +107,37 @@ impl DataPlane for DryRun {
         self.need(Kind::Port, &port.spec.name).map(drop)
     }
 
-    fn create_flow(&mut self, port: &Port, flow: &Flow) -> Done {
-        self.validate_flow(port, flow)?;
-        self.add(Kind::Flow, flow.name(), 0)
-    }
-
-    fn destroy_flow(&mut self, _port: &Port, flow: &Flow) -> Done {
-        self.take(Kind::Flow, &flow.name())
+    fn change_flows(&mut self, change: &FlowChange<'_>) -> Result<(), FlowRefusal> {
+        let mut done: Vec<(bool, String)> = Vec::new();
+        let destroyed = change.destroy.iter().map(|pair| (false, pair));
+        let created = change.create.iter().map(|pair| (true, pair));
+        for (creating, (port, flow)) in destroyed.chain(created) {
+            let name = flow.name();
+            let result = if creating {
+                self.validate_flow(port, flow)
+                    .and_then(|()| self.add(Kind::Flow, name.clone(), 0))
+            } else {
+                self.take(Kind::Flow, &name)
+            };
+            let Err(refusal) = result else {
+                done.push((creating, name));
+                continue;
+            };
+            let at = done.iter().filter(|(c, _)| *c == creating).count();
+            for (created, name) in done.into_iter().rev() {
+                if created {
+                    self.have.remove(&(Kind::Flow, name));
+                } else {
+                    self.have.insert((Kind::Flow, name), 0);
+                }
+            }
+            return Err(FlowRefusal {
+                creating,
+                at,
+                refusal,
+            });
+        }
+        Ok(())
     }
 
     fn query_flow(&self, _port: &Port, flow: &Flow) -> Done<FlowCount> {

@@ -16,6 +16,10 @@ pub struct Inventory {
     node: Arc<Node>,
     objects: BTreeMap<(Kind, String), Any>,
     flow_ids: BTreeMap<String, BTreeSet<u32>>,
+    /// Rules that name ports, by port and number, under what they call the port.
+    named_by: BTreeMap<String, BTreeSet<(String, u32)>>,
+    /// Names of ports by index.
+    port_names: BTreeMap<u16, String>,
 }
 
 macro_rules! typed {
@@ -36,6 +40,8 @@ impl Default for Inventory {
             node: Arc::new(Node::new(Default::default(), Origin::Config)),
             objects: BTreeMap::new(),
             flow_ids: BTreeMap::new(),
+            named_by: BTreeMap::new(),
+            port_names: BTreeMap::new(),
         }
     }
 }
@@ -109,7 +115,7 @@ impl Inventory {
         let by_index = name_or_index
             .parse::<u16>()
             .ok()
-            .and_then(|index| self.ports().find(|p| p.spec.index == Some(index)));
+            .and_then(|index| self.port(self.port_names.get(&index)?));
         by_index
             .or_else(|| self.port(name_or_index))
             .ok_or_else(|| Error::NotFound {
@@ -128,8 +134,7 @@ impl Inventory {
     pub fn number(&self, any: Any) -> Result<Any, Error> {
         match any {
             Any::Port(port) if port.spec.index.is_none() => {
-                let taken: BTreeSet<u16> = self.ports().filter_map(|p| p.spec.index).collect();
-                let free = (0..PORT_INDEXES).find(|i| !taken.contains(i));
+                let free = (0..PORT_INDEXES).find(|i| !self.port_names.contains_key(i));
                 let free = free.ok_or_else(|| {
                     Error::fault(
                         &format!("port {}", port.spec.name),
@@ -149,14 +154,7 @@ impl Inventory {
                     .and_then(|ids| ids.last());
                 let id = highest
                     .map_or(Some(0), |id| id.checked_add(1))
-                    .ok_or_else(|| {
-                        Error::fault(
-                            &format!("flow of {}", flow.spec.port),
-                            "id",
-                            "none free",
-                            "a number that is free",
-                        )
-                    })?;
+                    .ok_or_else(|| none_free(&flow.spec.port))?;
                 let mut flow = Arc::unwrap_or_clone(flow);
                 flow.spec.id = Some(id);
                 Ok(flow.into())
@@ -165,30 +163,88 @@ impl Inventory {
         }
     }
 
+    /// The same for flow rules that are made together: those that come with a number keep it, the others get the numbers above.
+    pub fn number_flows(&self, flows: Vec<Any>) -> Result<Vec<Any>, Error> {
+        let mut next: BTreeMap<String, Option<u32>> = BTreeMap::new();
+        for any in &flows {
+            let Any::Flow(flow) = any else { continue };
+            let port = &flow.spec.port;
+            let free = next.entry(port.clone()).or_insert_with(|| {
+                let highest = self.flow_ids.get(port).and_then(|ids| ids.last());
+                highest.map_or(Some(0), |id| id.checked_add(1))
+            });
+            if let (Some(id), Some(least)) = (flow.spec.id, *free) {
+                *free = id.checked_add(1).map(|above| above.max(least));
+            }
+        }
+        let number = |any| match any {
+            Any::Flow(flow) if flow.spec.id.is_none() => {
+                let free = next.get_mut(&flow.spec.port);
+                let id = free.and_then(|free| {
+                    let id = *free;
+                    *free = id.and_then(|id| id.checked_add(1));
+                    id
+                });
+                let mut flow = Arc::unwrap_or_clone(flow);
+                flow.spec.id = Some(id.ok_or_else(|| none_free(&flow.spec.port))?);
+                Ok(flow.into())
+            }
+            other => Ok(other),
+        };
+        flows.into_iter().map(number).collect()
+    }
+
     /// Puts an object in, in place of one of the same kind and name.
     pub fn put(&mut self, any: Any) {
         if let Any::Node(node) = any {
             self.node = node;
             return;
         }
-        if let Any::Flow(flow) = &any {
-            self.flow_ids
-                .entry(flow.spec.port.clone())
-                .or_default()
-                .insert(flow.spec.id());
+        let name = any.name();
+        match &any {
+            Any::Flow(flow) => {
+                let id = flow.spec.id();
+                for port in flow.spec.named_ports() {
+                    let users = self.named_by.entry(port.as_str().to_owned()).or_default();
+                    users.insert((flow.spec.port.clone(), id));
+                }
+                match self.flow_ids.get_mut(&flow.spec.port) {
+                    Some(ids) => drop(ids.insert(id)),
+                    None => drop(
+                        self.flow_ids
+                            .insert(flow.spec.port.clone(), BTreeSet::from([id])),
+                    ),
+                }
+            }
+            Any::Port(port) => {
+                if let Some(index) = port.spec.index {
+                    self.port_names.insert(index, name.clone());
+                }
+            }
+            _ => {}
         }
-        self.objects.insert((any.kind(), any.name()), any);
+        self.objects.insert((any.kind(), name), any);
     }
 
     /// Takes an object out.
     pub fn remove(&mut self, any: &Any) {
-        if let Any::Flow(flow) = any
-            && let Some(ids) = self.flow_ids.get_mut(&flow.spec.port)
-        {
-            ids.remove(&flow.spec.id());
-            if ids.is_empty() {
-                self.flow_ids.remove(&flow.spec.port);
+        match any {
+            Any::Flow(flow) => {
+                let id = flow.spec.id();
+                for port in flow.spec.named_ports() {
+                    let rule = (flow.spec.port.clone(), id);
+                    take_from(&mut self.named_by, port.as_str(), &rule);
+                }
+                take_from(&mut self.flow_ids, &flow.spec.port, &id);
             }
+            Any::Port(port) => {
+                if let Some(index) = port.spec.index
+                    && self.port_names.get(&index) == Some(&port.spec.name)
+                {
+                    self.port_names.remove(&index);
+                }
+            }
+            _ => {}
         }
         self.objects.remove(&(any.kind(), any.name()));
     }
@@ -212,17 +268,19 @@ impl Inventory {
             Any::Port(port) => {
                 let uplink = self.node.spec.uplink.as_ref() == Some(&name);
                 let node = uplink.then(|| format!("node {} (its uplink)", self.node.spec.name));
-                let flows = self.of(Kind::Flow).filter(|flow| {
-                    let Any::Flow(flow) = flow else { return false };
-                    let index = port.spec.index.map(u32::from);
-                    flow.spec.port == name
-                        || flow.spec.named_ports().any(|p| {
-                            p.as_str() == name || p.number().is_some() && p.number() == index
-                        })
-                });
-                node.into_iter()
-                    .chain(flows.take(SHOWN).map(Any::label))
-                    .collect()
+                let own = self.flow_ids.get(&name).into_iter().flatten();
+                let own = own.map(|id| format!("flow {name}/{id}"));
+                let index = port.spec.index.map(|index| index.to_string());
+                let called = [Some(&name), index.as_ref()].into_iter().flatten();
+                let naming = called.filter_map(|called| self.named_by.get(called));
+                let naming = naming
+                    .flatten()
+                    .map(|(port, id)| format!("flow {port}/{id}"));
+                let mut flows: Vec<String> = own.take(SHOWN).chain(naming.take(SHOWN)).collect();
+                flows.sort();
+                flows.dedup();
+                flows.truncate(SHOWN);
+                node.into_iter().chain(flows).collect()
             }
             _ => Vec::new(),
         }
@@ -260,13 +318,13 @@ impl Inventory {
                 {
                     return dangling("network", name, Kind::Network);
                 }
-                let other = |p: &&Arc<Port>| {
-                    p.spec.name != port.spec.name && p.spec.index == port.spec.index
-                };
-                let owner = self
-                    .ports()
-                    .find(other)
-                    .map(|p| format!("port {}", p.spec.name));
+                let index = port
+                    .spec
+                    .index
+                    .and_then(|index| self.port_names.get(&index));
+                let owner = index
+                    .filter(|name| **name != port.spec.name)
+                    .map(|name| format!("port {name}"));
                 self.taken(&object, "index", port.spec.index().to_string(), owner)?;
                 self.admit_files(any)
             }
@@ -301,10 +359,11 @@ impl Inventory {
             (other.kind(), other.name()) != (any.kind(), any.name())
                 && target_of(other).is_some_and(|(_, t)| t == target)
         };
-        let owner = self
-            .objects
-            .values()
-            .filter(|o| o.kind() != Kind::Flow)
+        // Rules have no files, and there may be very many.
+        let owner = Kind::ALL
+            .into_iter()
+            .filter(|kind| *kind != Kind::Flow)
+            .flat_map(|kind| self.of(kind))
             .find(same);
         self.taken(&any.label(), field, target, owner.map(Any::label))
     }
@@ -349,6 +408,21 @@ impl Inventory {
             }),
         }
     }
+}
+
+/// Takes a member out of a set, and the set when it was the last.
+fn take_from<T: Ord>(sets: &mut BTreeMap<String, BTreeSet<T>>, key: &str, member: &T) {
+    if let Some(set) = sets.get_mut(key) {
+        set.remove(member);
+        if set.is_empty() {
+            sets.remove(key);
+        }
+    }
+}
+
+fn none_free(port: &str) -> Error {
+    let object = format!("flow of {port}");
+    Error::fault(&object, "id", "none free", "a number that is free")
 }
 
 /// The thing outside the daemon that an object has for itself.

@@ -4,6 +4,7 @@
 
 mod capture;
 mod disks;
+mod flows;
 mod report;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,8 +27,8 @@ use sumeru_virtio::vhost_user::{Endpoint, EndpointError};
 use self::capture::Recorder;
 use crate::dataplane::*;
 use crate::model::{
-    Controller, Flow, Network, NetworkSpec, Node, NodeSpec, Poll, Port, PortKind, PortSpec,
-    SocketMode, Volume,
+    Controller, Flow, Network, NetworkSpec, Node, NodeSpec, Overlay, Poll, Port, PortKind,
+    PortSpec, SocketMode, Volume,
 };
 
 /// A port with what keeps it alive.
@@ -234,6 +235,11 @@ impl Local {
         NetworkView {
             id: spec.vni.get(),
             name: spec.name.as_str().into(),
+            overlay: match spec.overlay {
+                Overlay::Vxlan => sumeru_switch::snapshot::Overlay::Vxlan,
+                Overlay::Geneve => sumeru_switch::snapshot::Overlay::Geneve,
+                Overlay::Gre => sumeru_switch::snapshot::Overlay::Gre,
+            },
             remotes: spec.remotes.clone(),
             ports: Vec::new(),
             flood_limit: spec.flood_limit,
@@ -394,16 +400,8 @@ impl DataPlane for Local {
         Ok(())
     }
 
-    fn create_flow(&mut self, port: &Port, flow: &Flow) -> Done {
-        Ok(self
-            .switch()?
-            .insert_rule(port.spec.index(), flow.spec.id(), &flow.spec.rule)?)
-    }
-
-    fn destroy_flow(&mut self, port: &Port, flow: &Flow) -> Done {
-        Ok(self
-            .switch()?
-            .remove_rule(port.spec.index(), flow.spec.id())?)
+    fn change_flows(&mut self, change: &FlowChange<'_>) -> Result<(), FlowRefusal> {
+        self.exchange_flows(change)
     }
 
     fn query_flow(&self, port: &Port, flow: &Flow) -> Done<FlowCount> {

@@ -5,6 +5,8 @@
 //!
 //! Calls are synchronous and come from one owner (a mutex or a thread of its own).
 
+mod announce;
+mod flows;
 mod load;
 mod restore;
 
@@ -13,7 +15,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::dataplane::{Capture, CaptureState, DataPlane, FlowCount, Trace};
+use crate::dataplane::{Capture, CaptureState, DataPlane, Trace};
 use crate::decode::no_lines;
 use crate::error::Error;
 use crate::event::{Event, Events, What};
@@ -22,6 +24,7 @@ use crate::model::{Any, BlockSize, Kind, Marks, Origin, Port, Spec, VolumeSpec};
 use crate::store::{Row, Store};
 use crate::value::ByteSize;
 
+use flows::Runs;
 pub use load::Loaded;
 
 /// One step of a call.
@@ -46,6 +49,13 @@ impl Change {
             Self::Create(any) => Self::Delete(any),
             Self::Replace { old, new } => Self::Replace { old: new, new: old },
             Self::Delete(any) => Self::Create(any),
+        }
+    }
+
+    fn created(&self) -> Option<Any> {
+        match self {
+            Self::Create(any) => Some(any.clone()),
+            _ => None,
         }
     }
 
@@ -155,48 +165,6 @@ impl Control {
         self.apply(vec![Change::Delete(object)])
     }
 
-    /// Deletes every flow rule of a port; all or none.
-    pub fn flush_flows(&mut self, port: &str) -> Result<usize, Error> {
-        let port = self.inventory.port_by(port)?.clone();
-        let flows: Vec<_> = self
-            .inventory
-            .flows_of(&port.spec.name)
-            .cloned()
-            .map(Any::Flow)
-            .collect();
-        let count = flows.len();
-        self.apply(flows.into_iter().map(Change::Delete).collect())?;
-        Ok(count)
-    }
-
-    /// Whether a rule could be made now; changes nothing.
-    pub fn validate_flow(&self, object: Any) -> Result<(), Error> {
-        let object = self.inventory.number(object)?;
-        self.inventory.admit(&object)?;
-        let Any::Flow(flow) = &object else {
-            return Ok(());
-        };
-        let port = self.live_port(&flow.spec.port)?;
-        self.plane
-            .validate_flow(port, flow)
-            .map_err(refused("create", &object))
-    }
-
-    /// What a rule counted.
-    pub fn query_flow(&self, port: &str, id: u32) -> Result<FlowCount, Error> {
-        let port = self.live_port(port)?;
-        let object = self
-            .inventory
-            .require(Kind::Flow, &format!("{}/{id}", port.spec.name))?;
-        let Any::Flow(flow) = object else {
-            return Ok(FlowCount::default());
-        };
-        self.in_service(object)?;
-        self.plane
-            .query_flow(port, flow)
-            .map_err(refused("query", object))
-    }
-
     /// Follows one frame through the pipeline.
     pub fn trace(&mut self, port: &str, frame: &[u8]) -> Result<Trace, Error> {
         let port = self.live_port(port)?.clone();
@@ -265,12 +233,12 @@ impl Control {
     /// Does all of the changes or none.
     fn apply(&mut self, changes: Vec<Change>) -> Result<(), Error> {
         let mut done: Vec<Change> = Vec::with_capacity(changes.len());
-        for change in changes {
-            if let Err(error) = self.step(&change, true) {
+        for run in Runs::of(changes) {
+            if let Err(error) = self.step_run(&run, true) {
                 self.undo(done);
                 return Err(error);
             }
-            done.push(change);
+            done.extend(run);
         }
         if let Err(error) = self.inventory.check_whole() {
             self.undo(done);
@@ -281,20 +249,8 @@ impl Control {
             self.undo(done);
             return Err(error.into());
         }
-        for change in &done {
-            self.announce(change);
-        }
+        self.announce(&done);
         Ok(())
-    }
-
-    fn announce(&mut self, change: &Change) {
-        let (what, any) = match change {
-            Change::Create(any) => (What::Created, any),
-            Change::Replace { new, .. } => (What::Changed, new),
-            Change::Delete(any) => (What::Deleted, any),
-        };
-        tracing::info!(object = %any.label(), generation = any.generation(), "{what:?}");
-        self.events.note(what, any.label(), "");
     }
 
     /// Checks one change, has the data plane do it, and notes it in the objects. What may change
@@ -344,11 +300,22 @@ impl Control {
 
     /// Takes changes back, last first. What cannot be taken back is out of service, and said so.
     fn undo(&mut self, done: Vec<Change>) {
-        for change in done.into_iter().rev() {
-            let inverse = change.inverse();
-            let Err(error) = self.step(&inverse, false) else {
-                continue;
-            };
+        for run in Runs::of(done.into_iter().rev().map(Change::inverse)) {
+            self.take_back(run);
+        }
+    }
+
+    fn take_back(&mut self, run: Vec<Change>) {
+        let Err(error) = self.step_run(&run, false) else {
+            return;
+        };
+        if run.len() > 1 {
+            // One by one, so that only what cannot be taken back is out of service.
+            run.into_iter()
+                .for_each(|change| self.take_back(vec![change]));
+            return;
+        }
+        for inverse in run {
             let (Change::Create(any) | Change::Replace { new: any, .. } | Change::Delete(any)) =
                 inverse;
             tracing::error!(object = %any.label(), %error, "a refused change could not be taken back");
@@ -390,10 +357,7 @@ impl Control {
                 self.in_service(&Any::Volume(volume.clone()))?;
                 self.plane.create_controller(controller, &volume)
             }
-            Any::Flow(flow) => {
-                let port = self.live_port(&flow.spec.port)?.clone();
-                self.plane.create_flow(&port, flow)
-            }
+            Any::Flow(_) => return self.plane_flows(&[], std::slice::from_ref(any)),
         };
         done.map_err(refused("create", any))
     }
@@ -433,10 +397,7 @@ impl Control {
             Any::Volume(volume) => self.plane.delete_volume(volume),
             Any::Port(port) => self.plane.delete_port(port),
             Any::Controller(controller) => self.plane.delete_controller(controller),
-            Any::Flow(flow) => match self.inventory.port(&flow.spec.port).cloned() {
-                Some(port) => self.plane.destroy_flow(&port, flow),
-                None => Ok(()),
-            },
+            Any::Flow(_) => return self.plane_flows(std::slice::from_ref(any), &[]),
         };
         done.map_err(refused("delete", any))
     }

@@ -191,7 +191,12 @@ impl Open {
     fn commit(&mut self, rows: &[Row<'_>]) -> Result<(), StoreError> {
         let rows: Vec<&Row<'_>> = rows
             .iter()
-            .filter(|row| !matches!(row, Row::Put(any) if any.volatile()))
+            .filter(|row| match row {
+                Row::Put(any) => !any.volatile(),
+                Row::Remove(any) => {
+                    !any.volatile() || self.sums.contains_key(&(any.kind(), any.name()))
+                }
+            })
             .collect();
         if rows.is_empty() {
             return Ok(());

@@ -62,6 +62,14 @@ impl Fdb {
         self.entries.get(&(network, mac))
     }
 
+    /// Whether [`Self::learn`] would change where `mac` is.
+    pub fn is_news(&self, network: NetworkId, mac: [u8; 6], target: Target) -> bool {
+        match self.entries.get(&(network, mac)) {
+            Some(entry) => entry.target != target && !entry.fixed,
+            None => self.entries.len() < CAPACITY,
+        }
+    }
+
     /// Takes note that `mac` sends from `target`.
     pub fn learn(&mut self, network: NetworkId, mac: [u8; 6], target: Target, now: u32) -> Learned {
         if let Some(entry) = self.entries.get_mut(&(network, mac)) {
@@ -168,6 +176,7 @@ mod tests {
         let network = NetworkView {
             id: 5,
             name: "n".into(),
+            overlay: crate::snapshot::Overlay::Vxlan,
             remotes: vec!["192.0.2.9".parse().unwrap()],
             ports: vec![0, 1],
             flood_limit: 0,

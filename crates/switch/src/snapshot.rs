@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use sumeru_packet::TunnelKind;
+
 use crate::frame::PortIndex;
 
 /// A tenant network's identifier on the wire and everywhere here: its VNI, 24 bits.
@@ -24,6 +26,38 @@ pub struct PortView {
     pub uplink: bool,
 }
 
+/// How the frames of a network travel between nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Overlay {
+    /// VXLAN (RFC 7348).
+    #[default]
+    Vxlan,
+    /// Geneve (RFC 8926), without options.
+    Geneve,
+    /// Ethernet in GRE (RFC 2784) with the network's identifier as key (RFC 2890).
+    Gre,
+}
+
+impl Overlay {
+    /// Its name in messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Vxlan => "VXLAN",
+            Self::Geneve => "Geneve",
+            Self::Gre => "GRE",
+        }
+    }
+
+    /// What the parser calls it.
+    pub const fn kind(self) -> TunnelKind {
+        match self {
+            Self::Vxlan => TunnelKind::Vxlan,
+            Self::Geneve => TunnelKind::Geneve,
+            Self::Gre => TunnelKind::Gre,
+        }
+    }
+}
+
 /// A tenant network.
 #[derive(Clone, Debug)]
 pub struct NetworkView {
@@ -31,6 +65,8 @@ pub struct NetworkView {
     pub id: NetworkId,
     /// Its name.
     pub name: Arc<str>,
+    /// How its frames travel between nodes.
+    pub overlay: Overlay,
     /// Tunnel end points of the other nodes on it.
     pub remotes: Vec<IpAddr>,
     /// Ports of this node on it, by index.

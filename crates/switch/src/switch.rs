@@ -2,6 +2,8 @@
 //!
 //! Its caller is the one writer of the configuration; no method is called from an lcore.
 
+mod batch;
+mod connections;
 mod objects;
 
 use std::collections::BTreeMap;
@@ -12,22 +14,25 @@ use std::sync::{Arc, Mutex};
 
 use sumeru_engine::publish::Publisher;
 use sumeru_engine::{EngineError, Lcore, PollerId, Watch, spsc};
+use sumeru_flow::PortRef;
 use sumeru_flow::model::MeterError;
-use sumeru_flow::{PortRef, Rule};
 
 use crate::capture::{Seen, Tap};
 use crate::fdb::Entry;
 use crate::frame::PortIndex;
 use crate::qos::QosError;
 use crate::ring::QueueFault;
+use crate::rules::RuleError;
 use crate::rules::queue::{FlowQueue, SharedRules, lock};
-use crate::rules::{self, CompiledRule, RuleError};
 use crate::snapshot::{NetworkId, NetworkView, PortView, Snapshot, Underlay};
 use crate::stats::{DropReason, PipelineCounters, PortCounters, Stage};
 use crate::underlay::Neighbour;
 use crate::vhost_net::{MAX_PAIRS, NetState, VhostNet};
 use crate::wire::Wire;
 use crate::worker::{SwitchWorker, Traced};
+
+pub use batch::{BatchError, NewRule};
+pub use connections::OwnerMap;
 
 /// Most ports of a switch.
 pub const MAX_PORTS: usize = 4096;
@@ -199,7 +204,7 @@ impl Switch {
     }
 
     /// Makes changes of the rules visible: all lcores see them before the next frame.
-    fn change_rules(&mut self) -> Result<(), SwitchError> {
+    fn publish_rules(&mut self) -> Result<(), SwitchError> {
         lock(&self.rules).publish();
         self.settle()?;
         lock(&self.rules).reclaim();
@@ -346,53 +351,6 @@ impl Switch {
         };
         let ports = &self.publisher.current().ports;
         ports.iter().flatten().find(named).map(|view| view.index)
-    }
-
-    /// Compiles a rule without installing it.
-    ///
-    /// # Errors
-    /// See [`RuleError`].
-    pub fn compile(
-        &self,
-        port: PortIndex,
-        id: u32,
-        rule: &Rule,
-    ) -> Result<CompiledRule, SwitchError> {
-        let resolve = |wanted: &PortRef| self.resolve(wanted);
-        let context = rules::Context {
-            port,
-            id,
-            resolve: &resolve,
-        };
-        if lock(&self.rules).contains(port, id) {
-            return Err(RuleError::Exists { port, id }.into());
-        }
-        let rules = lock(&self.rules);
-        Ok(rules::compile_with(rule, &context, rules.objects())?)
-    }
-
-    /// Installs a rule.
-    ///
-    /// # Errors
-    /// See [`RuleError`].
-    pub fn insert_rule(
-        &mut self,
-        port: PortIndex,
-        id: u32,
-        rule: &Rule,
-    ) -> Result<(), SwitchError> {
-        let rule = self.compile(port, id, rule)?;
-        lock(&self.rules).insert(&rule)?;
-        self.change_rules()
-    }
-
-    /// Removes a rule.
-    ///
-    /// # Errors
-    /// [`RuleError::Unknown`].
-    pub fn remove_rule(&mut self, port: PortIndex, id: u32) -> Result<(), SwitchError> {
-        lock(&self.rules).remove(port, id)?;
-        self.change_rules()
     }
 
     /// What a rule counted: packets and bytes; zero without a count action.

@@ -7,6 +7,7 @@
 use std::fmt::Arguments;
 use std::net::IpAddr;
 
+use sumeru_packet::field::LAYER_INNER_ETHERNET;
 use sumeru_packet::{Field, FlowKey, FlowMask, Layer, TunnelKind};
 
 use crate::cache::Rests;
@@ -264,17 +265,21 @@ impl Walk<'_> {
         if proto == 1 || proto == 58 {
             return self.consume("ICMP to this node");
         }
-        let vxlan = TunnelKind::Vxlan as u128;
-        if proto != 17
-            || self.get(Field::TunnelKind(o)) != vxlan
-            || self.get(Field::Fragment(o)) != 0
-        {
+        let kind = TunnelKind::from_number(self.get(Field::TunnelKind(o)) as u8);
+        let carries = matches!(
+            (proto, kind),
+            (17, TunnelKind::Vxlan | TunnelKind::Geneve) | (47, TunnelKind::Gre)
+        );
+        // Ethernet inside, whatever the tunnel could carry.
+        let ethernet = self.get(Field::Layers) & u128::from(LAYER_INNER_ETHERNET) != 0;
+        if !carries || !ethernet || self.get(Field::Fragment(o)) != 0 {
             self.get(Field::L4Dst(o));
             return self.drop(Drop::NotForUs);
         }
         let vni = self.get(Field::TunnelId(o)) as NetworkId;
         let source = ip_of(eth_type, self.get(Field::IpSrc(o)));
-        let Some(network) = self.tables.snapshot.networks.get(&vni) else {
+        let network = self.tables.snapshot.networks.get(&vni);
+        let Some(network) = network.filter(|network| network.overlay.kind() == kind) else {
             return self.drop(Drop::UnknownVni);
         };
         if !network.remotes.contains(&source) {
@@ -282,7 +287,11 @@ impl Walk<'_> {
         }
         self.note(
             "tunnel",
-            format_args!("VXLAN {vni} from {source}: network {}", network.name),
+            format_args!(
+                "{} {vni} from {source}: network {}",
+                network.overlay.as_str(),
+                network.name
+            ),
         );
         self.decapsulate();
         self.bridge(vni, Target::Remote(source));

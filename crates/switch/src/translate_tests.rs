@@ -221,6 +221,7 @@ fn snapshot() -> Snapshot {
         let network = NetworkView {
             id,
             name: format!("net{id}").into(),
+            overlay: crate::snapshot::Overlay::Vxlan,
             remotes,
             ports: (0..3)
                 .filter(|index| view(*index).network == Some(id))

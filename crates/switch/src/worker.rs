@@ -4,7 +4,9 @@
 //! [`translate`]) → [`Lane::execute`] → `Receiver::send` or `Wire::send` → `Sender::release`.
 #![allow(unsafe_code)]
 
+mod connections;
 mod ports;
+mod report;
 mod upkeep;
 
 use std::net::IpAddr;
@@ -19,7 +21,7 @@ use crate::cache::{Cache, Decision, Hit, Level};
 use crate::capture::Seen;
 use crate::classifier::arena::CounterArena;
 use crate::egress;
-use crate::fdb::{Entry, Fdb, Learned, change_of};
+use crate::fdb::{Fdb, change_of};
 use crate::frame::{BURST, MAX_FRAME, PortIndex};
 use crate::lane::{Attachment, Connections, Lane, LocalPort, Outcome};
 use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
@@ -27,12 +29,15 @@ use crate::program::Op;
 use crate::qos::meter_table::MeterTable;
 use crate::ring::{QueueFault, Sender};
 use crate::rules::{Parsing, RuleView};
-use crate::snapshot::{NetworkId, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::stats::{Drop, DropReason, PipelineCounters, Stage};
 use crate::track::{Known, Table, Tracking};
 use crate::translate::{Note, Tables, Translation, translate};
-use crate::underlay::{self, Neighbour, Neighbours};
+use crate::underlay::{self, Neighbours};
 use crate::wire::Received;
+
+pub use connections::{ConnectionSettings, ConnectionSums};
+pub use report::CacheSums;
 
 /// Most bytes of a frame for the engine itself (ARP, neighbour discovery, echo).
 const OWN_FRAME: usize = 2048;
@@ -64,6 +69,7 @@ pub struct SwitchWorker {
     parsing: Parsing,
     /// Which rules' masks were looked at last.
     shape: u64,
+    tracking: ConnectionSettings,
     /// Which state of the indirect actions was decided by.
     generation: u64,
     started: Tsc,
@@ -95,6 +101,7 @@ impl SwitchWorker {
             faults,
             parsing: Parsing::default(),
             shape: 0,
+            tracking: ConnectionSettings::default(),
             generation: 0,
             started,
             second: Tsc::ticks(Duration::from_secs(1)),
@@ -113,33 +120,6 @@ impl SwitchWorker {
         if self.rules.refresh() {
             self.adopt_rules();
         }
-    }
-
-    /// The learned addresses, and the lcore's clock in seconds.
-    pub fn fdb(&self) -> (Vec<(NetworkId, [u8; 6], Entry)>, u32) {
-        (
-            self.fdb
-                .iter()
-                .map(|(network, mac, entry)| (network, mac, *entry))
-                .collect(),
-            self.now,
-        )
-    }
-
-    /// The neighbours on the underlay, and the lcore's clock in seconds.
-    pub fn neighbours(&self) -> (Vec<(IpAddr, Neighbour)>, u32) {
-        (
-            self.neighbours
-                .iter()
-                .map(|(address, neighbour)| (address, *neighbour))
-                .collect(),
-            self.now,
-        )
-    }
-
-    /// Entries in the flow cache.
-    pub fn cached(&self) -> usize {
-        self.cache.len()
     }
 
     /// Meters that rules name.
@@ -456,16 +436,26 @@ impl SwitchWorker {
             self.ask(remote);
         }
         // What was decided before an address was learned may depend on it (a frame to its own sender): it is good for this frame only.
-        let mut outdated = false;
-        if let Some((network, mac, target)) = decision.learn
-            && let Learned::New | Learned::Moved = self.fdb.learn(network, mac, target, self.now)
-        {
-            outdated = true;
-            self.cache.learned(change_of(network, mac));
-        }
-        if outdated || decision.once {
+        let news = decision
+            .learn
+            .filter(|(network, mac, target)| self.fdb.is_news(*network, *mac, *target));
+        if news.is_some() || decision.once {
             let Translation { ops, tracks, .. } = decision;
-            return self.lane.execute_with(index, &tracks, &ops, None);
+            let outcome = self.lane.execute_with(index, &tracks, &ops, None);
+            // A frame that an action dropped on its way has not come to the bridge.
+            const ON_THE_WAY: [DropReason; 2] = [
+                DropReason::Other(Drop::Action),
+                DropReason::Other(Drop::TtlExpired),
+            ];
+            let came = !matches!(outcome, Outcome::Dropped(reason) if ON_THE_WAY.contains(&reason));
+            if let Some((network, mac, target)) = news.filter(|_| came) {
+                self.fdb.learn(network, mac, target, self.now);
+                self.cache.learned(change_of(network, mac));
+            }
+            return outcome;
+        }
+        if let Some((network, mac, _)) = decision.learn {
+            self.fdb.touch(network, mac, self.now);
         }
         let tracks = decision.tracks.clone();
         let kept = Decision {

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::decode::{Fault, Field, Fields, LineOf, Wrong, show};
 
 pub use flow::FlowSpec;
-pub use network::{NetworkSpec, StaticMac};
+pub use network::{NetworkSpec, Overlay, StaticMac};
 pub use node::{NodeSpec, Poll};
 pub use port::{PortKind, PortSpec};
 pub use volume::{BlockSize, ControllerSpec, VolumeKind, VolumeSpec};

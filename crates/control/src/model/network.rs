@@ -1,5 +1,5 @@
-//! A tenant network: a learning layer-2 segment, stretched over nodes by VXLAN (RFC 7348) with
-//! head-end replication of what has to be flooded.
+//! A tenant network: a learning layer-2 segment, stretched over nodes by VXLAN (RFC 7348), Geneve
+//! (RFC 8926) or GRE (RFC 2784) with head-end replication of what has to be flooded.
 
 use std::net::IpAddr;
 
@@ -19,6 +19,25 @@ pub struct StaticMac {
     pub remote: IpAddr,
 }
 
+/// How the frames of a network travel between nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overlay {
+    /// VXLAN.
+    #[default]
+    Vxlan,
+    /// Geneve.
+    Geneve,
+    /// Ethernet in GRE, the network's identifier as key.
+    Gre,
+}
+
+const OVERLAYS: &[(&str, Overlay)] = &[
+    ("vxlan", Overlay::Vxlan),
+    ("geneve", Overlay::Geneve),
+    ("gre", Overlay::Gre),
+];
+
 /// What is configured of a tenant network.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NetworkSpec {
@@ -26,6 +45,8 @@ pub struct NetworkSpec {
     pub name: String,
     /// Identifier on the wire, unique on the node.
     pub vni: Vni,
+    /// How frames travel between nodes.
+    pub overlay: Overlay,
     /// Tunnel end points that get a copy of every flooded frame.
     pub remotes: Vec<IpAddr>,
     /// Most frames that are flooded per second (broadcast, multicast, unknown unicast).
@@ -46,13 +67,18 @@ pub const STATIC_MACS_MAX: usize = 65_536;
 
 impl Spec for NetworkSpec {
     const KIND: Kind = Kind::Network;
-    const FIXED: &'static [&'static str] = &["vni"];
+    const FIXED: &'static [&'static str] = &["vni", "overlay"];
     const FIELDS: &'static [Field] = &[
         required("name", "name", "name of the network"),
         required(
             "vni",
             "integer 1..16777215",
-            "VXLAN network identifier, unique on the node",
+            "network identifier on the wire (of GRE the key), unique on the node",
+        ),
+        optional(
+            "overlay",
+            "vxlan, geneve or gre",
+            "how frames travel between nodes (default vxlan)",
         ),
         optional(
             "remotes",
@@ -117,12 +143,14 @@ impl Spec for NetworkSpec {
                 format!("at most {STATIC_MACS_MAX}"),
             );
         }
+        let overlay = fields.word("overlay", OVERLAYS, Overlay::Vxlan);
         let flood_limit = fields.integer("flood_limit", 1..=100_000_000, 10_000);
         let ageing_s = fields.integer("ageing_s", 1..=86_400, 300);
         let mtu = fields.integer("mtu", 68..=9216, 1500);
         Some(Self {
             name: name?.0,
             vni: vni?,
+            overlay,
             remotes,
             flood_limit,
             ageing_s,

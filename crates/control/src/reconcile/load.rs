@@ -1,13 +1,16 @@
 //! Loading a configuration: the difference between the file and the objects that came from one,
 //! as an ordered list of changes. Objects that were made at run time are left alone.
 
+use std::collections::{HashMap, HashSet};
+
 use serde::Serialize;
+use sumeru_flow::Rule;
 
 use super::{Change, Control};
 use crate::config::{Entry, unnumbered};
 use crate::error::Error;
 use crate::inventory::Inventory;
-use crate::model::{Any, Kind, Marks, Origin};
+use crate::model::{Any, Flow, Kind, Marks, Origin};
 
 /// What a load changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -37,26 +40,86 @@ impl Control {
     }
 }
 
+/// A rule's name has its number in it, which a file may leave to the control plane: such rules are matched by what they say. Rules that say the same are
+/// matched in the order of their numbers.
+struct Rules {
+    /// Current rules by port and text, highest number first.
+    current: HashMap<(String, Rule), Vec<u32>>,
+    /// How many rules without a number the file has.
+    unnumbered: HashMap<(String, Rule), usize>,
+}
+
+impl Rules {
+    fn new(current: &Inventory, entries: &[Entry]) -> Self {
+        let flow = |any: &Any| match any {
+            Any::Flow(flow) => Some((
+                (flow.spec.port.clone(), flow.spec.rule.clone()),
+                flow.spec.id,
+            )),
+            _ => None,
+        };
+        let mut unnumbered = HashMap::new();
+        let mut numbered = HashSet::new();
+        for entry in entries {
+            match flow(&entry.object) {
+                Some((rule, None)) => *unnumbered.entry(rule).or_insert(0) += 1,
+                Some(((port, _), Some(id))) => drop(numbered.insert((port, id))),
+                None => {}
+            }
+        }
+        let mut known: HashMap<_, Vec<u32>> = HashMap::new();
+        if !unnumbered.is_empty() {
+            for (rule, id) in current.of(Kind::Flow).filter_map(flow) {
+                // What the file names is not there for others to take.
+                if let Some(id) = id
+                    && !numbered.contains(&(rule.0.clone(), id))
+                    && unnumbered.contains_key(&rule)
+                {
+                    known.entry(rule).or_default().push(id);
+                }
+            }
+        }
+        for ids in known.values_mut() {
+            ids.sort_unstable_by(|a, b| b.cmp(a));
+        }
+        Self {
+            current: known,
+            unnumbered,
+        }
+    }
+
+    /// Whether a rule of the file without a number will take this one's.
+    fn wants(&self, any: &Any) -> bool {
+        let Any::Flow(flow) = any else { return false };
+        let rule = (flow.spec.port.clone(), flow.spec.rule.clone());
+        let (Some(ids), Some(wanted)) = (self.current.get(&rule), self.unnumbered.get(&rule))
+        else {
+            return false;
+        };
+        ids.iter()
+            .rev()
+            .take(*wanted)
+            .any(|id| *id == flow.spec.id())
+    }
+
+    /// The number of a current rule that says the same.
+    fn take(&mut self, flow: &Flow) -> Option<u32> {
+        let rule = (flow.spec.port.clone(), flow.spec.rule.clone());
+        self.current.get_mut(&rule)?.pop()
+    }
+}
+
 /// What it takes to come from `current` to the file.
 pub(super) fn difference(current: &Inventory, entries: Vec<Entry>) -> Result<Vec<Change>, Error> {
     let mut target = current.clone();
     let mut changes = Vec::new();
-    let named = |kind: Kind, name: &str| {
-        entries
-            .iter()
-            .any(|e| e.object.kind() == kind && e.object.name() == name)
-    };
-    // A rule's name has its number in it, which the file may leave to the control plane: such
-    // rules are matched by their text.
-    let same_rule = |any: &Any| {
-        let Any::Flow(old) = any else { return false };
-        entries.iter().any(|e| {
-            matches!(&e.object, Any::Flow(new)
-                if new.spec.id.is_none() && new.spec.port == old.spec.port && new.spec.rule == old.spec.rule)
-        })
-    };
+    let named: HashSet<(Kind, String)> = entries
+        .iter()
+        .map(|e| (e.object.kind(), e.object.name()))
+        .collect();
+    let mut rules = Rules::new(current, &entries);
     for old in current.all().filter(|o| o.origin() == Origin::Config) {
-        if !named(old.kind(), &old.name()) && !same_rule(old) {
+        if !named.contains(&(old.kind(), old.name())) && !rules.wants(old) {
             target.remove(old);
             changes.push(Change::Delete(old.clone()));
         }
@@ -76,7 +139,7 @@ pub(super) fn difference(current: &Inventory, entries: Vec<Entry>) -> Result<Vec
         );
     }
     for entry in entries {
-        let (object, old) = matched(current, &target, entry.object)?;
+        let (object, old) = matched(current, &target, &mut rules, entry.object)?;
         match old {
             Some(old) => {
                 let uuid = if entry.has_uuid {
@@ -111,6 +174,7 @@ pub(super) fn difference(current: &Inventory, entries: Vec<Entry>) -> Result<Vec
 fn matched(
     current: &Inventory,
     target: &Inventory,
+    rules: &mut Rules,
     mut object: Any,
 ) -> Result<(Any, Option<Any>), Error> {
     match &mut object {
@@ -121,11 +185,8 @@ fn matched(
             }
         }
         Any::Flow(flow) if flow.spec.id.is_none() => {
-            let old = current
-                .flows_of(&flow.spec.port)
-                .find(|old| old.spec.rule == flow.spec.rule);
-            if let Some(old) = old {
-                std::sync::Arc::make_mut(flow).spec.id = old.spec.id;
+            if let Some(id) = rules.take(flow) {
+                std::sync::Arc::make_mut(flow).spec.id = Some(id);
             }
         }
         _ => {}
@@ -154,7 +215,8 @@ fn ordered(current: &Inventory, changes: Vec<Change>) -> Vec<Change> {
         }
     }
     early.sort_by_key(|c| std::cmp::Reverse(kind_of(c)));
-    middle.sort_by_key(kind_of);
+    // Rules that come are behind one another, so that they are one change for the data plane.
+    middle.sort_by_key(|c| (kind_of(c), matches!(c, Change::Create(Any::Flow(_)))));
     // A node that turns to another uplink does so when that exists.
     let node = middle.iter().position(|c| kind_of(c) == Kind::Node);
     let node = node.map(|i| middle.remove(i));

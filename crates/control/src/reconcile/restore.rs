@@ -1,6 +1,8 @@
 //! Start, regular work and end of the control plane: bringing stored and configured objects into
 //! an empty data plane, trying again what it refused, watching links.
 
+use std::collections::BTreeMap;
+
 use super::load::difference;
 use super::{Change, Control};
 use crate::config::Entry;
@@ -57,10 +59,44 @@ impl Control {
         let node = Any::Node(wanted.node().clone());
         control.plane_create(&node)?;
         control.inventory.put(node);
-        for object in wanted.all() {
-            control.bring_in(object.clone());
+        let (flows, others): (Vec<Any>, Vec<Any>) = wanted
+            .all()
+            .cloned()
+            .partition(|any| any.kind() == Kind::Flow);
+        for object in others {
+            control.bring_in(object);
         }
+        control.bring_in_flows(flows);
         Ok(control)
+    }
+
+    /// The same for all rules of the last run, which go in together.
+    fn bring_in_flows(&mut self, flows: Vec<Any>) {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for any in &flows {
+            if let Any::Flow(flow) = any {
+                *counts.entry(flow.spec.port.clone()).or_default() += 1;
+            }
+        }
+        for (place, error) in self.plane_flows_each(&flows) {
+            let Some(any @ Any::Flow(flow)) = flows.get(place) else {
+                continue;
+            };
+            tracing::error!(object = %any.label(), %error, "out of service; it is tried again");
+            self.mark_failed(any, error.to_string());
+            counts
+                .entry(flow.spec.port.clone())
+                .and_modify(|count| *count -= 1);
+        }
+        for (port, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            self.tell_rules(
+                What::Created,
+                &port,
+                count,
+                " from the last run or the file",
+            );
+        }
+        flows.into_iter().for_each(|any| self.inventory.put(any));
     }
 
     /// Puts one object of the last run into the data plane, or out of service.
@@ -87,11 +123,20 @@ impl Control {
     /// notes links that came or went, keeps the store's good copy fresh.
     pub fn tick(&mut self) {
         let failed: Vec<_> = self.failed.keys().cloned().collect();
+        let mut flows = Vec::new();
         for (kind, name) in failed {
             let Some(object) = self.inventory.get(kind, &name).cloned() else {
                 self.failed.remove(&(kind, name));
                 continue;
             };
+            if let Any::Flow(flow) = &object {
+                // A rule waits for its port.
+                let port = (Kind::Port, flow.spec.port.clone());
+                if !self.failed.contains_key(&port) {
+                    flows.push(object);
+                }
+                continue;
+            }
             let done = self
                 .inventory
                 .admit(&object)
@@ -106,8 +151,25 @@ impl Control {
                 }
             }
         }
+        self.retry_flows(&flows);
         self.watch_links();
         self.store.backup();
+    }
+
+    fn retry_flows(&mut self, flows: &[Any]) {
+        let refused: BTreeMap<usize, Error> = self.plane_flows_each(flows).into_iter().collect();
+        for (place, any) in flows.iter().enumerate() {
+            match refused.get(&place) {
+                Some(error) => {
+                    self.failed
+                        .insert((any.kind(), any.name()), error.to_string());
+                }
+                None => {
+                    tracing::info!(object = %any.label(), "in service again");
+                    self.recovered(any);
+                }
+            }
+        }
     }
 
     fn watch_links(&mut self) {

@@ -1,5 +1,7 @@
 //! Order, refusal, roll back and restart, seen through a data plane that records what it is asked.
 
+mod flows;
+
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
@@ -15,6 +17,8 @@ use crate::model::{Controller, Flow, Network, Node, Volume};
 struct Log {
     asked: Vec<String>,
     refuse: Vec<String>,
+    /// Changes of rules that went through.
+    batches: usize,
 }
 
 struct Recorder {
@@ -56,8 +60,6 @@ impl DataPlane for Recorder {
         create_port(port: &Port) "create" port;
         update_port(old: &Port, new: &Port) "change" new;
         delete_port(port: &Port) "delete" port;
-        create_flow(port: &Port, flow: &Flow) "create" flow;
-        destroy_flow(port: &Port, flow: &Flow) "delete" flow;
         create_volume(volume: &Volume) "create" volume;
         resize_volume(old: &Volume, new: &Volume) "change" new;
         delete_volume(volume: &Volume) "delete" volume;
@@ -65,6 +67,24 @@ impl DataPlane for Recorder {
         delete_controller(controller: &Controller) "delete" controller;
     }
 
+    fn change_flows(&mut self, change: &FlowChange<'_>) -> Result<(), FlowRefusal> {
+        let lists = [
+            (false, "delete", &change.destroy),
+            (true, "create", &change.create),
+        ];
+        for (creating, verb, list) in lists {
+            for (at, (_, flow)) in list.iter().enumerate() {
+                let asked = self.ask(format!("{verb} flow {}", flow.name()));
+                asked.map_err(|refusal| FlowRefusal {
+                    creating,
+                    at,
+                    refusal,
+                })?;
+            }
+        }
+        self.log.lock().unwrap().batches += 1;
+        self.inner.change_flows(change)
+    }
     fn stop(&mut self) {
         self.inner.stop();
     }
@@ -432,27 +452,6 @@ fn conflicts_name_the_owner() {
         7,
         "nothing of this reached the data plane"
     );
-}
-
-#[test]
-fn flow_rules_are_numbered_per_port_and_flushed_together() {
-    let mut bench = Bench::new(Some(FILE));
-    let rule = |port: &str| {
-        object(
-            Kind::Flow,
-            json!({ "port": port, "rule": "ingress pattern eth / end actions drop / end" }),
-        )
-    };
-    assert_eq!(bench.control.create(rule("vm1")).unwrap().name(), "vm1/1");
-    assert_eq!(bench.control.create(rule("up")).unwrap().name(), "up/0");
-    bench.control.delete(Kind::Flow, "vm1/0").unwrap();
-    assert_eq!(bench.control.create(rule("vm1")).unwrap().name(), "vm1/2");
-    bench.refuse(&["delete flow vm1/2"]);
-    bench.control.flush_flows("vm1").unwrap_err();
-    assert_eq!(bench.control.inventory().flows_of("vm1").count(), 2);
-    bench.refuse(&[]);
-    assert_eq!(bench.control.flush_flows("1").unwrap(), 2, "by index");
-    assert_eq!(bench.control.inventory().flows_of("vm1").count(), 0);
 }
 
 #[test]

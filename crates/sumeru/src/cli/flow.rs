@@ -1,6 +1,8 @@
 //! `sumeru flow …`: rules in testpmd's syntax, which is read here first, so that a slip of the pen
 //! is shown where it is.
 
+mod load;
+
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 use sumeru_flow::syntax::parse_rule;
@@ -63,6 +65,7 @@ pub fn grammar() -> Command {
                 .arg(Arg::new("count").hide(true).value_parser(["count"])),
         )
         .subcommand(Command::new("flush").about("Remove every rule of a port").arg(port()))
+        .subcommand(load::grammar())
 }
 
 fn rule_text(matches: &ArgMatches) -> Result<String, Failure> {
@@ -87,6 +90,9 @@ pub fn run(matches: &ArgMatches, context: &mut Context) -> Result<(), Failure> {
     let Some((verb, matches)) = matches.subcommand() else {
         return Ok(());
     };
+    if verb == "load" {
+        return load::run(matches, context);
+    }
     let port = text(matches, "port");
     match verb {
         "create" => {

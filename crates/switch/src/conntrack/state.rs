@@ -55,6 +55,45 @@ pub enum State {
     SctpClosed,
 }
 
+impl State {
+    /// Every state that a connection can be in, by number.
+    pub const ALL: [Self; 22] = STATES;
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Free => "free",
+            State::SynSent => "syn-sent",
+            State::SynSent2 => "syn-sent2",
+            State::SynRecv => "syn-recv",
+            State::Established => "established",
+            State::FinWait => "fin-wait",
+            State::CloseWait => "close-wait",
+            State::LastAck => "last-ack",
+            State::TimeWait => "time-wait",
+            State::Close => "close",
+            State::Pickup => "pickup",
+            State::UdpUnreplied => "udp-unreplied",
+            State::UdpReplied => "udp-replied",
+            State::UdpStream => "udp-stream",
+            State::Icmp => "icmp",
+            State::Icmpv6 => "icmpv6",
+            State::GenericUnreplied => "generic-unreplied",
+            State::Generic => "generic",
+            State::SctpCookieWait => "sctp-cookie-wait",
+            State::SctpCookieEchoed => "sctp-cookie-echoed",
+            State::SctpEstablished => "sctp-established",
+            State::SctpShutdown => "sctp-shutdown",
+            State::SctpClosed => "sctp-closed",
+        }
+    }
+
+    /// The state of a word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        STATES.into_iter().find(|state| state.word() == word)
+    }
+}
+
 /// All states but `Free`, by number.
 pub(super) const STATES: [State; 22] = [
     State::SynSent,

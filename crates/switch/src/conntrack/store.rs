@@ -10,6 +10,13 @@ pub struct ConnRef {
     pub(super) generation: u32,
 }
 
+impl ConnRef {
+    /// Its place in the table: where a list that begins with it starts.
+    pub fn place(self) -> u32 {
+        self.index
+    }
+}
+
 /// `Hot::flags`. The NAT bits lie where `ct_state` has them.
 pub(super) mod flag {
     pub const REPLIED: u8 = 0x01;

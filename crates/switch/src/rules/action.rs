@@ -43,7 +43,7 @@ pub enum RuleAction {
     Queue(u16),
     /// Spread over receive queues, likewise.
     Spread(Box<Spread>),
-    /// Set bits of the mark, a tag or the metadata: where, which bits, to what.
+    /// Set bits of the mark, a tag or the metadata: where, to what, which bits.
     Register(Field, u32, u32),
     /// Set a field.
     Set(Field, u128),

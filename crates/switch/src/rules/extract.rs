@@ -144,7 +144,7 @@ impl Parsing {
     pub fn options(&self, vxlan_port: u16, uplink: bool) -> ParseOptions {
         let tunnels = match (self.deep, uplink) {
             (true, _) => ParseOptions::TUNNELS,
-            (false, true) => ParseOptions::VXLAN,
+            (false, true) => ParseOptions::TUNNELS,
             (false, false) => ParseOptions::PLAIN,
         };
         ParseOptions {

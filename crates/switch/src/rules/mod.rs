@@ -23,7 +23,7 @@ pub use extract::{Extracts, Parsing};
 pub use indirect::Answer;
 pub use objects::Objects;
 pub use queue::{Completion, FlowQueue, SharedRules};
-pub use table::{Placed, RuleTable, RuleView, Shape, name_from};
+pub use table::{At, Placed, RuleTable, RuleView, Shape, name_from};
 
 /// Why the engine does not take a rule.
 #[derive(Debug, thiserror::Error)]

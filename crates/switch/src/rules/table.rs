@@ -1,5 +1,7 @@
 //! All rules: the control side, which names, adds and removes them, and the view of an lcore.
 
+mod exchange;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,6 +9,7 @@ use std::time::Instant;
 use sumeru_engine::publish::{Publisher, Subscriber};
 use sumeru_packet::{FlowKey, FlowMask};
 
+use super::action::Age;
 use super::actions::{ActionTable, Actions};
 use super::ageing::{Aged, Ageing, Subject};
 use super::extract::{Extracts, Slots, exchange};
@@ -15,6 +18,8 @@ use super::{ActionList, CompiledRule, RuleAction, RuleError};
 use crate::classifier::arena::CounterArena;
 use crate::classifier::{Full, NewRule, Released, RuleRef, TupleId, View, Writer};
 use crate::frame::PortIndex;
+
+pub use exchange::At;
 
 /// Rules without names that are added together.
 const BATCH: usize = 64;
@@ -73,6 +78,10 @@ struct Named {
     counter: Option<u32>,
     /// What it took of the slots; few rules take any.
     extracts: Option<Box<Extracts>>,
+    /// The objects it names.
+    uses: Box<[Use]>,
+    /// When it is old.
+    age: Option<Age>,
 }
 
 /// Counters, by number, on every lcore.
@@ -96,8 +105,6 @@ pub struct RuleTable {
     counters: Counters,
     slots: Slots,
     names: HashMap<(PortIndex, u32), Named>,
-    /// What named rules name.
-    uses: HashMap<(PortIndex, u32), Vec<Use>>,
     pub(super) objects: Objects,
     pub(super) ageing: Ageing,
     generation: u64,
@@ -173,7 +180,6 @@ impl Default for RuleTable {
             counters: Counters::default(),
             slots: Slots::default(),
             names: HashMap::new(),
-            uses: HashMap::new(),
             objects: Objects::default(),
             ageing: Ageing::default(),
             generation: 0,
@@ -243,6 +249,8 @@ impl RuleTable {
             more: Vec::new(),
             counter,
             extracts: (!rule.extracts.is_empty()).then(|| Box::new(rule.extracts)),
+            uses: Box::default(),
+            age: rule.age,
         };
         let mut fault = None;
         for (number, place) in rule.places.iter().enumerate() {
@@ -283,9 +291,7 @@ impl RuleTable {
         }
         self.note(&rule.actions);
         rule.uses.iter().for_each(|used| self.objects.take(*used));
-        if !rule.uses.is_empty() {
-            self.uses.insert(rule.name, rule.uses.clone());
-        }
+        named.uses = rule.uses.clone().into();
         if let (Some(age), Some(counter)) = (rule.age, counter) {
             self.ageing.watch(Subject::Rule(port, id), age, counter);
         }
@@ -350,6 +356,9 @@ impl RuleTable {
         });
         if let Some(extracts) = &named.extracts {
             self.slots.give(extracts);
+        }
+        for used in &named.uses {
+            self.objects.give(*used);
         }
     }
 
@@ -466,8 +475,6 @@ impl RuleTable {
             .ok_or(RuleError::Unknown { port, id })?;
         self.take_out(&named);
         self.ageing.forget(Subject::Rule(port, id));
-        let uses = self.uses.remove(&(port, id)).unwrap_or_default();
-        uses.into_iter().for_each(|used| self.objects.give(used));
         Ok(())
     }
 

@@ -242,6 +242,75 @@ fn a_rule_counts_at_all_its_places_and_leaves_nothing_behind() {
     );
 }
 
+mod exchange {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::rules::{At, RuleTable};
+
+    /// A rule of a destination; its number is its priority too, so that it shows which one was found.
+    fn rule(id: u32, address: u32) -> CompiledRule {
+        let text = format!(
+            "flow create 0 priority {id} ingress pattern eth / ipv4 dst is 10.0.0.{address} / end actions mark id {id} / drop / end"
+        );
+        compiled(&text, id).unwrap()
+    }
+
+    /// The number of the rule that a destination meets.
+    fn found(view: &RuleView, address: u32) -> Option<u32> {
+        let mut key = compiled(
+            "flow create 0 ingress pattern eth / ipv4 / end actions drop / end",
+            0,
+        )
+        .unwrap()
+        .places[0]
+            .1;
+        key.set(Field::IpDst(Layer::Outer), (0x0a00_0000 | address).into());
+        let hit = view.rules.lookup(0, &key, &mut Classes::new(), |_| ());
+        hit.map(|rule| name_from(rule.name).1)
+    }
+
+    proptest! {
+        #[test]
+        fn exchanges_do_what_a_map_does(
+            steps in prop::collection::vec(
+                (prop::collection::vec(0_u32..12, 0..6), prop::collection::vec((0_u32..12, 0_u32..4), 0..6)),
+                1..20,
+            ),
+        ) {
+            let mut table = RuleTable::default();
+            let (mut lcore, _) = table.subscribe();
+            let mut model: BTreeMap<u32, u32> = BTreeMap::new();
+            for (remove, add) in steps {
+                let mut next = model.clone();
+                let mut fault = remove.iter().position(|id| next.remove(id).is_none()).map(At::Remove);
+                if fault.is_none() {
+                    fault = add.iter().position(|(id, address)| next.insert(*id, *address).is_some()).map(At::Add);
+                }
+                let names: Vec<_> = remove.iter().map(|id| (0, *id)).collect();
+                let rules = add.iter().map(|(id, address)| Ok::<_, RuleError>(rule(*id, *address)));
+                let done = table.exchange(&names, rules).map_err(|(at, _)| at);
+                let before: Vec<_> = (0..4).map(|address| found(&lcore, address)).collect();
+                prop_assert_eq!(done.err(), fault);
+                if fault.is_none() {
+                    model = next;
+                }
+                table.publish();
+                prop_assert_eq!(&before, &(0..4).map(|address| found(&lcore, address)).collect::<Vec<_>>(), "nothing shows before the lcore looks");
+                lcore.refresh();
+                table.reclaim();
+                for address in 0..4 {
+                    let first = model.iter().find(|(_, a)| **a == address).map(|(id, _)| *id);
+                    prop_assert_eq!(found(&lcore, address), first);
+                }
+                prop_assert_eq!(table.view().rules.version(), lcore.rules.version());
+            }
+        }
+    }
+}
+
 /// Every action of the model, as a rule has it; `/` behind those that need a fate.
 const EVERY: &[(&str, &str)] = &[
     ("void", "void / drop"),

@@ -175,7 +175,7 @@ impl Switch {
         let resolve = &resolve;
         let context = Context { port, id, resolve };
         lock(&self.rules).create_indirect(action, &context)?;
-        self.change_rules()
+        self.publish_rules()
     }
 
     /// Gives an indirect action other arguments: the rules that name it do the new thing from the next frame on.
@@ -191,7 +191,7 @@ impl Switch {
         let resolve = &resolve;
         let context = Context { port, id, resolve };
         lock(&self.rules).update_indirect(action, &context)?;
-        self.change_rules()
+        self.publish_rules()
     }
 
     /// Destroys an indirect action.
@@ -200,7 +200,7 @@ impl Switch {
     /// [`RuleError::NoObject`], [`RuleError::InUse`].
     pub fn destroy_indirect(&mut self, port: PortIndex, id: u32) -> Result<(), SwitchError> {
         lock(&self.rules).destroy_indirect(port, id)?;
-        self.change_rules()
+        self.publish_rules()
     }
 
     /// What an indirect `count` has counted, or how old an indirect `age` is.
@@ -240,6 +240,6 @@ impl Switch {
     /// An lcore that is gone.
     pub fn flush_rules(&mut self, port: PortIndex) -> Result<(), SwitchError> {
         lock(&self.rules).flush(port);
-        self.change_rules()
+        self.publish_rules()
     }
 }

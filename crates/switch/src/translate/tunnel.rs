@@ -13,11 +13,13 @@ use sumeru_packet::{Field, Layer, TunnelKind};
 use super::key::bits_of;
 use super::{Walk, mac_of};
 use crate::program::{Op, Tunnel};
-use crate::snapshot::NetworkId;
+use crate::snapshot::{NetworkId, Overlay};
 use crate::stats::Drop;
 use crate::underlay;
 
 const OUTER: Layer = Layer::Outer;
+/// UDP port of Geneve (RFC 8926, section 3.3).
+const GENEVE_PORT: u16 = 6081;
 /// Time to live of tunnels that no rule made.
 const TUNNEL_TTL: u8 = 64;
 /// The bits of a type of service that tell of congestion.
@@ -90,6 +92,19 @@ impl Walk<'_> {
             self.drop(Drop::NoUnderlay);
             return false;
         };
+        let network = self.tables.snapshot.networks.get(&vni);
+        let overlay = network.map_or(Overlay::Vxlan, |network| network.overlay);
+        let (header, port) = match overlay {
+            Overlay::Vxlan => (TunnelHeader::Vxlan { vni }, underlay.vxlan_port),
+            Overlay::Geneve => (TunnelHeader::Geneve { vni, options: &[] }, GENEVE_PORT),
+            Overlay::Gre => (
+                TunnelHeader::Gre {
+                    key: Some(vni),
+                    checksum: false,
+                },
+                0,
+            ),
+        };
         let outer = Outer {
             eth_dst,
             eth_src: underlay.mac,
@@ -98,13 +113,16 @@ impl Walk<'_> {
             ttl: Policy::Fixed(TUNNEL_TTL),
             dscp: Policy::Fixed(0),
             ecn: true,
-            port: underlay.vxlan_port,
+            port,
             source_port: None,
             udp_checksum: false,
             carried: Carried::Ethernet,
         };
-        self.note("tunnel", format_args!("VXLAN {vni} from {src} to {remote}"));
-        let Ok(headers) = Encapsulation::prepare(&outer, TunnelHeader::Vxlan { vni }) else {
+        self.note(
+            "tunnel",
+            format_args!("{} {vni} from {src} to {remote}", overlay.as_str()),
+        );
+        let Ok(headers) = Encapsulation::prepare(&outer, header) else {
             self.drop(Drop::Action);
             return false;
         };

@@ -10,16 +10,12 @@ use sumeru_virtio::eventfd::Eventfd;
 use super::upkeep::allow_floods;
 use super::{Source, SwitchWorker};
 use crate::capture::Tap;
-use crate::conntrack::{Config, Conntrack, Fragments};
 use crate::frame::PortIndex;
-use crate::lane::{Attachment, Connections, LocalPort, RingPair};
+use crate::lane::{Attachment, LocalPort, RingPair};
 use crate::ring::{Receiver, Sender};
 use crate::rules::Parsing;
 use crate::stats::PortCounters;
 use crate::wire::Wire;
-
-/// Datagrams in pieces whose first piece is remembered.
-const DATAGRAMS: usize = 16384;
 
 impl SwitchWorker {
     /// Puts a port of a guest here, without queues yet.
@@ -172,7 +168,9 @@ impl SwitchWorker {
             self.generation = view.generation;
             self.cache.invalidate();
         }
-        self.track_connections();
+        if view.tracks {
+            self.make_connections();
+        }
         let view = &*self.rules;
         if (view.rules.shape(), view.extracts) == (self.shape, self.parsing.extracts) {
             return;
@@ -183,29 +181,6 @@ impl SwitchWorker {
             self.parsing = parsing;
             self.cache.invalidate();
             self.set_parsing();
-        }
-    }
-
-    /// Makes the connection table when a rule wants it for the first time.
-    fn track_connections(&mut self) {
-        if self.lane.connections.is_some() || !self.rules.tracks {
-            return;
-        }
-        let (config, now) = (Config::default(), 0);
-        let table = Conntrack::new(config, now);
-        match (table, Fragments::new(DATAGRAMS)) {
-            (Ok(table), Ok(fragments)) => {
-                let made = Connections {
-                    table,
-                    fragments,
-                    now,
-                };
-                self.lane.connections = Some(Box::new(made));
-            }
-            // Rules that track drop what they match then.
-            (table, _) => {
-                tracing::error!(error = ?table.err(), "no memory for the connection table")
-            }
         }
     }
 

@@ -294,6 +294,7 @@ impl Node {
         let network = NetworkView {
             id,
             name: format!("net{id}").into(),
+            overlay: sumeru_switch::snapshot::Overlay::Vxlan,
             remotes: remotes.iter().map(|text| text.parse().unwrap()).collect(),
             ports: Vec::new(),
             flood_limit,
