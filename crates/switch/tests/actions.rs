@@ -25,7 +25,8 @@ fn node() -> (Node, Guest, Guest, Guest) {
     let mirror = node.guest(3, &mirror);
     a.send(&[udp(1, 2, 1)]);
     b.send(&[udp(2, 1, 1)]);
-    (a.receive(), b.receive());
+    a.receive();
+    b.receive();
     (node, a, b, mirror)
 }
 
@@ -326,7 +327,7 @@ fn copies_go_to_a_mirror() {
     .unwrap();
     let mut copies = 0;
     for _ in 0..40 {
-        a.send(&vec![&frame; 20]);
+        a.send(&[&frame; 20]);
         assert_eq!(b.frames().len(), 20, "the bridge still has them");
         copies += mirror.frames().len();
     }
