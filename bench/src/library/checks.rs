@@ -303,8 +303,8 @@ fn switch_over(outcomes: &[switch_over::Outcome]) -> Result<Vec<Check>> {
                 of(|one| one.queueing.wall.as_secs_f64() * 1e3)
             ))
             .with(format!(
-                "first burst by the new rules {:.1} µs after it",
-                of(|one| one.seen_s * 1e6)
+                "first burst by the new rules {:.1} ms after its beginning",
+                of(|one| one.seen_s * 1e3)
             ))
             .with(format!(
                 "longest burst {:.1} µs, p99.9 {:.1} µs",

@@ -26,7 +26,7 @@ pub struct Outcome {
     pub queueing: Cost,
     /// What applying them took: nothing is visible before, everything after.
     pub push: Cost,
-    /// Seconds from the end of the push to the first burst that met the new rules.
+    /// Seconds from the beginning of the push to the first burst that met the new rules: the last by the old ones was just before.
     pub seen_s: f64,
     /// Bursts that met both.
     pub mixed: u64,
@@ -106,9 +106,8 @@ pub fn measure(cores: Cores, rules: u32, times: u32) -> Result<Vec<Outcome>> {
         let queueing = watch.stop(2 * u64::from(rules));
         // Every flow has met the old rules at least once.
         wait(&bursts, &traffic);
-        let watch = Stopwatch::start();
+        let (watch, begun) = (Stopwatch::start(), tsc::now());
         bed.control.push();
-        let pushed = tsc::now();
         let push = watch.stop(2 * u64::from(rules));
         bed.control.complete(0, &mut placed)?;
         // And the new ones.
@@ -119,7 +118,7 @@ pub fn measure(cores: Cores, rules: u32, times: u32) -> Result<Vec<Outcome>> {
         outcomes.push(Outcome {
             queueing,
             push,
-            seen_s: seen.first.saturating_sub(pushed) as f64 / tsc::hz(),
+            seen_s: seen.first.saturating_sub(begun) as f64 / tsc::hz(),
             mixed: seen.mixed,
             back: seen.back,
             traffic,
