@@ -136,3 +136,48 @@ fn wait(bursts: &AtomicU64, flows: &Flows) {
         std::thread::sleep(Duration::from_micros(100));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn burst(old: u32, new: u32) -> Burst {
+        let mut arrived = [0; super::super::lcore::PORTS_OUT as usize + 1];
+        (arrived[usize::from(OLD)], arrived[usize::from(NEW)]) = (old, new);
+        Burst {
+            arrived,
+            cycles: None,
+        }
+    }
+
+    #[test]
+    fn a_burst_by_both_sets_and_a_way_back_are_seen() {
+        let all = BURST as u32;
+        let wrong = |bursts: &[(u32, u32)]| {
+            let mut seen = Seen::default();
+            for (old, new) in bursts {
+                seen.look(&burst(*old, *new), [OLD, NEW]);
+            }
+            (seen.mixed, seen.back, seen.first != 0)
+        };
+        assert_eq!(wrong(&[(all, 0), (0, all), (0, all)]), (0, 0, true));
+        assert_eq!(wrong(&[(all, 0), (all - 1, 1), (0, all)]), (1, 0, true));
+        assert_eq!(wrong(&[(all, 0), (0, all), (all, 0)]), (0, 1, true));
+        // A frame that left by a third port.
+        assert_eq!(wrong(&[(all - 1, 0)]), (1, 0, false));
+    }
+
+    #[test]
+    fn rules_are_replaced_there_and_back() {
+        let cores = Cores {
+            lcore: 0,
+            control: 0,
+        };
+        let outcomes = measure(cores, 1000, 2).unwrap();
+        assert_eq!(outcomes.len(), 2);
+        for outcome in outcomes {
+            assert_eq!((outcome.mixed, outcome.back), (0, 0));
+            assert!(outcome.traffic.frames >= 2000);
+        }
+    }
+}
