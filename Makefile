@@ -107,7 +107,7 @@ audit: ## Known vulnerabilities, licences, duplicates (cargo-deny; fetches the a
 BENCHES := bench-switch bench-flow-scale bench-isolation bench-blk bench-idle
 .PHONY: $(BENCHES)
 bench-switch: ## Cycles per packet beside OVS-DPDK: forwarding, learning, rules, connections, tunnels
-bench-flow-scale: ## Cycles per packet against flows and rules up to millions, and base-station traffic, beside OVS-DPDK
+bench-flow-scale: ## Millions of rules and flows: memory, insertion, storms, transactions, convergence; curves beside OVS-DPDK
 bench-isolation: ## What a quiet tenant notices of a flooding one and of a tuple-space explosion, beside OVS-DPDK
 bench-blk: ## vhost-user-blk requests per second beside QEMU's storage daemon
 bench-idle: ## Processor time, memory and wake-up time of an idle daemon

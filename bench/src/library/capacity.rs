@@ -84,7 +84,7 @@ pub fn measure(cores: Cores, rules: u32, counting: bool) -> Result<Outcome> {
         Ok((first, again, lcore.cached(), lcore.cache_bytes()))
     })??;
     let (resident, peak) = (memory::resident()?, memory::peak()?);
-    let (rules, rule_bytes) = (bed.control.len(), bed.control.bytes());
+    let (rules, rule_bytes) = (bed.control.rules(), bed.control.bytes());
 
     let traffic = Background::start(&bed, &running)?;
     let removal = bed.control.remove(&placed[RUNNING as usize..])?;

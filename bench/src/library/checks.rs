@@ -133,15 +133,22 @@ fn tail(traffic: &Traffic) -> f64 {
     microseconds(traffic.residence.quantile(TAIL))
 }
 
-fn bursts(traffic: &Traffic) -> String {
-    let at = |part| microseconds(traffic.residence.quantile(part));
+/// Bursts of all rounds; the median of the rounds where it is no count.
+fn bursts<'a>(rounds: impl Iterator<Item = &'a storm::Point>) -> String {
+    let rounds: Vec<&Traffic> = rounds.map(|point| &point.traffic).collect();
+    let at = |part| {
+        let values: Vec<f64> = rounds
+            .iter()
+            .map(|traffic| microseconds(traffic.residence.quantile(part)))
+            .collect();
+        Spread::of(&values).map_or(0.0, |spread| spread.median)
+    };
     format!(
-        "{} bursts, {} preempted and left out; p50 {:.1} µs, p99 {:.1} µs, p99.9 {:.1} µs",
-        traffic.residence.total(),
-        traffic.excluded,
+        "{} bursts, {} preempted and left out; p50 {:.1} µs, p99 {:.1} µs",
+        rounds.iter().map(|t| t.residence.total()).sum::<u64>(),
+        rounds.iter().map(|t| t.excluded).sum::<u64>(),
         at(0.5),
-        at(0.99),
-        at(TAIL)
+        at(0.99)
     )
 }
 
@@ -219,55 +226,52 @@ fn storm(points: &[storm::Point]) -> Result<Vec<Check>> {
             .map(|point| tail(&point.traffic))
             .collect::<Vec<_>>()
     };
+    let median = |values: &[f64]| {
+        Spread::of(values)
+            .map(|spread| spread.median)
+            .context("no round")
+    };
     let quiet = tails(Weather::Quiet);
-    let median = |values: &[f64]| Spread::of(values).map(|s| s.median).context("no round");
+    let name = "storm: p99.9 of a burst, quiet";
     let mut checks = vec![
-        Check::told("storm: p99.9 of a burst, quiet", "µs", median(&quiet)?)
+        Check::told(name, "µs", median(&quiet)?)
             .with(format!("{} flows with a rule each", storm::FLOWS))
-            .with(
-                of(Weather::Quiet)
-                    .map(|p| bursts(&p.traffic))
-                    .last()
-                    .unwrap_or_default(),
-            ),
+            .with(bursts(of(Weather::Quiet))),
     ];
-    for (weather, name) in [
-        (Weather::Here, "storm: p99.9 with changes in the same group"),
-        (
-            Weather::Elsewhere,
-            "storm: p99.9 with changes in another group",
-        ),
+    for (weather, place) in [
+        (Weather::Here, "the same group"),
+        (Weather::Elsewhere, "another group"),
     ] {
         let own = tails(weather);
-        let ratios: Vec<f64> = own
-            .iter()
-            .zip(&quiet)
-            .map(|(own, quiet)| own / quiet)
+        let pairs = own.iter().zip(&quiet);
+        let ratios: Vec<f64> = pairs.map(|(own, quiet)| own / quiet).collect();
+        let each: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
+        let rates: Vec<f64> = of(weather)
+            .map(|point| point.cost.operations as f64 / point.cost.wall.as_secs_f64() / 1e6)
             .collect();
-        let mut check = Check::at_most(name, "times quiet", median(&ratios)?, STORM).with(format!(
-            "{:.1} µs; rounds {}",
-            median(&own)?,
-            ratios
-                .iter()
-                .map(|r| format!("{r:.2}"))
-                .collect::<Vec<_>>()
-                .join(" ")
-        ));
-        if let Some(last) = of(weather).last() {
-            check = check
-                .with(format!(
-                    "{:.2} M changes/s of processor time",
-                    last.cost.rate() / 1e6
-                ))
-                .with(format!(
-                    "{:.0} cycles/packet, {} of {} packets decided anew",
-                    last.traffic.cycles_per_packet(),
-                    last.traffic.decided,
-                    last.traffic.frames
-                ))
-                .with(bursts(&last.traffic));
-        }
-        checks.push(check);
+        let sum = |of_one: fn(&Traffic) -> u64| {
+            of(weather).map(|point| of_one(&point.traffic)).sum::<u64>()
+        };
+        checks.push(
+            Check::at_most(
+                &format!("storm: p99.9 with changes in {place}"),
+                "times quiet",
+                median(&ratios)?,
+                STORM,
+            )
+            .with(format!(
+                "{:.1} µs; rounds {}",
+                median(&own)?,
+                each.join(" ")
+            ))
+            .with(format!("{:.2} M changes/s by the clock", median(&rates)?))
+            .with(format!(
+                "{} of {} packets decided anew",
+                sum(|traffic| traffic.decided),
+                sum(|traffic| traffic.frames)
+            ))
+            .with(bursts(of(weather))),
+        );
     }
     Ok(checks)
 }
@@ -303,8 +307,8 @@ fn switch_over(outcomes: &[switch_over::Outcome]) -> Result<Vec<Check>> {
                 of(|one| one.queueing.wall.as_secs_f64() * 1e3)
             ))
             .with(format!(
-                "first burst by the new rules {:.1} µs after it",
-                of(|one| one.seen_s * 1e6)
+                "first burst by the new rules {:.1} ms after its beginning",
+                of(|one| one.seen_s * 1e3)
             ))
             .with(format!(
                 "longest burst {:.1} µs, p99.9 {:.1} µs",

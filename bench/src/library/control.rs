@@ -75,13 +75,8 @@ impl Control {
     }
 
     /// Rules that are there.
-    pub fn len(&self) -> usize {
+    pub fn rules(&self) -> usize {
         lock(&self.rules).len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Bytes that the table says it takes up.

@@ -460,3 +460,44 @@ impl Drop for Thread {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::library::flows::{key, mask, to};
+
+    #[test]
+    fn frames_go_where_their_rules_say_and_one_that_is_dropped_is_an_error() {
+        let rules = SharedRules::default();
+        let thread = Thread::start(0, &rules).unwrap();
+        let flows = Flows::Scattered(64);
+        let mut table = sumeru_switch::rules::FlowQueue::new(rules, Box::new(|| ()));
+        for port in [2, 3] {
+            let shape = table.shape(0, 1, &mask(), &to(port)).unwrap();
+            for number in (0..64).filter(|number| number % 2 == u32::from(port) % 2) {
+                table.create(&shape, key(&flows.tuple(number)), 0);
+            }
+        }
+        table.push();
+        let sent = flows.clone();
+        let (traffic, arrived, cached) = thread
+            .call(move |lcore| {
+                let mut arrived = Vec::new();
+                let traffic = lcore.run(&sent, |burst| {
+                    arrived.push(burst.arrived);
+                    arrived.len() < 4
+                });
+                (traffic.unwrap(), arrived, lcore.cached())
+            })
+            .unwrap();
+        assert_eq!(arrived, [[0, 0, 16, 16, 0]; 4]);
+        assert_eq!((traffic.frames, traffic.decided, cached), (128, 64, 64));
+        assert_eq!(traffic.residence.total() + traffic.excluded, 4);
+        let error = thread
+            .call(|lcore| lcore.rounds(&Flows::Scattered(65), 1).map(drop))
+            .unwrap()
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("31 arrived"), "{error}");
+    }
+}

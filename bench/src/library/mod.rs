@@ -18,6 +18,7 @@ pub mod memory;
 pub mod storm;
 pub mod switch_over;
 
+use crate::thread::Raised;
 use sumeru_switch::rules::SharedRules;
 
 /// Cores of the two threads.
@@ -35,6 +36,8 @@ pub struct Bed {
     pub lcore: lcore::Thread,
     /// The rules.
     pub control: control::Control,
+    // Both threads keep their cores.
+    _raised: Raised,
 }
 
 impl Bed {
@@ -49,6 +52,7 @@ impl Bed {
         Ok(Self {
             lcore,
             control: control::Control::new(rules),
+            _raised: Raised::this_thread()?,
         })
     }
 }

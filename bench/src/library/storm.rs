@@ -134,3 +134,25 @@ pub fn measure(cores: Cores, rounds: u32, time: Duration) -> Result<Vec<Point>> 
     }
     Ok(points)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_changes_rules_and_loses_nothing() {
+        let cores = Cores {
+            lcore: 0,
+            control: 0,
+        };
+        let points = measure(cores, 1, Duration::from_millis(50)).unwrap();
+        assert_eq!(
+            points.iter().map(|p| p.weather).collect::<Vec<_>>(),
+            Weather::ALL
+        );
+        assert_eq!(points[0].cost.operations, 0);
+        for point in &points[1..] {
+            assert!(point.cost.operations >= 2 * BATCH as u64, "{point:?}");
+        }
+    }
+}

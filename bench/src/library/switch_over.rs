@@ -26,7 +26,7 @@ pub struct Outcome {
     pub queueing: Cost,
     /// What applying them took: nothing is visible before, everything after.
     pub push: Cost,
-    /// Seconds from the end of the push to the first burst that met the new rules.
+    /// Seconds from the beginning of the push to the first burst that met the new rules: the last by the old ones was just before.
     pub seen_s: f64,
     /// Bursts that met both.
     pub mixed: u64,
@@ -106,9 +106,8 @@ pub fn measure(cores: Cores, rules: u32, times: u32) -> Result<Vec<Outcome>> {
         let queueing = watch.stop(2 * u64::from(rules));
         // Every flow has met the old rules at least once.
         wait(&bursts, &traffic);
-        let watch = Stopwatch::start();
+        let (watch, begun) = (Stopwatch::start(), tsc::now());
         bed.control.push();
-        let pushed = tsc::now();
         let push = watch.stop(2 * u64::from(rules));
         bed.control.complete(0, &mut placed)?;
         // And the new ones.
@@ -119,7 +118,7 @@ pub fn measure(cores: Cores, rules: u32, times: u32) -> Result<Vec<Outcome>> {
         outcomes.push(Outcome {
             queueing,
             push,
-            seen_s: seen.first.saturating_sub(pushed) as f64 / tsc::hz(),
+            seen_s: seen.first.saturating_sub(begun) as f64 / tsc::hz(),
             mixed: seen.mixed,
             back: seen.back,
             traffic,
@@ -135,5 +134,50 @@ fn wait(bursts: &AtomicU64, flows: &Flows) {
     let until = bursts.load(Relaxed).saturating_add(round);
     while bursts.load(Relaxed) < until {
         std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn burst(old: u32, new: u32) -> Burst {
+        let mut arrived = [0; super::super::lcore::PORTS_OUT as usize + 1];
+        (arrived[usize::from(OLD)], arrived[usize::from(NEW)]) = (old, new);
+        Burst {
+            arrived,
+            cycles: None,
+        }
+    }
+
+    #[test]
+    fn a_burst_by_both_sets_and_a_way_back_are_seen() {
+        let all = BURST as u32;
+        let wrong = |bursts: &[(u32, u32)]| {
+            let mut seen = Seen::default();
+            for (old, new) in bursts {
+                seen.look(&burst(*old, *new), [OLD, NEW]);
+            }
+            (seen.mixed, seen.back, seen.first != 0)
+        };
+        assert_eq!(wrong(&[(all, 0), (0, all), (0, all)]), (0, 0, true));
+        assert_eq!(wrong(&[(all, 0), (all - 1, 1), (0, all)]), (1, 0, true));
+        assert_eq!(wrong(&[(all, 0), (0, all), (all, 0)]), (0, 1, true));
+        // A frame that left by a third port.
+        assert_eq!(wrong(&[(all - 1, 0)]), (1, 0, false));
+    }
+
+    #[test]
+    fn rules_are_replaced_there_and_back() {
+        let cores = Cores {
+            lcore: 0,
+            control: 0,
+        };
+        let outcomes = measure(cores, 1000, 2).unwrap();
+        assert_eq!(outcomes.len(), 2);
+        for outcome in outcomes {
+            assert_eq!((outcome.mixed, outcome.back), (0, 0));
+            assert!(outcome.traffic.frames >= 2000);
+        }
     }
 }
