@@ -180,6 +180,14 @@ fn set(state: &State, args: Args<'_>) -> Result<Value, Error> {
             fields.fault("zone", "missing", "one of zone, state and port");
             return None;
         };
+        // What is of the wrong type is said to be, even where it has no place.
+        for field in others {
+            match *field {
+                "pickup" | "liberal" => drop(fields.optional::<bool>(field)),
+                "policy" | "ms" => drop(fields.optional_integer(field, 0..=u32::MAX)),
+                _ => {}
+            }
+        }
         fields.forbid(others, &format!("which do not go with {kind}"));
         match kind {
             "zone" => ZoneSetting::read(fields).map(Tracking::Zone),
