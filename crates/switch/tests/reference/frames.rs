@@ -152,7 +152,7 @@ fn header_4(
     options: usize,
     payload: &[u8],
 ) {
-    bytes.extend([0x45 + (options / 4) as u8, seed.one_of(&[0, 0, 0x10, 0x2e])]);
+    bytes.extend([0x45 + (options / 4) as u8, seed.one_of(&[0, 0, 0x10, 0x2e, 0x01, 0x03])]);
     bytes.extend(((20 + options + payload.len()) as u16).to_be_bytes());
     bytes.extend([0, seed.one_of(&[0, 7])]);
     bytes.extend(word.to_be_bytes());
@@ -192,7 +192,7 @@ fn version_6(seed: &mut Seed, bytes: &mut Vec<u8>) {
         payload = header;
         next = kind;
     }
-    bytes.extend([0x60, seed.one_of(&[0, 0x20]), 0, seed.one_of(&[0, 9])]);
+    bytes.extend([0x60, seed.one_of(&[0, 0, 0x10, 0x20, 0x30]), 0, seed.one_of(&[0, 9])]);
     bytes.extend((payload.len() as u16).to_be_bytes());
     bytes.extend([next, seed.one_of(&TTLS)]);
     bytes.extend(ipv6(seed.below(6) as u8));

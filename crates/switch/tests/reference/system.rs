@@ -164,6 +164,7 @@ fn snapshot() -> Snapshot {
             addresses: Vec::new(),
             vxlan_port: super::headers::VXLAN,
         }),
+        ..Snapshot::default()
     }
 }
 
