@@ -84,7 +84,11 @@ fn need(bytes: &[u8], at: usize, len: usize, end: usize) -> Result<(), Fault> {
 pub fn read(bytes: &[u8], known: Known) -> Result<Frame, Fault> {
     let end = bytes.len();
     // The limit is for frames that come in.
-    let looked_at = if known.tags.is_none() { end.min(HEADERS_MAX) } else { end };
+    let looked_at = if known.tags.is_none() {
+        end.min(HEADERS_MAX)
+    } else {
+        end
+    };
     let bytes = &bytes[..looked_at];
     let outer = read_frame(bytes, 0, end, known.tags)?;
     let tunnel = match known.tunnel {
@@ -113,21 +117,11 @@ fn read_tunnel(bytes: &[u8], outer: &Headers, sure: bool) -> Result<Option<(u32,
     if bytes[vxlan] & 0x08 == 0 {
         return Ok(None);
     }
-    let vni = u32::from_be_bytes([
-        0,
-        bytes[vxlan + 4],
-        bytes[vxlan + 5],
-        bytes[vxlan + 6],
-    ]);
+    let vni = u32::from_be_bytes([0, bytes[vxlan + 4], bytes[vxlan + 5], bytes[vxlan + 6]]);
     Ok(Some((vni, read_frame(bytes, vxlan + 8, end, None)?)))
 }
 
-fn read_frame(
-    bytes: &[u8],
-    eth: usize,
-    end: usize,
-    tags: Option<usize>,
-) -> Result<Headers, Fault> {
+fn read_frame(bytes: &[u8], eth: usize, end: usize, tags: Option<usize>) -> Result<Headers, Fault> {
     need(bytes, eth, 14, end)?;
     let mut headers = Headers {
         eth,

@@ -138,7 +138,12 @@ fn value(item: &Item, field: &str, place: &Place) -> Option<u128> {
         (Item::Tcp(_), "flags") => l4(13, 1),
         (Item::Icmp(_) | Item::Icmp6(_), "type") => l4(0, 1),
         (Item::Icmp(_) | Item::Icmp6(_), "code") => l4(1, 1),
-        (Item::Vxlan(_), "vni") => place.packet.frame.tunnel.as_ref().map(|(vni, _)| (*vni).into()),
+        (Item::Vxlan(_), "vni") => place
+            .packet
+            .frame
+            .tunnel
+            .as_ref()
+            .map(|(vni, _)| (*vni).into()),
         (Item::Mark(_), "id") => Some(place.packet.mark.into()),
         (Item::Ct(_), "state") => Some(place.packet.ct_state.into()),
         (item, field) => panic!("field {field} of {} is not in the reference", item.name()),

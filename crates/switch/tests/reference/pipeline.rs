@@ -159,7 +159,10 @@ impl Packet {
     /// Congestion marks of the tunnel go in (RFC 6040, figure 4).
     fn decapsulate(&mut self) -> Result<(), Dropped> {
         let (_, inner) = self.frame.tunnel.clone().ok_or(Dropped::Action)?;
-        let marks = (self.tos(&inner).map(|tos| tos & 3), self.tos(&self.frame.outer).map(|tos| tos & 3));
+        let marks = (
+            self.tos(&inner).map(|tos| tos & 3),
+            self.tos(&self.frame.outer).map(|tos| tos & 3),
+        );
         let mark = match marks {
             (Some(0), Some(3)) => return Err(Dropped::Congestion),
             (Some(1..=3), Some(3)) => Some(3),
@@ -189,7 +192,11 @@ impl Packet {
             _ => to.ip_tos,
         };
         let mut outer = Vec::new();
-        outer.extend(to.eth_dst.map(mac).expect("tunnels here name their next hop"));
+        outer.extend(
+            to.eth_dst
+                .map(mac)
+                .expect("tunnels here name their next hop"),
+        );
         outer.extend(to.eth_src.map_or(own, mac));
         match to.addresses {
             TunnelAddresses::V4 { src, dst } => {
@@ -207,7 +214,11 @@ impl Packet {
                 outer.extend(dst.octets());
             }
         }
-        outer.extend(to.udp_src.expect("tunnels here name their port").to_be_bytes());
+        outer.extend(
+            to.udp_src
+                .expect("tunnels here name their port")
+                .to_be_bytes(),
+        );
         outer.extend(to.udp_dst.to_be_bytes());
         outer.extend((udp_len as u16).to_be_bytes());
         // No checksum (RFC 7348 section 5, RFC 6935).
@@ -285,9 +296,8 @@ impl Pipeline {
         let mut best: Option<usize> = None;
         for (index, named) in self.rules.iter().enumerate() {
             let attributes = &named.rule.attributes;
-            let better = best.is_none_or(|best| {
-                attributes.priority < self.rules[best].rule.attributes.priority
-            });
+            let better = best
+                .is_none_or(|best| attributes.priority < self.rules[best].rule.attributes.priority);
             if attributes.group == group
                 && better
                 && (attributes.transfer || named.port == port)
@@ -337,7 +347,10 @@ impl Pipeline {
         let (src, dst) = (address(12), address(16));
         let sport = u16_at(&packet.bytes, outer.l4);
         let dport = u16_at(&packet.bytes, outer.l4 + 2);
-        let (there, back) = ((src, dst, sport, dport, zone), (dst, src, dport, sport, zone));
+        let (there, back) = (
+            (src, dst, sport, dport, zone),
+            (dst, src, dport, sport, zone),
+        );
         let known = |replied: bool| if replied { EST } else { NEW };
         packet.ct_state = if let Some(replied) = self.connections.get(&there) {
             TRK | known(*replied)
@@ -359,7 +372,8 @@ impl Pipeline {
     /// A network that learns (IEEE 802.1D, 7.7 to 7.9).
     fn bridge(&mut self, from: u16, packet: Packet) -> Result<Outputs, Dropped> {
         let network = self.networks[usize::from(from)].ok_or(Dropped::Bridge)?;
-        let address = |at: usize| <[u8; 6]>::try_from(&packet.bytes[at..at + 6]).expect("six bytes");
+        let address =
+            |at: usize| <[u8; 6]>::try_from(&packet.bytes[at..at + 6]).expect("six bytes");
         let (destination, source) = (address(0), address(6));
         if source[0] & 1 == 1 || source == [0; 6] {
             return Err(Dropped::Bridge);

@@ -48,7 +48,9 @@ pub fn rule(seed: &mut Seed, about: About) -> (u16, String) {
         pattern.push(match about.connections && !seed.once_in(3) {
             true => format!(
                 "ct state is {}",
-                seed.one_of(&["+trk+new", "+trk+est", "+est+rpl", "-trk", "+trk-rpl", "+inv", "+new-rpl"])
+                seed.one_of(&[
+                    "+trk+new", "+trk+est", "+est+rpl", "-trk", "+trk-rpl", "+inv", "+new-rpl"
+                ])
             ),
             false => format!("mark id is {}", seed.below(3)),
         });
@@ -105,8 +107,15 @@ fn v6(seed: &mut Seed) -> Ipv6Addr {
 fn port_field(seed: &mut Seed, name: &str) -> String {
     let port = seed.one_of(&PORTS);
     match seed.below(6) {
-        0 => format!("{name} spec {port} {name} mask {}", seed.one_of(&[1_u16, 0xff00, 0xfff0, 0x3ff])),
-        1 => format!("{name} is {} {name} last {}", seed.below(1000), 1000 + seed.below(9000)),
+        0 => format!(
+            "{name} spec {port} {name} mask {}",
+            seed.one_of(&[1_u16, 0xff00, 0xfff0, 0x3ff])
+        ),
+        1 => format!(
+            "{name} is {} {name} last {}",
+            seed.below(1000),
+            1000 + seed.below(9000)
+        ),
         _ => format!("{name} is {port}"),
     }
 }
@@ -115,7 +124,11 @@ fn mac_field(seed: &mut Seed, name: &str) -> String {
     let address = text_of(mac(seed.below(6) as u8));
     match seed.below(4) {
         0 => {
-            let mask = seed.one_of(&["01:00:00:00:00:00", "ff:ff:ff:ff:ff:00", "00:00:00:00:00:03"]);
+            let mask = seed.one_of(&[
+                "01:00:00:00:00:00",
+                "ff:ff:ff:ff:ff:00",
+                "00:00:00:00:00:03",
+            ]);
             format!("{name} spec {address} {name} mask {mask}")
         }
         _ => format!("{name} is {address}"),
@@ -159,7 +172,12 @@ const IPV4: &[fn(&mut Seed) -> String] = &[
     |s| ttl_field(s, "ttl"),
     |s| format!("tos spec 16 tos mask {}", s.one_of(&[16, 252])),
     |s| format!("proto is {}", s.one_of(&[17, 6, 1, 99])),
-    |s| format!("fragment_offset spec 0 fragment_offset mask {}", s.one_of(&["0x1fff", "0x3fff", "0x4000"])),
+    |s| {
+        format!(
+            "fragment_offset spec 0 fragment_offset mask {}",
+            s.one_of(&["0x1fff", "0x3fff", "0x4000"])
+        )
+    },
     |_| "version_ihl is 0x45".into(),
 ];
 const IPV6: &[fn(&mut Seed) -> String] = &[
@@ -183,13 +201,27 @@ const ICMP: &[fn(&mut Seed) -> String] = &[
 ];
 
 /// Puts the items of headers; answers what the outer and the inner frame have.
-fn headers(seed: &mut Seed, about: About, pattern: &mut Vec<String>) -> (Demanded, Option<Demanded>) {
+fn headers(
+    seed: &mut Seed,
+    about: About,
+    pattern: &mut Vec<String>,
+) -> (Demanded, Option<Demanded>) {
     if about.tunnels && seed.once_in(3) {
         pattern.push(item(seed, "eth", 8, ETH));
         pattern.push(item(seed, "ipv4", 12, &IPV4[..3]));
         pattern.push("udp".into());
-        pattern.push(item(seed, "vxlan", 2, &[|s| format!("vni is {}", s.one_of(&[7, 9]))]));
-        let outer = Demanded { v4: true, ports: true, tunnel: true, ..Demanded::default() };
+        pattern.push(item(
+            seed,
+            "vxlan",
+            2,
+            &[|s| format!("vni is {}", s.one_of(&[7, 9]))],
+        ));
+        let outer = Demanded {
+            v4: true,
+            ports: true,
+            tunnel: true,
+            ..Demanded::default()
+        };
         let inner = one_frame(seed, false, pattern);
         return (outer, Some(inner));
     }
@@ -207,12 +239,20 @@ fn one_frame(seed: &mut Seed, datagram: bool, pattern: &mut Vec<String>) -> Dema
             item(seed, "ipv4", 10, &IPV4[..5])
         ));
         pattern.push(item(seed, "udp", 6, TRANSPORT));
-        return Demanded { v4: true, ports: true, datagram: true, ..demanded };
+        return Demanded {
+            v4: true,
+            ports: true,
+            datagram: true,
+            ..demanded
+        };
     }
     demanded.vlans = seed.one_of(&[0, 0, 0, 0, 1, 1, 2]);
     let kind = seed.below(8);
     if kind == 0 && demanded.vlans == 0 && seed.once_in(2) {
-        eth.push_str(&format!(" type is {}", seed.one_of(&["0x0800", "0x86dd", "0x88b5", "0x0806"])));
+        eth.push_str(&format!(
+            " type is {}",
+            seed.one_of(&["0x0800", "0x86dd", "0x88b5", "0x0806"])
+        ));
     }
     pattern.push(eth);
     for _ in 0..demanded.vlans {
@@ -236,7 +276,9 @@ fn one_frame(seed: &mut Seed, datagram: bool, pattern: &mut Vec<String>) -> Dema
         3 => pattern.push(item(seed, "icmp6", 2, ICMP)),
         _ => return demanded,
     }
-    demanded.ports = pattern.last().is_some_and(|last| last.starts_with("udp") || last.starts_with("tcp"));
+    demanded.ports = pattern
+        .last()
+        .is_some_and(|last| last.starts_with("udp") || last.starts_with("tcp"));
     demanded
 }
 
@@ -256,7 +298,10 @@ fn actions(
         // Tracked before anything can fail.
         let commit = if seed.once_in(2) { " commit" } else { "" };
         if group + 1 < GROUPS && !seed.once_in(4) {
-            out.push(format!("ct zone {ZONE}{commit} group {}", next_group(seed, group)));
+            out.push(format!(
+                "ct zone {ZONE}{commit} group {}",
+                next_group(seed, group)
+            ));
             return out;
         }
         out.push(format!("ct zone {ZONE}{commit}"));
@@ -290,7 +335,10 @@ fn next_group(seed: &mut Seed, group: usize) -> usize {
 }
 
 fn output(seed: &mut Seed) -> String {
-    format!("represented_port ethdev_port_id {}", seed.below(SWITCH_PORTS.into()))
+    format!(
+        "represented_port ethdev_port_id {}",
+        seed.below(SWITCH_PORTS.into())
+    )
 }
 
 fn encapsulation(seed: &mut Seed) -> String {
@@ -323,7 +371,10 @@ fn edit(seed: &mut Seed, about: About, now: &mut Demanded) -> Option<String> {
         8 if now.v4 || now.v6 => format!("set_ttl ttl_value {}", seed.one_of(&TTLS)),
         9 if !about.tunnels || !now.tunnel => {
             now.vlans += 1;
-            format!("of_push_vlan ethertype {}", seed.one_of(&["0x8100", "0x88a8"]))
+            format!(
+                "of_push_vlan ethertype {}",
+                seed.one_of(&["0x8100", "0x88a8"])
+            )
         }
         10 if now.vlans > 0 => {
             now.vlans -= 1;

@@ -122,12 +122,21 @@ impl World {
                     let is_it = |named: &Named| (named.port, named.id) == (*port, *id);
                     if let Some(at) = reference.rules.iter().position(is_it) {
                         reference.rules.remove(at);
-                        systems.iter_mut().for_each(|system| system.remove(*port, *id));
+                        systems
+                            .iter_mut()
+                            .for_each(|system| system.remove(*port, *id));
                     }
                 }
                 Step::Burst(port, frames) => {
                     systems.iter_mut().for_each(System::publish);
-                    let wanted = predict(&mut reference, *port, frames, totals, &mut malformed, &mut by_rule);
+                    let wanted = predict(
+                        &mut reference,
+                        *port,
+                        frames,
+                        totals,
+                        &mut malformed,
+                        &mut by_rule,
+                    );
                     for (system, name) in systems.iter_mut().zip(["cached", "not cached"]) {
                         let refs: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
                         let got = system.burst(*port, &refs);
@@ -140,7 +149,10 @@ impl World {
             }
         }
         let [cached, forgetful] = &systems;
-        assert_eq!(forgetful.stage(Stage::ExactHit) + forgetful.stage(Stage::WildcardHit), 0);
+        assert_eq!(
+            forgetful.stage(Stage::ExactHit) + forgetful.stage(Stage::WildcardHit),
+            0
+        );
         totals.exact += cached.stage(Stage::ExactHit);
         totals.wildcard += cached.stage(Stage::WildcardHit);
         totals.slow += cached.stage(Stage::SlowPath);
@@ -211,7 +223,10 @@ fn compare(wanted: &[Vec<Vec<u8>>], got: &[Vec<Vec<u8>>]) -> Result<(), String> 
         if wanted == got {
             continue;
         }
-        let first = wanted.iter().zip(got).position(|(wanted, got)| wanted != got);
+        let first = wanted
+            .iter()
+            .zip(got)
+            .position(|(wanted, got)| wanted != got);
         let at = first.unwrap_or(wanted.len().min(got.len()));
         let hex = |frames: &[Vec<u8>]| frames.get(at).map(|frame| hex(frame));
         return Err(format!(
@@ -225,7 +240,11 @@ fn compare(wanted: &[Vec<Vec<u8>>], got: &[Vec<Vec<u8>>]) -> Result<(), String> 
     Ok(())
 }
 
-fn compare_counts(system: &System, reference: &Pipeline, (malformed, by_rule): (u64, u64)) -> Result<(), String> {
+fn compare_counts(
+    system: &System,
+    reference: &Pipeline,
+    (malformed, by_rule): (u64, u64),
+) -> Result<(), String> {
     for named in &reference.rules {
         let got = system.counts(named.port, named.id);
         if got != named.counted {
@@ -305,7 +324,11 @@ fn describe(world: &World) -> String {
             Step::Remove(port, id) => writeln!(text, "{number}: remove rule {id} of port {port}"),
             Step::Burst(port, frames) => {
                 let frames: Vec<_> = frames.iter().map(|frame| hex(frame)).collect();
-                writeln!(text, "{number}: from port {port}: {}", frames.join("\n      "))
+                writeln!(
+                    text,
+                    "{number}: from port {port}: {}",
+                    frames.join("\n      ")
+                )
             }
         };
     }

@@ -97,10 +97,18 @@ impl Guest {
         while self.received != used {
             let at = RINGS[1] + USED + 4 + u64::from(self.received % SIZE) * 8;
             let element = self.memory.read(at, 8);
-            let word = |i: usize| u32::from_le_bytes([element[i], element[i + 1], element[i + 2], element[i + 3]]);
+            let word = |i: usize| {
+                u32::from_le_bytes([element[i], element[i + 1], element[i + 2], element[i + 3]])
+            };
             let (head, len) = (word(0), word(4) as usize);
-            assert_eq!(head, u32::from(self.received % SIZE), "buffers are used in order");
-            let bytes = self.memory.read(BUFFERS + u64::from(head) * BUFFER as u64, len);
+            assert_eq!(
+                head,
+                u32::from(self.received % SIZE),
+                "buffers are used in order"
+            );
+            let bytes = self
+                .memory
+                .read(BUFFERS + u64::from(head) * BUFFER as u64, len);
             assert_eq!(bytes[..10], [0; 10], "a frame that has nothing left to do");
             frames.push(bytes[HEADER..].to_vec());
             self.received = self.received.wrapping_add(1);
@@ -150,7 +158,9 @@ fn snapshot() -> Snapshot {
         id,
         name: format!("net{id}").into(),
         remotes: Vec::new(),
-        ports: (0..SWITCH_PORTS).filter(|port| NETWORKS[usize::from(*port)] == Some(id)).collect(),
+        ports: (0..SWITCH_PORTS)
+            .filter(|port| NETWORKS[usize::from(*port)] == Some(id))
+            .collect(),
         flood_limit: 0,
         ageing_s: 0,
         static_macs: Vec::new(),
@@ -174,7 +184,12 @@ impl<'a> System<'a> {
         let mut rules = RuleTable::default();
         let counters = Arc::new(PipelineCounters::default());
         let faults = Box::new(|port, queue, fault| panic!("port {port}, queue {queue}: {fault}"));
-        let mut worker = SwitchWorker::new(publisher.subscribe(), rules.subscribe(), counters.clone(), faults);
+        let mut worker = SwitchWorker::new(
+            publisher.subscribe(),
+            rules.subscribe(),
+            counters.clone(),
+            faults,
+        );
         worker.refresh();
         let watch = Watch::new().expect("a file descriptor");
         for (index, guest) in guests.0.iter_mut().enumerate() {
@@ -214,7 +229,9 @@ impl<'a> System<'a> {
             resolve: &resolve,
         };
         let compiled = compile(rule, &context).map_err(|error| error.to_string())?;
-        self.rules.insert(&compiled).map_err(|error| error.to_string())
+        self.rules
+            .insert(&compiled)
+            .map_err(|error| error.to_string())
     }
 
     pub fn remove(&mut self, port: u16, id: u32) {
@@ -242,7 +259,10 @@ impl<'a> System<'a> {
             let guest = &mut self.guests.0[usize::from(port)];
             guest.send(frames);
             self.worker.poll(&Cx::new(self.now, 0, &self.watch));
-            assert!(self.guests.0[usize::from(port)].is_served(), "a burst is one turn");
+            assert!(
+                self.guests.0[usize::from(port)].is_served(),
+                "a burst is one turn"
+            );
         }
         self.rules.reclaim();
         self.guests.0.iter_mut().map(Guest::receive).collect()
@@ -255,7 +275,10 @@ impl<'a> System<'a> {
     /// Frames dropped as malformed, too short ones among them.
     pub fn malformed(&self) -> u64 {
         let is_malformed = |reason: &DropReason| {
-            matches!(reason, DropReason::Malformed(_) | DropReason::Other(Drop::TooShort))
+            matches!(
+                reason,
+                DropReason::Malformed(_) | DropReason::Other(Drop::TooShort)
+            )
         };
         self.sum(is_malformed)
     }
@@ -266,7 +289,10 @@ impl<'a> System<'a> {
     }
 
     fn sum(&self, of: impl Fn(&DropReason) -> bool) -> u64 {
-        DropReason::all().filter(of).map(|reason| self.counters.drop_count(reason)).sum()
+        DropReason::all()
+            .filter(of)
+            .map(|reason| self.counters.drop_count(reason))
+            .sum()
     }
 }
 
