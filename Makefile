@@ -88,6 +88,14 @@ loom: ## The lock-free parts in every interleaving (loom); built apart, because 
 	$(call step,loom)
 	RUSTFLAGS="--cfg loom" $(CARGO) test $(LOCKED) -p sumeru-engine --release --lib --target-dir $(TARGET)/loom loom
 
+# How many frames, and the world to begin with.
+FRAMES ?= 10000000
+SEED ?= 1
+.PHONY: long-reference
+long-reference: ## The switch against a naive reference pipeline: ten million frames (FRAMES=, SEED=), progress on standard error
+	$(call step,$(FRAMES) frames through the reference pipeline)
+	SUMERU_REFERENCE_FRAMES=$(FRAMES) SUMERU_REFERENCE_SEED=$(SEED) $(CARGO) test $(LOCKED) -p sumeru-switch --release --test reference -- --nocapture
+
 .PHONY: guests
 guests:
 	$(call step,release build)

@@ -443,8 +443,9 @@ impl SwitchWorker {
             let Translation { ops, tracks, .. } = decision;
             let outcome = self.lane.execute_with(index, &tracks, &ops, None);
             // A frame that an action dropped on its way has not come to the bridge.
-            const ON_THE_WAY: [DropReason; 2] = [
+            const ON_THE_WAY: [DropReason; 3] = [
                 DropReason::Other(Drop::Action),
+                DropReason::Other(Drop::Congestion),
                 DropReason::Other(Drop::TtlExpired),
             ];
             let came = !matches!(outcome, Outcome::Dropped(reason) if ON_THE_WAY.contains(&reason));

@@ -328,6 +328,26 @@ fn groups_priorities_and_marks() {
 }
 
 #[test]
+fn what_an_action_drops_teaches_the_bridge_nothing() {
+    let mut node = Node::with_networks(&[1]);
+    let [mut a, mut b, mut c] = three(&mut node);
+    node.rule(
+        0,
+        "flow create 1 ingress pattern eth / ipv4 / end actions dec_ttl / jump group 1 / end",
+    )
+    .unwrap();
+    let mut old = udp(1, 2, 10);
+    old[22] = 1;
+    a.send(&[&old]);
+    assert_eq!(node.drops(Drop::TtlExpired), 1);
+    b.send(&[udp(2, 1, 1)]);
+    assert_eq!((a.frames().len(), c.frames().len()), (1, 1), "flooded");
+    a.send(&[udp(1, 2, 11)]);
+    b.send(&[udp(2, 1, 2)]);
+    assert_eq!((a.frames().len(), c.frames().len()), (1, 0), "learned");
+}
+
+#[test]
 fn flooding_is_limited_per_second() {
     let mut node = Node::new();
     node.network(1, &[], 5);

@@ -96,6 +96,10 @@ fn whole(seed: &mut Seed, station: u8, outermost: bool) -> Vec<u8> {
             bytes.extend([8, 0]);
             tunnelled(seed, station, &mut bytes);
         }
+        10..12 => {
+            bytes.extend([8, 0]);
+            conversation(seed, &mut bytes);
+        }
         _ => {
             bytes.extend([8, 0]);
             version_4(seed, &mut bytes);
@@ -144,6 +148,22 @@ fn version_4(seed: &mut Seed, bytes: &mut Vec<u8>) {
     header_4(seed, bytes, proto, word, options, &payload);
 }
 
+/// A question to one of two servers, or its answer.
+fn conversation(seed: &mut Seed, bytes: &mut Vec<u8>) {
+    let asks = seed.once_in(2);
+    let turned = |pair: [u16; 2]| if asks { pair } else { [pair[1], pair[0]] };
+    let mut payload = Vec::new();
+    for port in turned([PORTS[2], PORTS[0]]) {
+        payload.extend(port.to_be_bytes());
+    }
+    payload.extend([0, 12, 0, 1, 0x62, 0x62, 0x62, 0x62]);
+    let at = bytes.len() + 12;
+    header_4(seed, bytes, 17, 0x4000, 0, &payload);
+    for (number, host) in turned([1, seed.one_of(&[2, 3])]).into_iter().enumerate() {
+        bytes[at + 4 * number..at + 4 * number + 4].copy_from_slice(&ipv4(host as u8));
+    }
+}
+
 fn header_4(
     seed: &mut Seed,
     bytes: &mut Vec<u8>,
@@ -152,7 +172,10 @@ fn header_4(
     options: usize,
     payload: &[u8],
 ) {
-    bytes.extend([0x45 + (options / 4) as u8, seed.one_of(&[0, 0, 0x10, 0x2e])]);
+    bytes.extend([
+        0x45 + (options / 4) as u8,
+        seed.one_of(&[0, 0, 0x10, 0x2e, 0x01, 0x03]),
+    ]);
     bytes.extend(((20 + options + payload.len()) as u16).to_be_bytes());
     bytes.extend([0, seed.one_of(&[0, 7])]);
     bytes.extend(word.to_be_bytes());
@@ -192,7 +215,12 @@ fn version_6(seed: &mut Seed, bytes: &mut Vec<u8>) {
         payload = header;
         next = kind;
     }
-    bytes.extend([0x60, seed.one_of(&[0, 0x20]), 0, seed.one_of(&[0, 9])]);
+    bytes.extend([
+        0x60,
+        seed.one_of(&[0, 0, 0x10, 0x20, 0x30]),
+        0,
+        seed.one_of(&[0, 9]),
+    ]);
     bytes.extend((payload.len() as u16).to_be_bytes());
     bytes.extend([next, seed.one_of(&TTLS)]);
     bytes.extend(ipv6(seed.below(6) as u8));

@@ -8,7 +8,7 @@ use sumeru_flow::Rule;
 use sumeru_flow::model::{Action, FieldValue, PortRef, TunnelAddresses, VxlanDefinition};
 
 use super::checksum::{restore, sums};
-use super::headers::{Fault, Frame, Known, Network, read, u16_at};
+use super::headers::{Fault, Frame, Headers, Known, Network, read, u16_at};
 use super::pattern;
 
 /// Rules that one packet may meet.
@@ -40,6 +40,8 @@ pub enum Dropped {
     /// An action that does not fit, or too many jumps.
     Action,
     Expired,
+    /// It met congestion in a tunnel and its sender would not be told.
+    Congestion,
     /// By the bridge, or no network.
     Bridge,
 }
@@ -131,8 +133,42 @@ impl Packet {
         Ok(())
     }
 
+    /// Type of service or traffic class, if this is IP.
+    fn tos(&self, headers: &Headers) -> Option<u8> {
+        let word = |at: usize| u16_at(&self.bytes, at);
+        match headers.network {
+            Network::Ipv4 => Some(word(headers.l3) as u8),
+            Network::Ipv6 => Some((word(headers.l3) >> 4) as u8),
+            Network::None => None,
+        }
+    }
+
+    /// Sets bits of the type of service.
+    fn set_tos(&mut self, mask: u8, value: u8) -> Result<(), Dropped> {
+        let outer = &self.frame.outer;
+        let tos = self.tos(outer).ok_or(Dropped::Action)? & !mask | value;
+        let (at, shift) = match outer.network {
+            Network::Ipv4 => (outer.l3, 0),
+            _ => (outer.l3, 4),
+        };
+        let word = u16_at(&self.bytes, at) & !(0xff << shift) | u16::from(tos) << shift;
+        self.set(at, &word.to_be_bytes());
+        Ok(())
+    }
+
+    /// Congestion marks of the tunnel go in (RFC 6040, figure 4).
     fn decapsulate(&mut self) -> Result<(), Dropped> {
         let (_, inner) = self.frame.tunnel.clone().ok_or(Dropped::Action)?;
+        let marks = (
+            self.tos(&inner).map(|tos| tos & 3),
+            self.tos(&self.frame.outer).map(|tos| tos & 3),
+        );
+        let mark = match marks {
+            (Some(0), Some(3)) => return Err(Dropped::Congestion),
+            (Some(1..=3), Some(3)) => Some(3),
+            (Some(2), Some(1)) => Some(1),
+            _ => None,
+        };
         // What stands behind the outer packet stays behind the inner one.
         self.bytes.drain(..inner.eth);
         self.known = Known {
@@ -140,7 +176,7 @@ impl Packet {
             tunnel: Some(false),
         };
         self.again();
-        Ok(())
+        mark.map_or(Ok(()), |mark| self.set_tos(3, mark))
     }
 
     /// Outer headers of RFC 7348 section 5. The frame inside is not looked at any more.
@@ -150,6 +186,11 @@ impl Packet {
             <[u8; 6]>::try_from(&bytes[10..]).expect("six bytes")
         };
         let udp_len = self.bytes.len() + 16;
+        // What a rule says of congestion is done; if it says nothing, the mark is copied (RFC 6040 section 4.1).
+        let tos = match to.ip_tos & 3 {
+            0 => to.ip_tos | self.tos(&self.frame.outer).unwrap_or(0) & 3,
+            _ => to.ip_tos,
+        };
         let mut outer = Vec::new();
         outer.extend(
             to.eth_dst
@@ -159,14 +200,14 @@ impl Packet {
         outer.extend(to.eth_src.map_or(own, mac));
         match to.addresses {
             TunnelAddresses::V4 { src, dst } => {
-                outer.extend([8, 0, 0x45, to.ip_tos]);
+                outer.extend([8, 0, 0x45, tos]);
                 outer.extend((udp_len as u16 + 20).to_be_bytes());
                 outer.extend([0, 0, 0x40, 0, to.ip_ttl, 17, 0, 0]);
                 outer.extend(src.octets());
                 outer.extend(dst.octets());
             }
             TunnelAddresses::V6 { src, dst } => {
-                outer.extend([0x86, 0xdd, 0x60 | to.ip_tos >> 4, to.ip_tos << 4, 0, 0]);
+                outer.extend([0x86, 0xdd, 0x60 | tos >> 4, tos << 4, 0, 0]);
                 outer.extend((udp_len as u16).to_be_bytes());
                 outer.extend([17, to.ip_ttl]);
                 outer.extend(src.octets());
@@ -390,6 +431,18 @@ fn edit(packet: &mut Packet, action: &Action) -> Result<(), Dropped> {
         Action::SetTpDst { port } => {
             let at = packet.ports()? + 2;
             packet.set(at, &port.to_be_bytes());
+        }
+        Action::MacSwap => {
+            let (dst, src) = (packet.bytes[..6].to_vec(), packet.bytes[6..12].to_vec());
+            packet.set(0, &[src, dst].concat());
+        }
+        Action::SetIpv4Dscp { dscp } => {
+            packet.network_is(Network::Ipv4)?;
+            packet.set_tos(0xfc, (dscp.to_bits() as u8) << 2)?;
+        }
+        Action::SetIpv6Dscp { dscp } => {
+            packet.network_is(Network::Ipv6)?;
+            packet.set_tos(0xfc, (dscp.to_bits() as u8) << 2)?;
         }
         Action::DecTtl => {
             let at = packet.ttl()?;

@@ -349,7 +349,7 @@ fn encapsulation(seed: &mut Seed) -> String {
     format!(
         "vxlan_encap vni 9 ip_src {src} ip_dst {dst} udp_src {} udp_dst 4789 ip_tos {} ip_ttl {} eth_dst {}",
         seed.one_of(&PORTS),
-        seed.one_of(&[0, 0, 0x20]),
+        seed.one_of(&[0, 0, 0x20, 0x21]),
         seed.one_of(&[64, 9]),
         text_of(mac(9)),
     )
@@ -358,7 +358,7 @@ fn encapsulation(seed: &mut Seed) -> String {
 /// One action that changes the packet, if the drawn one fits what the pattern demands.
 fn edit(seed: &mut Seed, about: About, now: &mut Demanded) -> Option<String> {
     let station = text_of(mac(seed.below(6) as u8));
-    Some(match seed.below(14) {
+    Some(match seed.below(16) {
         0 => format!("set_mac_src mac_addr {station}"),
         1 => format!("set_mac_dst mac_addr {station}"),
         2 | 3 if now.v4 => format!("set_ipv4_src ipv4_addr {}", v4(seed)),
@@ -383,6 +383,9 @@ fn edit(seed: &mut Seed, about: About, now: &mut Demanded) -> Option<String> {
         11 if now.vlans > 0 => format!("of_set_vlan_vid vlan_vid {}", seed.one_of(&VIDS)),
         12 if now.vlans > 0 => format!("of_set_vlan_pcp vlan_pcp {}", seed.one_of(&[0, 3, 7])),
         13 => format!("mark id {}", seed.below(3)),
+        14 => "mac_swap".into(),
+        15 if now.v4 => format!("set_ipv4_dscp dscp_value {}", seed.one_of(&[0, 4, 63])),
+        15 if now.v6 => format!("set_ipv6_dscp dscp_value {}", seed.one_of(&[0, 4, 63])),
         _ => return None,
     })
 }
