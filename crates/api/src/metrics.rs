@@ -17,6 +17,11 @@ use tokio::time::timeout;
 
 use crate::method::State;
 
+/// A metric of a table: its name, its help, where its value is.
+type Column<'a, T> = (&'a str, &'a str, fn(&T) -> u64);
+/// A reason that connections are refused for, and how often.
+type Reason = (&'static str, fn(&ConnectionRefusals) -> u64);
+
 /// Most requests at a time.
 const CLIENTS_MAX: usize = 8;
 /// Longest head of a request.
@@ -172,7 +177,7 @@ impl Text {
         kind: &str,
         rows: &[T],
         labels: impl Fn(&T) -> Vec<(&'static str, String)>,
-        columns: &[(&str, &str, fn(&T) -> u64)],
+        columns: &[Column<'_, T>],
     ) {
         for (name, help, value) in columns {
             self.metric(name, kind, help);
@@ -429,7 +434,7 @@ fn connections(text: &mut Text, control: &Control) {
             ),
         ],
     );
-    let reasons: [(&str, fn(&ConnectionRefusals) -> u64); 8] = [
+    let reasons: [Reason; 8] = [
         ("invalid", |r| r.invalid),
         ("full", |r| r.full),
         ("zone-full", |r| r.zone_full),

