@@ -17,7 +17,7 @@ use std::time::Duration;
 /// What grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Axis {
-    /// Flows through [`RULES`] rules.
+    /// Flows through as many as the library curves have rules.
     Flows,
     /// Rules with one flow each.
     Rules,
@@ -108,7 +108,7 @@ pub struct Limits {
     pub peer_only: bool,
 }
 
-/// Times four from [`FIRST`] on, up to `most`.
+/// Times four from 1,024 on, up to `most`.
 pub fn sizes(most: u32) -> impl Iterator<Item = u32> {
     std::iter::successors(Some(FIRST), |size| size.checked_mul(4))
         .take_while(move |size| *size <= most)

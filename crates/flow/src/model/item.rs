@@ -57,7 +57,7 @@ type SetBytes = fn(&mut Item, Vec<u8>, Vec<u8>) -> Result<(), BytesError>;
 /// Where the value of a field is kept.
 #[derive(Debug)]
 pub enum Access {
-    /// In a [`Matched`] field of the item.
+    /// In a [`Matched`](super::matched::Matched) field of the item.
     Field {
         /// The value, or `None` if the item is of another type.
         get: fn(&Item) -> Option<ErasedMatch>,

@@ -1,7 +1,7 @@
 //! Memory for records that many threads read while one writes: words that never move, in chunks that are added and never taken away.
 //!
 //! All words are atomics, so a reader that comes too early or too late reads a wrong number, never a wrong place; who may read
-//! which record when is decided by versions and grace periods ([`super::writer`]).
+//! which record when is decided by versions and grace periods (`super::writer`).
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,6 @@
 //! What a rule does, with everything it names resolved: ports, meters, indirect objects, fields as bits of headers and of the key.
 //!
-//! From the flow model to these in [`build`]; nothing here touches a packet.
+//! From the flow model to these in `build`; nothing here touches a packet.
 
 mod build;
 mod modify;

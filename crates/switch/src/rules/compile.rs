@@ -1,6 +1,6 @@
 //! From a rule of the flow model to bits of the flow key and actions with their ports resolved.
 //!
-//! A pattern becomes a value under a mask (see [`pattern`](super::pattern)). A range becomes as many prefixes as it takes, so a rule may
+//! A pattern becomes a value under a mask (see `super::pattern`). A range becomes as many prefixes as it takes, so a rule may
 //! stand at several places.
 
 use sumeru_flow::Rule;

@@ -1,4 +1,4 @@
-//! Flow rules: compiled ([`compile`]), kept and published ([`RuleTable`]), and as an lcore sees them ([`RuleView`]).
+//! Flow rules: compiled ([`compile()`]), kept and published ([`RuleTable`]), and as an lcore sees them ([`RuleView`]).
 
 pub mod action;
 mod actions;
