@@ -178,8 +178,6 @@ pub struct Cache {
     victim: u32,
     salt: u32,
     limit: u32,
-    /// Some entry was about a connection.
-    tracks: bool,
     /// Where a sweep is, while one is under way.
     sweeping: Option<u32>,
 }
@@ -207,7 +205,6 @@ impl Cache {
             victim: 0,
             salt: 0,
             limit,
-            tracks: false,
             sweeping: None,
         }
     }
@@ -261,9 +258,7 @@ impl Cache {
             let line: *const u8 = std::ptr::from_ref(entry).cast();
             sumeru_virtio::slice::prefetch_read(line);
             sumeru_virtio::slice::prefetch_read(line.wrapping_add(64));
-            if self.tracks {
-                sumeru_virtio::slice::prefetch_read(line.wrapping_add(128));
-            }
+            sumeru_virtio::slice::prefetch_read(line.wrapping_add(128));
         }
     }
 
@@ -428,7 +423,6 @@ impl Cache {
             _ => 0,
         };
         ops.splice(..0, tracks.iter().skip(1).copied().map(Op::Track));
-        self.tracks |= !tracks.is_empty();
         let program = self.intern(ops, counter == 0 && tracks.is_empty());
         let (hash, near, far) = match self.tuples.get(number as usize) {
             Some(Some(tuple)) => tuple.split(key),

@@ -11,6 +11,8 @@ use crate::track::Track;
 
 /// Chains at first, as a power of two.
 const FIRST: u32 = 6;
+/// Entries that there is always room for.
+const FEW: u32 = 1024;
 /// The sender is not known.
 const NO_NETWORK: u32 = u32::MAX;
 /// Added to a network, which has 24 bits: the sender is that of the inner headers.
@@ -146,7 +148,7 @@ impl Table {
         self.entries = Vec::new();
         // Fewer entries make the cache smaller, not wrong.
         let mut room = limit as usize;
-        while self.entries.try_reserve_exact(room).is_err() && room > 1024 {
+        while self.entries.try_reserve_exact(room).is_err() && room > FEW as usize {
             room /= 2;
         }
         sumeru_engine::huge::advise(&self.entries);
@@ -210,8 +212,9 @@ impl Table {
             let next = entry.next;
             return Some(std::mem::replace(&mut self.free, next));
         }
-        // Never beyond what was reserved: that would move the entries.
-        if self.reserved() >= limit || self.entries.len() == self.entries.capacity() {
+        // Beyond what was reserved only while they are few: that moves the entries.
+        let full = self.entries.len() == self.entries.capacity() && self.reserved() >= FEW;
+        if self.reserved() >= limit.max(1) || full {
             return None;
         }
         self.entries.push(Entry::free());

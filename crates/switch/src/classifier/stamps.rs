@@ -12,7 +12,7 @@ use super::arena::zeroed;
 pub type Class = u32;
 
 /// Classes, as a power of two.
-const BITS: u32 = 20;
+const BITS: u32 = 22;
 /// The class that bears the stamp of every version.
 pub const EVERY_VERSION: Class = 0;
 

@@ -106,8 +106,9 @@ fn stages(mask: &FlowMask) -> Box<[Stage]> {
     wanted.set_word(OUTER_BASE, u64::MAX);
     wanted.set_word(OUTER_BASE + 1, u64::MAX);
     parts.push(wanted);
-    // Addresses of the network layer, byte by byte from the top. A key holds IPv4 in the low half.
-    for field in [Field::IpDst(outer), Field::IpSrc(outer)] {
+    // The address of the network layer that tells most, byte by byte from the top. A key holds IPv4 in the low half.
+    let fields = [Field::IpDst(outer), Field::IpSrc(outer)];
+    if let Some(field) = fields.into_iter().find(|field| mask.get(*field) != 0) {
         let own = mask.get(field);
         let lengths: &[u32] = if own >> 32 == 0 {
             &[104, 112, 120, 128]
@@ -182,7 +183,7 @@ impl Tuple {
         }
     }
 
-    /// The class of decisions that end at stage `stage` with this hash of its part.
+    /// The class of decisions that end at stage `stage`, at this cell of an index ([`Index::cell`]). An index of another size has other cells.
     #[inline]
     pub fn stage_class(&self, stage: usize, hash: u64) -> Class {
         class(
@@ -343,11 +344,19 @@ impl Index {
         let slots = (rules.saturating_mul(8) / 5).max(SLOTS).next_power_of_two();
         let counts = (0..stages)
             .map(|_| <[AtomicU32] as zerocopy::FromZeros>::new_box_zeroed_with_elems(slots).ok())
-            .collect::<Option<Vec<_>>>()?;
-        Some(Self {
-            slots: zeroed(slots)?,
-            counts,
-        })
+            .collect::<Option<Vec<Box<[AtomicU32]>>>>()?;
+        let slots = zeroed(slots)?;
+        // A page that is read before it is written is mapped twice, and the second time every core has to hear of it.
+        let page = 4096;
+        slots
+            .iter()
+            .step_by(page / 8)
+            .for_each(|slot| slot.store(FREE, Ordering::Relaxed));
+        let cells = counts
+            .iter()
+            .flat_map(|counts| counts.iter().step_by(page / 4));
+        cells.for_each(|count| count.store(0, Ordering::Relaxed));
+        Some(Self { slots, counts })
     }
 
     /// Rules that fit.
@@ -388,13 +397,22 @@ impl Index {
         }
     }
 
+    /// Where the rules with this hash of a stage's part are counted, together with others.
+    #[inline]
+    pub fn cell(&self, hash: u64) -> u64 {
+        hash & (self.slots.len() as u64 - 1)
+    }
+
+    /// Slots, and cells of each stage.
+    pub fn size(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Whether any rule agrees with a frame in the part that `stage` looks at; may say yes when none does.
     #[inline]
     pub fn may_match(&self, stage: usize, hash: u64) -> bool {
-        let count = self
-            .counts
-            .get(stage)
-            .and_then(|counts| counts.get(hash as usize & (counts.len() - 1)));
+        let cell = self.cell(hash) as usize;
+        let count = self.counts.get(stage).and_then(|counts| counts.get(cell));
         count.is_none_or(|count| count.load(Ordering::Acquire) != 0)
     }
 
@@ -408,16 +426,15 @@ impl Index {
         }
     }
 
-    /// Adds to the count of a stage; for the writer.
-    pub fn add(&self, stage: usize, hash: u64, by: i32) {
-        if let Some(counts) = self.counts.get(stage)
-            && let Some(count) = counts.get(hash as usize & (counts.len() - 1))
-        {
-            count.store(
-                count.load(Ordering::Relaxed).wrapping_add_signed(by),
-                Ordering::Release,
-            );
-        }
+    /// Adds to the count of a stage; for the writer. Answers whether nothing was counted before.
+    pub fn add(&self, stage: usize, hash: u64, by: i32) -> bool {
+        let cell = self.cell(hash) as usize;
+        let Some(count) = self.counts.get(stage).and_then(|counts| counts.get(cell)) else {
+            return true;
+        };
+        let before = count.load(Ordering::Relaxed);
+        count.store(before.wrapping_add_signed(by), Ordering::Release);
+        before == 0
     }
 
     /// Puts a record in; for the writer, who keeps the index from filling up. Answers whether a fresh slot was used.

@@ -170,7 +170,14 @@ impl Owned {
         if self.used < self.index.capacity() {
             return Ok(false);
         }
-        let index = Index::new(self.linked * 2 + 1, self.tuple.stages.len()).ok_or(Full::Memory)?;
+        let capacity = self.index.capacity();
+        // Of the same size if it is mostly slots that are no longer used: then nothing that rests on its cells is outdated.
+        let rules = match self.linked {
+            linked if linked * 2 >= capacity => linked * 2 + 1,
+            linked if linked < capacity / 16 => linked * 2 + 1,
+            _ => capacity,
+        };
+        let index = Index::new(rules, self.tuple.stages.len()).ok_or(Full::Memory)?;
         let mut used = 0;
         self.index.all(|record| {
             let hashes = self.hashes(&self.tuple.value(record));
@@ -300,10 +307,6 @@ impl Writer {
                     prefetch_read(self.stamps.address(owned.tuple.class(&rule.value)));
                     for (stage, hash) in hashes.stages.iter().enumerate() {
                         prefetch_read(owned.index.count_address(stage, *hash));
-                        prefetch_read(
-                            self.stamps
-                                .address(owned.tuple.stage_class(stage + 1, *hash)),
-                        );
                     }
                     hashes
                 });
@@ -329,7 +332,12 @@ impl Writer {
             .and_then(Option::as_mut)
             .ok_or(Full::Memory)?;
         let group = owned.tuple.group;
+        let size = owned.index.size();
         let mut listed = owned.grow()?;
+        if owned.index.size() != size {
+            // What decisions rested on is counted in other cells now.
+            self.stamps.stamp(group_class(group), version);
+        }
         let record = owned.take()?;
         let header = Header {
             priority: rule.priority,
@@ -344,9 +352,11 @@ impl Writer {
             .tuple
             .write(record, &header, &rule.value.masked(&owned.tuple.mask));
         for (stage, hash) in hashes.stages.iter().enumerate() {
-            owned.index.add(stage, *hash, 1);
-            self.stamps
-                .stamp(owned.tuple.stage_class(stage + 1, *hash), version);
+            // Decisions ended here only while nothing was counted.
+            if owned.index.add(stage, *hash, 1) {
+                let class = owned.tuple.stage_class(stage + 1, owned.index.cell(*hash));
+                self.stamps.stamp(class, version);
+            }
         }
         owned.used += usize::from(owned.index.insert(hashes.whole, record));
         self.stamps.stamp(owned.tuple.class(&rule.value), version);
