@@ -8,6 +8,7 @@ pub mod edit;
 pub mod egress;
 pub mod fdb;
 pub mod frame;
+mod interned;
 pub mod lane;
 pub mod link;
 pub mod net_header;

@@ -10,7 +10,7 @@ use crate::frame::{Frame, PortIndex};
 use crate::program::Op;
 use crate::rules::Parsing;
 use crate::stats::{Drop, DropReason};
-use crate::track::{Table, Track, Tracking};
+use crate::track::{Table, Track, Tracking, translation};
 use crate::translate::{Note, Tables, translate};
 use crate::worker::Traced;
 
@@ -127,21 +127,10 @@ impl Run<'_> {
             }
             Op::Drop(reason) => Err(*reason),
             Op::Consume => Err(Drop::Consumed.into()),
-            Op::Nat(number) => {
-                let track = self.tracks.get(usize::from(*number));
-                match (track, self.connections) {
-                    (
-                        Some(Track::Connection {
-                            conn, direction, ..
-                        }),
-                        Some(table),
-                    ) => match table.binding(*conn) {
-                        Some(binding) => edit::translate(frame, &binding, *direction),
-                        None => Ok(()),
-                    },
-                    _ => Ok(()),
-                }
-            }
+            Op::Nat(number) => match translation(self.tracks, *number, self.connections) {
+                Some((binding, direction)) => edit::translate(frame, &binding, direction),
+                None => Ok(()),
+            },
             Op::Sample(sample) => {
                 if let Err(reason) = self.all(&mut frame.clone(), &sample.ops) {
                     let text = format!("the copy: {}", reason.as_str());

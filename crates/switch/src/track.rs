@@ -5,8 +5,8 @@ use arrayvec::ArrayVec;
 use sumeru_packet::{Field, FlowKey, L3Kind, Layer, LayerLayout};
 
 use crate::conntrack::{
-    ConnRef, Conntrack, CtPacket, Direction, Family, Fragment, Fragments, Ports, Tuple, Verdict,
-    protocol,
+    ConnRef, Conntrack, CtPacket, Direction, Family, Fragment, Fragments, NatBinding, Ports, Tuple,
+    Verdict, protocol,
 };
 use crate::frame::Frame;
 
@@ -51,6 +51,31 @@ pub enum Table<'a> {
     Live(&'a mut Conntrack, &'a mut Fragments),
     /// For traces: nothing changes.
     Dry(&'a Conntrack),
+}
+
+impl Table<'_> {
+    /// The connections, to be looked at.
+    pub fn connections(&self) -> Option<&Conntrack> {
+        match self {
+            Table::Off => None,
+            Table::Live(table, _) => Some(table),
+            Table::Dry(table) => Some(table),
+        }
+    }
+}
+
+/// How frames of the connection that was looked up as number so many are translated, and which way they go.
+pub fn translation(
+    tracks: &[Track],
+    number: u8,
+    table: Option<&Conntrack>,
+) -> Option<(NatBinding, Direction)> {
+    match *tracks.get(usize::from(number))? {
+        Track::Connection {
+            conn, direction, ..
+        } => Some((table?.binding(conn)?, direction)),
+        Track::None { .. } => None,
+    }
 }
 
 /// What the slow path knows of a frame beside its key.
@@ -288,7 +313,7 @@ fn embedded(header: &[u8], at: usize) -> Option<Tuple> {
         let (kind, code) = (*header.get(l4)?, *header.get(l4 + 1)?);
         return Tuple::query(family, (src, dst), kind, code, u16_at(header, l4 + 4)?, 0);
     }
-    let (sport, dport) = if has_ports(proto) {
+    let (sport, dport) = if protocol::has_ports(proto) {
         (u16_at(header, l4)?, u16_at(header, l4 + 2)?)
     } else {
         (0, 0)
@@ -316,13 +341,6 @@ fn embedded_sequence(header: &[u8], at: usize) -> Option<u32> {
     } else {
         None
     }
-}
-
-fn has_ports(proto: u8) -> bool {
-    matches!(
-        proto,
-        protocol::TCP | protocol::UDP | protocol::SCTP | protocol::UDP_LITE | protocol::DCCP
-    )
 }
 
 /// What the IP headers say of a fragment.
@@ -385,7 +403,7 @@ pub fn tuple(key: &FlowKey, layer: Layer, zone: u16) -> Option<Tuple> {
         _ => return None,
     };
     let proto = key.get(Field::IpProto(layer)) as u8;
-    let ports = if has_ports(proto) {
+    let ports = if protocol::has_ports(proto) {
         (
             key.get(Field::L4Src(layer)) as u16,
             key.get(Field::L4Dst(layer)) as u16,

@@ -11,15 +11,13 @@
 
 mod table;
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use sumeru_packet::key::ActiveWords;
 use sumeru_packet::{FlowKey, FlowMask};
 
 use crate::classifier::{Class, MAX_CLASSES, Stamps};
 use crate::conntrack::ConnRef;
 use crate::frame::PortIndex;
+use crate::interned::Interned;
 use crate::program::Op;
 use crate::snapshot::NetworkId;
 use crate::track::{Track, Tracks};
@@ -117,13 +115,6 @@ struct PortMasks {
     tuples: Vec<u32>,
 }
 
-/// Operations that entries share.
-#[derive(Debug)]
-struct Program {
-    ops: Arc<[Op]>,
-    entries: u32,
-}
-
 /// Which level answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
@@ -166,9 +157,8 @@ pub struct Cache {
     table: Table,
     tuples: Vec<Option<Tuple>>,
     ports: Vec<PortMasks>,
-    programs: Vec<Option<Program>>,
-    free_programs: Vec<u32>,
-    interned: HashMap<Arc<[Op]>, u32>,
+    /// Operations that entries share.
+    programs: Interned<[Op]>,
     epoch: u64,
     /// Entries of an epoch before this one are void.
     oldest: u64,
@@ -195,9 +185,7 @@ impl Cache {
             table: Table::new(limit),
             tuples: Vec::new(),
             ports: Vec::new(),
-            programs: Vec::new(),
-            free_programs: Vec::new(),
-            interned: HashMap::new(),
+            programs: Interned::default(),
             epoch: 1,
             oldest: 1,
             version: 0,
@@ -391,11 +379,7 @@ impl Cache {
             return Hit::Output(entry.program as PortIndex);
         }
         let (counter, track) = (entry.counter.checked_sub(1), entry.track);
-        let program = self.programs.get(entry.program as usize);
-        let ops = match program {
-            Some(Some(program)) => &program.ops[..],
-            _ => &[],
-        };
+        let ops = self.programs.get(entry.program).unwrap_or_default();
         match track {
             Some(track) => Hit::Tracked(track, ops, counter),
             None => Hit::Run(ops, counter),
@@ -537,46 +521,16 @@ impl Cache {
         {
             return QUICK | u32::from(port);
         }
-        if let Some(number) = self.interned.get(&ops[..])
-            && let Some(Some(program)) = self.programs.get_mut(*number as usize)
-        {
-            program.entries += 1;
-            return *number;
+        match self.programs.take(&ops) {
+            Some(number) => number,
+            None => self.programs.add(ops.into()),
         }
-        let ops: Arc<[Op]> = ops.into();
-        let program = Program {
-            ops: ops.clone(),
-            entries: 1,
-        };
-        let number = match self.free_programs.pop() {
-            Some(number) => {
-                self.programs[number as usize] = Some(program);
-                number
-            }
-            None => {
-                self.programs.push(Some(program));
-                self.programs.len() as u32 - 1
-            }
-        };
-        self.interned.insert(ops, number);
-        number
     }
 
     /// One entry less runs a program.
     fn let_go(&mut self, number: u32) {
-        if number & QUICK != 0 {
-            return;
-        }
-        let Some(slot) = self.programs.get_mut(number as usize) else {
-            return;
-        };
-        if let Some(program) = slot {
-            program.entries -= 1;
-            if program.entries == 0 {
-                self.interned.remove(&program.ops);
-                *slot = None;
-                self.free_programs.push(number);
-            }
+        if number & QUICK == 0 {
+            self.programs.give(number);
         }
     }
 

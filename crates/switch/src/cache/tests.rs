@@ -98,11 +98,11 @@ fn programs_are_shared_and_counters_are_not() {
         cache.hit(third),
         Hit::Run([Op::Output(3)], Some(7))
     ));
-    assert_eq!(cache.interned.len(), 2);
+    assert_eq!(cache.programs.len(), 2);
     sweep(&mut cache);
     sweep(&mut cache);
     assert_eq!(
-        (cache.len(), cache.interned.len(), cache.masks()),
+        (cache.len(), cache.programs.len(), cache.masks()),
         (0, 0, 0)
     );
 }

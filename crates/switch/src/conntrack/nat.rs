@@ -116,13 +116,6 @@ pub(super) struct Probe {
     step: u64,
 }
 
-fn has_ports(proto: u8) -> bool {
-    matches!(
-        proto,
-        protocol::TCP | protocol::UDP | protocol::SCTP | protocol::UDP_LITE | protocol::DCCP
-    )
-}
-
 fn check(range: &NatRange, family: Family) -> Result<(), Refusal> {
     let ports = range.ports.is_none_or(|(first, last)| first <= last);
     if range.min > range.max || !family.holds(range.max) || !ports {
@@ -194,7 +187,9 @@ impl Conntrack {
                 search.reply.src = addresses(destination, hash)
                     .next()
                     .ok_or(Refusal::NatRange)?;
-                if let Some((first, last)) = destination.ports.filter(|_| has_ports(tuple.proto))
+                if let Some((first, last)) = destination
+                    .ports
+                    .filter(|_| protocol::has_ports(tuple.proto))
                     && (destination.random || !(first..=last).contains(&reply.sport))
                 {
                     search.reply.sport = first + (hash % (u64::from(last - first) + 1)) as u16;
@@ -238,7 +233,7 @@ impl Conntrack {
         };
         let (first, last) = match range.ports {
             _ if reply.is_query() && side == Side::Source => range.ports.unwrap_or((0, u16::MAX)),
-            _ if !has_ports(reply.proto) => (wanted, wanted),
+            _ if !protocol::has_ports(reply.proto) => (wanted, wanted),
             Some(ports) => ports,
             None if side == Side::Destination => (wanted, wanted),
             None if wanted < 1024 => (1, 1023),

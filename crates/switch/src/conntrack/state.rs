@@ -218,16 +218,6 @@ pub mod ct_state {
     pub const SNAT: u8 = 0x40;
     /// Its destination is translated.
     pub const DNAT: u8 = 0x80;
-
-    /// The bits by name, as the `ct` item writes them.
-    pub fn names(state: u8) -> String {
-        const NAMES: [&str; 8] = ["new", "est", "rel", "rpl", "inv", "trk", "snat", "dnat"];
-        let set = NAMES
-            .iter()
-            .enumerate()
-            .filter(|(bit, _)| state >> bit & 1 == 1);
-        set.map(|(_, name)| format!("+{name}")).collect()
-    }
 }
 
 /// DPDK's packet state bits (`RTE_FLOW_CONNTRACK_PKT_STATE_*`).

@@ -21,6 +21,11 @@ pub mod protocol {
     pub const SCTP: u8 = 132;
     /// UDP-Lite.
     pub const UDP_LITE: u8 = 136;
+
+    /// Whether the protocol's header begins with two ports.
+    pub const fn has_ports(proto: u8) -> bool {
+        matches!(proto, TCP | UDP | SCTP | UDP_LITE | DCCP)
+    }
 }
 
 /// Address family.

@@ -13,7 +13,7 @@ use crate::program::{Choice, Op, Sample};
 use crate::qos::meter::Colour;
 use crate::qos::meter_table::{MeterAction, MeterId};
 use crate::stats::{Drop, DropReason, Stage};
-use crate::track::Track;
+use crate::track::{Track, translation};
 
 /// What one operation leaves for those behind it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -190,19 +190,12 @@ impl Lane {
 
     /// Rewrites a frame as its connection says.
     fn translate(&mut self, index: usize, tracks: &[Track], number: u8) -> Result<(), DropReason> {
+        let table = self
+            .connections
+            .as_deref()
+            .map(|connections| &connections.table);
+        let rewrite = translation(tracks, number, table);
         let frame = &mut self.frames[index];
-        let rewrite = match (tracks.get(usize::from(number)), &self.connections) {
-            (
-                Some(Track::Connection {
-                    conn, direction, ..
-                }),
-                Some(connections),
-            ) => connections
-                .table
-                .binding(*conn)
-                .map(|binding| (binding, *direction)),
-            _ => None,
-        };
         match rewrite {
             Some((binding, direction)) => edit::translate(frame, &binding, direction),
             None => Err(Drop::Action.into()),

@@ -1,12 +1,12 @@
 //! What rules do, by number, where lcores can read it while control adds and removes.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 
 use super::{ActionList, RuleAction};
 use crate::classifier::arena::{CHUNKS, chunk_len, locate};
+use crate::interned::Interned;
 
 type Cell = ArcSwapOption<ActionList>;
 
@@ -48,9 +48,7 @@ impl ActionTable {
 #[derive(Debug, Default)]
 pub struct Actions {
     shared: Arc<ActionTable>,
-    numbers: HashMap<Arc<ActionList>, u32>,
-    lists: Vec<Option<(Arc<ActionList>, u32)>>,
-    free: Vec<u32>,
+    lists: Interned<ActionList>,
 }
 
 impl Actions {
@@ -61,50 +59,28 @@ impl Actions {
 
     /// The number of a list, for one more rule.
     pub fn take(&mut self, list: &ActionList) -> u32 {
-        if let Some(number) = self.numbers.get(list).copied() {
-            self.again(number);
-            return number;
-        }
-        let list = Arc::new(list.clone());
-        let number = self.free.pop().unwrap_or(self.lists.len() as u32);
-        let entry = Some((list.clone(), 1));
-        match self.lists.get_mut(number as usize) {
-            Some(free) => *free = entry,
-            None => self.lists.push(entry),
-        }
-        self.shared.set(number, Some(list.clone()));
-        self.numbers.insert(list, number);
-        number
+        self.lists.take(list).unwrap_or_else(|| {
+            let list = Arc::new(list.clone());
+            let number = self.lists.add(list.clone());
+            self.shared.set(number, Some(list));
+            number
+        })
     }
 
     /// One more rule with this number.
     pub fn again(&mut self, number: u32) {
-        if let Some(Some((_, rules))) = self.lists.get_mut(number as usize) {
-            *rules += 1;
-        }
+        self.lists.again(number);
     }
 
     /// A rule with this number is gone, for readers too.
     pub fn give(&mut self, number: u32) {
-        let Some(slot) = self.lists.get_mut(number as usize) else {
-            return;
-        };
-        if let Some((list, rules)) = slot {
-            *rules -= 1;
-            if *rules == 0 {
-                self.numbers.remove(list);
-                *slot = None;
-                self.shared.set(number, None);
-                self.free.push(number);
-            }
+        if self.lists.give(number) {
+            self.shared.set(number, None);
         }
     }
 
     /// What is done under a number.
     pub fn list(&self, number: u32) -> &[RuleAction] {
-        match self.lists.get(number as usize) {
-            Some(Some((list, _))) => list,
-            _ => &[],
-        }
+        self.lists.get(number).map_or(&[], |list| list)
     }
 }

@@ -14,7 +14,7 @@ use crate::qos::bucket::Rate;
 use crate::qos::meter::{Marker, Profile};
 use crate::qos::meter_table::{ColourCount, MeterAction, MeterId, MeterStats, Policy};
 use crate::rules::queue::lock;
-use crate::rules::{Aged, Answer, Context, RuleError};
+use crate::rules::{Aged, Answer, Context, RuleError, RuleTable};
 
 /// A profile of the model as the engine has it. `aware`: the colour that an earlier meter gave counts.
 fn profile(profile: &MeterProfile, aware: bool) -> Result<Profile, SwitchError> {
@@ -168,14 +168,12 @@ impl Switch {
     /// [`RuleError::ObjectExists`], and whatever a rule with the action would be refused for.
     pub fn create_indirect(
         &mut self,
-        (port, id): (PortIndex, u32),
+        name: (PortIndex, u32),
         action: &IndirectAction,
     ) -> Result<(), SwitchError> {
-        let resolve = |wanted: &PortRef| self.resolve(wanted);
-        let resolve = &resolve;
-        let context = Context { port, id, resolve };
-        lock(&self.rules).create_indirect(action, &context)?;
-        self.publish_rules()
+        self.change_indirect(name, |rules, context| {
+            rules.create_indirect(action, context)
+        })
     }
 
     /// Gives an indirect action other arguments: the rules that name it do the new thing from the next frame on.
@@ -184,13 +182,22 @@ impl Switch {
     /// [`RuleError::NoObject`], [`RuleError::ObjectKind`], and whatever a rule with the action would be refused for.
     pub fn update_indirect(
         &mut self,
-        (port, id): (PortIndex, u32),
+        name: (PortIndex, u32),
         action: &IndirectAction,
+    ) -> Result<(), SwitchError> {
+        self.change_indirect(name, |rules, context| {
+            rules.update_indirect(action, context)
+        })
+    }
+
+    fn change_indirect(
+        &mut self,
+        (port, id): (PortIndex, u32),
+        change: impl FnOnce(&mut RuleTable, &Context<'_>) -> Result<(), RuleError>,
     ) -> Result<(), SwitchError> {
         let resolve = |wanted: &PortRef| self.resolve(wanted);
         let resolve = &resolve;
-        let context = Context { port, id, resolve };
-        lock(&self.rules).update_indirect(action, &context)?;
+        change(&mut lock(&self.rules), &Context { port, id, resolve })?;
         self.publish_rules()
     }
 

@@ -1,5 +1,6 @@
 //! Connections in the slow path: the state that rules match, new connections, translation.
 
+use sumeru_flow::model::CtState;
 use sumeru_packet::{Field, FlowKey, Layer, Part};
 
 use super::Walk;
@@ -206,11 +207,8 @@ impl Walk<'_> {
     }
 
     fn verdict(&self, (conn, direction): (ConnRef, Direction)) -> Verdict {
-        match &self.tracking.table {
-            Table::Live(table, _) => table.verdict(conn, direction),
-            Table::Dry(table) => table.verdict(conn, direction),
-            Table::Off => Verdict::STALE,
-        }
+        let table = self.tracking.table.connections();
+        table.map_or(Verdict::STALE, |table| table.verdict(conn, direction))
     }
 
     /// Makes the connection if there is none, and changes its mark and label.
@@ -272,17 +270,13 @@ impl Walk<'_> {
     fn show(&mut self, zone: u16, verdict: Verdict, found: Option<(ConnRef, Direction)>) {
         let (mut mark, mut label) = (0, 0);
         if let Some((conn, _)) = found {
-            let table = match &self.tracking.table {
-                Table::Live(table, _) => Some(&**table),
-                Table::Dry(table) => Some(*table),
-                Table::Off => None,
-            };
+            let table = self.tracking.table.connections();
             mark = table.and_then(|table| table.mark(conn)).unwrap_or(0);
             label = table.and_then(|table| table.label(conn)).unwrap_or(0);
         }
         self.note(
             "conntrack",
-            format_args!("zone {zone}: {}", ct_state::names(verdict.state())),
+            format_args!("zone {zone}: {}", set_bits(verdict.state())),
         );
         for (field, value) in [
             (Field::CtState, verdict.state().into()),
@@ -297,12 +291,8 @@ impl Walk<'_> {
 
     /// Rewrites the frame as its connection says.
     fn translate(&mut self, conn: ConnRef, direction: Direction, number: usize) {
-        let binding = match &self.tracking.table {
-            Table::Live(table, _) => table.binding(conn),
-            Table::Dry(table) => table.binding(conn),
-            Table::Off => None,
-        };
-        let Some(binding) = binding else {
+        let table = self.tracking.table.connections();
+        let Some(binding) = table.and_then(|table| table.binding(conn)) else {
             return;
         };
         let rewrite = *binding.rewrite(direction);
@@ -323,6 +313,13 @@ impl Walk<'_> {
             self.write_bits(Field::L4Extra(OUTER), bits, u128::from(id) << ident.shift);
         }
     }
+}
+
+/// The bits of a state that are set, by the names that the `ct` item has for them.
+fn set_bits(state: u8) -> String {
+    let names = CtState::NAMES.iter().enumerate();
+    let set = names.filter(|(bit, _)| state >> bit & 1 == 1);
+    set.map(|(_, name)| format!("+{name}")).collect()
 }
 
 fn is_icmp(key: &FlowKey) -> bool {

@@ -8,7 +8,7 @@ use crate::edit;
 use crate::frame::Frame;
 use crate::program::Op;
 use crate::stats::{Drop, DropReason};
-use crate::track::{Facts, Table, Track};
+use crate::track::{Facts, translation};
 
 /// A mask with these bits of a field.
 pub(super) fn bits_of(field: Field, bits: u128) -> FlowMask {
@@ -129,17 +129,9 @@ impl Walk<'_> {
         let Op::Nat(number) = op else {
             return edit::apply(frame, op);
         };
-        let track = self.out.tracks.get(usize::from(*number));
-        if let Some(Track::Connection {
-            conn, direction, ..
-        }) = track
-            && let Some(binding) = match &self.tracking.table {
-                Table::Live(table, _) => table.binding(*conn),
-                Table::Dry(table) => table.binding(*conn),
-                Table::Off => None,
-            }
-        {
-            return edit::translate(frame, &binding, *direction);
+        let table = self.tracking.table.connections();
+        if let Some((binding, direction)) = translation(&self.out.tracks, *number, table) {
+            return edit::translate(frame, &binding, direction);
         }
         Err(Drop::Action.into())
     }
