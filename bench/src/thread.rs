@@ -72,10 +72,12 @@ impl Drop for Raised {
     }
 }
 
-/// A kernel without autogroups has no such file and needs none.
+/// A kernel without autogroups has no such file and needs none; nor does a process that never got a session of its own
+/// (`setsid`): it is in the root group, whose weight cannot be changed (EINVAL) and whose threads compete by their own.
 fn write_autogroup(path: &str, nice: i32) -> io::Result<()> {
+    use io::ErrorKind::{InvalidInput, NotFound};
     match std::fs::write(path, nice.to_string()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(error) if !matches!(error.kind(), NotFound | InvalidInput) => Err(error),
         _ => Ok(()),
     }
 }
@@ -198,5 +200,17 @@ impl Watch {
                 format!("process {} is gone", self.pid),
             )
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_in_the_root_group_or_without_autogroups_needs_no_weight() {
+        // The first process and kernel threads never called setsid.
+        write_autogroup("/proc/1/autogroup", 0).unwrap();
+        write_autogroup("/proc/self/no-such-file", 0).unwrap();
     }
 }
