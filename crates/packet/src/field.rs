@@ -250,6 +250,8 @@ pub enum Field {
     Tag3,
     /// What rte_flow's conntrack item matches: its packet state flags; set by connection tracking. 8 bits.
     ConntrackItem,
+    /// Port the frame is about to leave by, plus one; 0 while that is not decided. Set by the caller. 16 bits.
+    OutPort,
     /// Bytes 4 to 12 of the L4 header as far as the header has them, zero beyond; see [`Part`]. Extra. 64 bits.
     L4Extra(Layer),
     /// What the IP header holds besides; see [`Part`]. Extra. 64 bits.
@@ -376,6 +378,7 @@ impl Field {
             Field::Tag2 => at(22, 0, 32),
             Field::Tag3 => at(23, 32, 32),
             Field::ConntrackItem => at(23, 0, 8),
+            Field::OutPort => at(23, 16, 16),
             Field::L4Extra(l) => at(L4_EXTRA + l as usize, 0, 64),
             Field::IpExtra(l) => at(IP_EXTRA + l as usize, 0, 64),
             Field::NdTarget => at(ND_TARGET, 0, 128),
@@ -400,7 +403,7 @@ impl Field {
 
     /// Every field in key order, without [`Field::ArpSha`] and [`Field::ArpTha`] whose bits are [`Field::NdTarget`]'s;
     /// for printing keys and for tests.
-    pub const ALL: [Field; 67] = {
+    pub const ALL: [Field; 68] = {
         use Layer::{Inner, Outer};
         [
             Field::InPort,
@@ -451,6 +454,7 @@ impl Field {
             Field::Tag2,
             Field::Tag3,
             Field::ConntrackItem,
+            Field::OutPort,
             Field::L4Extra(Outer),
             Field::L4Extra(Inner),
             Field::IpExtra(Outer),
@@ -507,6 +511,7 @@ impl Field {
             Field::Tag2 => "tag2",
             Field::Tag3 => "tag3",
             Field::ConntrackItem => "conntrack_item",
+            Field::OutPort => "out_port",
             Field::L4Extra(_) => "l4_extra",
             Field::IpExtra(_) => "ip_extra",
             Field::NdTarget => "nd_target",

@@ -19,7 +19,7 @@
 //! | 19, 20 | ct_label | | | |
 //! | 21 | meta | meta | tag0 | tag0 |
 //! | 22 | tag1 | tag1 | tag2 | tag2 |
-//! | 23 | tag3 | tag3 | – | conntrack item (7..0) |
+//! | 23 | tag3 | tag3 | out_port | conntrack item (7..0) |
 //! | 24, 25 | l4_extra, outer and inner | | | |
 //! | 26, 27 | ip_extra, outer and inner | | | |
 //! | 28, 29 | nd_target, or ARP sender's (28) and target's (29) MAC address | | | |

@@ -63,13 +63,27 @@ pub enum Source {
     Bits(Layer, Bits),
 }
 
-/// What is done with a copy of one frame in so many.
+/// What is done with a copy of one frame in so many: a sample, or one of several receivers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sample {
     /// One in this many; never 0.
     pub ratio: u32,
-    /// What is done: encapsulations, then an output.
+    /// What is done; with an output at the end, or a drop of the copy alone.
     pub ops: Box<[Op]>,
+    /// More becomes of the copy's headers than that others are put in front.
+    pub edits: bool,
+}
+
+impl Sample {
+    /// A copy of one frame in `ratio`.
+    pub fn new(ratio: u32, ops: Vec<Op>) -> Self {
+        let edits = !ops.iter().all(Op::keeps_headers);
+        Self {
+            ratio: ratio.max(1),
+            ops: ops.into(),
+            edits,
+        }
+    }
 }
 
 /// Which of a guest's receive queues.
@@ -79,6 +93,22 @@ pub enum Choice {
     Queue(u16),
     /// That of those which are open to which a hash leads.
     Hash(u32),
+}
+
+impl Op {
+    /// Whether the headers are what they were once those that were put in front are taken off.
+    fn keeps_headers(&self) -> bool {
+        matches!(
+            self,
+            Op::Count(_)
+                | Op::Colour(_)
+                | Op::Queue(_)
+                | Op::Spread(_)
+                | Op::Encapsulate(_)
+                | Op::Output(_)
+                | Op::Drop(_)
+        )
+    }
 }
 
 /// One operation on a frame.

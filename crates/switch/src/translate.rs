@@ -14,8 +14,8 @@ use crate::cache::Rests;
 use crate::classifier::Classes;
 use crate::fdb::{Fdb, Target, change_of};
 use crate::frame::PortIndex;
-use crate::program::Op;
-use crate::rules::{RuleView, name_from};
+use crate::program::{Op, Sample};
+use crate::rules::{EGRESS_START, RuleView, name_from};
 use crate::snapshot::{NetworkId, NetworkView, Snapshot};
 use crate::stats::Drop;
 use crate::track::{Tracking, Tracks};
@@ -30,7 +30,7 @@ mod tunnel;
 use act::Next;
 use seen::Seen;
 
-/// Rules that one frame may meet by jumping from group to group.
+/// Rules that one frame may meet by jumping from group to group, on its way in and again on its way to each port.
 const MAX_JUMPS: usize = 16;
 
 /// One step of a trace.
@@ -99,6 +99,10 @@ struct Walk<'a> {
     seen: Seen,
     /// The frame's fate is decided, whatever rules say.
     over: bool,
+    /// Rules that it may still meet.
+    jumps: usize,
+    /// It has met the rules of where it came from, and is about to leave by a port.
+    leaving: bool,
     notes: Option<&'a mut Vec<Note>>,
     out: Translation,
 }
@@ -128,6 +132,8 @@ impl<'a> Walk<'a> {
             came: key,
             seen: Seen::new(),
             over: false,
+            jumps: MAX_JUMPS,
+            leaving: false,
             notes,
             out: Translation {
                 ops: Vec::with_capacity(4),
@@ -168,7 +174,7 @@ impl Walk<'_> {
             "ingress",
             format_args!("port {} ({})", port.name, port.index),
         );
-        if self.rules() || self.over {
+        if self.rules(0) || self.over {
             return;
         }
         if self.tables.snapshot.isolated.contains(&in_port) {
@@ -183,30 +189,35 @@ impl Walk<'_> {
         }
     }
 
-    /// Runs the rules from group 0 on; true when one decided where the frame goes.
-    fn rules(&mut self) -> bool {
+    /// Runs the rules from a group on; true when one decided where the frame goes.
+    fn rules(&mut self, start: u32) -> bool {
         let rules = self.tables.rules;
-        let mut group = 0;
-        for _ in 0..MAX_JUMPS {
+        let mut group = start;
+        while self.jumps > 0 {
+            self.jumps -= 1;
             let found = self.meet(group);
             if self.over {
                 return true;
             }
             let Some(found) = found else {
-                if !rules.rules.is_empty() {
+                if group == EGRESS_START {
+                    self.note("rules", format_args!("no egress rule of group 0 matches"));
+                } else if !rules.rules.is_empty() {
                     self.note("rules", format_args!("no rule of group {group} matches"));
                 }
                 return false;
             };
+            let shown = if group == EGRESS_START { 0 } else { group };
             let (port, id) = name_from(found.name);
             self.note(
                 "rules",
                 format_args!(
-                    "rule {id} of port {port} (group {group}, priority {})",
+                    "rule {id} of port {port} (group {shown}, priority {})",
                     found.priority
                 ),
             );
             match self.apply(&found) {
+                Next::Group(0) => group = start,
                 Next::Group(next) => group = next,
                 Next::Pass => return false,
                 Next::Over => return true,
@@ -359,17 +370,17 @@ impl Walk<'_> {
         self.out.ops.push(Op::Flood(network.id));
         for port in &network.ports {
             if from != Target::Port(*port) {
-                self.output(*port);
+                let ops = self.apart(|walk| walk.output(*port));
+                self.deliver(ops);
             }
         }
         if !matches!(from, Target::Remote(_)) {
             for remote in &network.remotes {
-                let before = self.out.ops.len();
-                if self.tunnel(network.id, *remote) {
-                    self.out.ops.push(Op::Unwrap);
-                } else {
-                    // The others still get it; this remote's turn comes when it is resolved.
-                    self.out.ops.truncate(before);
+                let mut reached = false;
+                let ops = self.apart(|walk| reached = walk.tunnel(network.id, *remote));
+                // The others still get it; this remote's turn comes when it is resolved.
+                if reached {
+                    self.deliver(ops);
                 }
             }
         }
@@ -386,12 +397,54 @@ impl Walk<'_> {
         }
     }
 
+    /// What is done with a copy, which changes nothing for the frame itself.
+    fn apart(&mut self, act: impl FnOnce(&mut Self)) -> Vec<Op> {
+        let (key, seen, facts) = (self.key, self.seen.clone(), self.tracking.facts);
+        let start = self.out.ops.len();
+        act(self);
+        (self.key, self.seen, self.tracking.facts) = (key, seen, facts);
+        self.over = false;
+        self.out.ops.split_off(start)
+    }
+
+    /// Sends one of several copies on its way.
+    fn deliver(&mut self, mut ops: Vec<Op>) {
+        match ops[..] {
+            [] => {}
+            [Op::Output(_)] => self.out.ops.append(&mut ops),
+            [Op::Encapsulate(_), Op::Output(_)] => {
+                self.out.ops.append(&mut ops);
+                self.out.ops.push(Op::Unwrap);
+            }
+            _ => self.out.ops.push(Op::Sample(Box::new(Sample::new(1, ops)))),
+        }
+    }
+
+    /// Sends the frame to a port, unless the rules about what leaves by it say otherwise.
     fn output(&mut self, port: PortIndex) {
         match self.tables.snapshot.port(port) {
             Some(view) => self.note("egress", format_args!("port {} ({port})", view.name)),
             None => self.note("egress", format_args!("port {port}, which does not exist")),
         }
+        if self.tables.rules.leaving && !self.may_leave(port) {
+            return;
+        }
         self.out.ops.push(Op::Output(port));
+    }
+
+    /// Runs the rules about what leaves by a port; false when they decided otherwise. A frame that they send to another port meets the rules of that one,
+    /// with as many jumps as are left.
+    fn may_leave(&mut self, port: PortIndex) -> bool {
+        let (jumps, leaving) = (self.jumps, self.leaving);
+        if !leaving {
+            (self.jumps, self.leaving) = (MAX_JUMPS, true);
+        }
+        self.write(Field::OutPort, u128::from(port) + 1);
+        let decided = self.rules(EGRESS_START);
+        if !leaving {
+            (self.jumps, self.leaving) = (jumps, false);
+        }
+        !decided && !self.over
     }
 }
 

@@ -354,7 +354,7 @@ proptest! {
             }
             // What rules leave of the frame is what they take it for.
             let mut walk = Walk::new(tables, &key, tracking(), None);
-            walk.rules();
+            walk.rules(0);
             let retargeted = walk.out.ops.iter().any(|op| matches!(op, Op::SetL4Dst(_)));
             if let Some(after) = carried_out(&frame, &walk.out.ops) && !retargeted && !walk.seen.is_unknown(&FlowMask::EXACT) {
                 for word in 2..18 {

@@ -92,7 +92,7 @@ impl Lane {
                 Ok(())
             }
             Op::Sample(sample) => {
-                self.sample(index, tracks, sample, *marks);
+                self.sample(index, tracks, sample, marks.colour);
                 Ok(())
             }
             op => self.edit(index, op),
@@ -156,16 +156,21 @@ impl Lane {
     }
 
     /// Does something with a copy of the frame if its turn has come; the frame is as before then.
-    fn sample(&mut self, index: usize, tracks: &[Track], sample: &Sample, mut marks: Marks) {
+    fn sample(&mut self, index: usize, tracks: &[Track], sample: &Sample, colour: Colour) {
         if sample.ratio > 1 && !self.chance(sample.ratio) {
             return;
         }
+        let mut marks = Marks {
+            colour,
+            queue: None,
+        };
         let frame = &self.frames[index];
+        let whole = sample.edits.then(|| frame.clone());
         let before = (frame.layout, frame.offload, frame.len, frame.header.len());
         for op in &sample.ops {
             match op {
                 Op::Output(port) => {
-                    self.output(index, *port, None, false);
+                    self.output(index, *port, marks.queue, false);
                 }
                 // What cannot be done to the copy is counted like any other frame's drop.
                 op => {
@@ -175,7 +180,10 @@ impl Lane {
                 }
             }
         }
-        restore(&mut self.frames[index], before);
+        match whole {
+            Some(whole) => self.frames[index] = whole,
+            None => restore(&mut self.frames[index], before),
+        }
     }
 
     /// True once in so many times, by chance (xorshift, Marsaglia 2003), so that nothing that repeats is always or never met.

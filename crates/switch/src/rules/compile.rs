@@ -17,6 +17,9 @@ use crate::frame::PortIndex;
 /// Most places of a rule.
 pub const MAX_PLACES: usize = 1024;
 
+/// Where rules with the attribute `egress` of group 0 stand: what a frame that is about to leave by a port meets first.
+pub const EGRESS_START: u32 = u32::MAX;
+
 /// A compiled rule.
 #[derive(Debug)]
 pub struct CompiledRule {
@@ -67,14 +70,20 @@ pub fn compile_with(
 ) -> Result<CompiledRule, RuleError> {
     objects.resolved(rule, context.port)?.validate()?;
     let attributes = &rule.attributes;
-    if attributes.egress {
+    if attributes.egress && attributes.ingress {
         return Err(RuleError::Unsupported {
-            what: "attribute egress",
-            expected: "write the rule on the port where packets come in (ingress), or as transfer",
+            what: "a rule for both directions",
+            expected: "one rule with attribute ingress and one with attribute egress",
+        });
+    }
+    if attributes.group == EGRESS_START {
+        return Err(RuleError::Unsupported {
+            what: "group 4294967295",
+            expected: "a group below",
         });
     }
     let mut pattern = Pattern::default();
-    let mut in_port = (!attributes.transfer).then_some(context.port);
+    let mut in_port = attributes.ingress.then_some(context.port);
     for (position, item) in rule.pattern.iter().enumerate() {
         match item {
             Item::PortId { port } | Item::RepresentedPort { port } => {
@@ -98,12 +107,19 @@ pub fn compile_with(
     if let Some(port) = in_port {
         pattern.require("represented_port", Field::InPort, u128::MAX, port.into())?;
     }
+    if attributes.egress {
+        let port = u128::from(context.port) + 1;
+        pattern.require("represented_port", Field::OutPort, u128::MAX, port)?;
+    }
     let done = action::compile(&rule.actions, context, objects)?;
     let Compiled { places, extracts } = pattern.finish()?;
     Ok(CompiledRule {
         name: (context.port, context.id),
         priority: attributes.priority,
-        group: attributes.group,
+        group: match (attributes.group, attributes.egress) {
+            (0, true) => EGRESS_START,
+            (group, _) => group,
+        },
         places,
         extracts,
         actions: done.list,

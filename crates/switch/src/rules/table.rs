@@ -14,7 +14,7 @@ use super::actions::{ActionTable, Actions};
 use super::ageing::{Aged, Ageing, Subject};
 use super::extract::{Extracts, Slots, exchange};
 use super::objects::{Objects, SharedLists, Use};
-use super::{ActionList, CompiledRule, RuleAction, RuleError};
+use super::{ActionList, CompiledRule, EGRESS_START, RuleAction, RuleError};
 use crate::classifier::arena::CounterArena;
 use crate::classifier::{Full, NewRule, Released, RuleRef, TupleId, View, Writer};
 use crate::frame::PortIndex;
@@ -33,7 +33,9 @@ pub struct RuleView {
     pub tracks: bool,
     /// Some rule replaces headers, so that more of a frame may have to be looked at than at first.
     pub replaces: bool,
-    /// Grows when an indirect action becomes another: whatever was decided by it is outdated.
+    /// Some rule is about what leaves by a port.
+    pub leaving: bool,
+    /// Grows when an indirect action becomes another, and with the first rule about what leaves: whatever was decided is outdated.
     pub generation: u64,
     /// What the parser fetches for them.
     pub extracts: Extracts,
@@ -111,6 +113,7 @@ pub struct RuleTable {
     /// Some rule tracked connections; the table that they are in stays.
     tracks: bool,
     replaces: bool,
+    leaving: bool,
 }
 
 /// Whether some action, or one inside of it, is as wanted.
@@ -170,6 +173,7 @@ impl Default for RuleTable {
                 rules,
                 tracks: false,
                 replaces: false,
+                leaving: false,
                 generation: 0,
                 extracts: Extracts::default(),
                 actions: actions.shared(),
@@ -185,6 +189,7 @@ impl Default for RuleTable {
             generation: 0,
             tracks: false,
             replaces: false,
+            leaving: false,
         }
     }
 }
@@ -290,6 +295,7 @@ impl RuleTable {
             return Err(fault.into());
         }
         self.note(&rule.actions);
+        self.note_group(rule.group);
         rule.uses.iter().for_each(|used| self.objects.take(*used));
         named.uses = rule.uses.clone().into();
         if let (Some(age), Some(counter)) = (rule.age, counter) {
@@ -303,6 +309,14 @@ impl RuleTable {
     pub(super) fn note(&mut self, actions: &[RuleAction]) {
         self.tracks |= any(actions, |action| matches!(action, RuleAction::Ct(_)));
         self.replaces |= any(actions, |action| matches!(action, RuleAction::Replace(_)));
+    }
+
+    /// Nobody has looked for rules about what leaves as long as there was none.
+    fn note_group(&mut self, group: u32) {
+        if group == EGRESS_START && !self.leaving {
+            self.leaving = true;
+            self.outdate();
+        }
     }
 
     /// A counter that no rule has, for an indirect action.
@@ -320,7 +334,7 @@ impl RuleTable {
         self.counters.read(counter)
     }
 
-    /// Whatever was decided by an indirect action is outdated with the next publication.
+    /// Whatever was decided is outdated with the next publication.
     pub(super) fn outdate(&mut self) {
         self.generation += 1;
     }
@@ -377,6 +391,7 @@ impl RuleTable {
         // Both stay as long as the table does; there are few kinds of rules.
         self.writer.pin(tuple);
         self.note(actions);
+        self.note_group(group);
         Ok(Shape {
             tuple,
             priority,
@@ -512,6 +527,7 @@ impl RuleTable {
             rules,
             tracks: self.tracks,
             replaces: self.replaces,
+            leaving: self.leaving,
             generation: self.generation,
             extracts: self.slots.current(),
             actions: self.actions.shared(),

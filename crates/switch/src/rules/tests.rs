@@ -86,8 +86,11 @@ fn what_cannot_be_done_is_refused_by_name() {
         "flow create 0 ingress pattern eth / end actions represented_port ethdev_port_id 9 / end",
     );
     assert!(error.contains("port 9"), "{error}");
-    let error = refusal("flow create 0 egress pattern eth / end actions drop / end");
-    assert!(error.contains("egress"), "{error}");
+    let error = refusal("flow create 0 ingress egress pattern eth / end actions drop / end");
+    assert!(error.contains("both directions"), "{error}");
+    let error =
+        refusal("flow create 0 ingress group 4294967295 pattern eth / end actions drop / end");
+    assert!(error.contains("group 4294967295"), "{error}");
 }
 
 #[test]

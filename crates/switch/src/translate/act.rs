@@ -258,16 +258,13 @@ impl Walk<'_> {
 
     /// What is done with copies changes nothing for the frame itself.
     fn sample(&mut self, ratio: u32, actions: &[RuleAction]) {
-        let (key, seen, start) = (self.key, self.seen.clone(), self.out.ops.len());
-        self.run_all(actions.iter(), None);
-        let ops: Box<[Op]> = self.out.ops.split_off(start).into();
-        (self.key, self.seen, self.over) = (key, seen, false);
+        let ops = self.apart(|walk| {
+            walk.run_all(actions.iter(), None);
+        });
         // A remote that is not resolved yet gets no copies until it is.
         if matches!(ops.last(), Some(Op::Output(_))) {
-            let ratio = ratio.max(1);
-            self.out
-                .ops
-                .push(Op::Sample(Box::new(Sample { ratio, ops })));
+            let sample = Sample::new(ratio, ops);
+            self.out.ops.push(Op::Sample(Box::new(sample)));
         }
     }
 }

@@ -4,6 +4,7 @@ use sumeru_flow::model::CtState;
 use sumeru_packet::{Field, FlowKey, Layer, Part};
 
 use super::Walk;
+use super::key::bits_of;
 use crate::conntrack::{Commit, ConnRef, Direction, Rewrite, Tuple, Verdict, ct_state, protocol};
 use crate::program::Op;
 use crate::rules::{CtChange, CtRule};
@@ -178,9 +179,12 @@ impl Walk<'_> {
                 inner,
                 decision: tracked.verdict.decision(),
             },
-            // Only the first can be looked up again by the frame as it came.
+            // It is looked up again by the frame as it came.
             None => {
-                self.out.once |= !self.out.tracks.is_empty();
+                let whole = |field| bits_of(field, u128::MAX);
+                self.out.once |= !TUPLE
+                    .iter()
+                    .all(|field| self.seen.is_untouched(&whole(*field)));
                 Track::None { zone, inner }
             }
         };

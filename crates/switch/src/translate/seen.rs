@@ -1,7 +1,7 @@
 //! What a walk may say of the frame as it came, when actions have changed the key since: which of its bits are the frame's own, which follow from
 //! others of the frame, which nobody knows.
 
-use sumeru_packet::field::{EXTRA_BASE, INNER_BASE, LAYER_WORDS, OUTER_BASE};
+use sumeru_packet::field::{EXTRA_BASE, INNER_BASE, LAYER_WORDS, LAYERS_END, OUTER_BASE};
 use sumeru_packet::{FlowMask, Layer};
 
 /// Extra words of both layers: outer and inner are neighbours.
@@ -23,8 +23,11 @@ pub(super) struct Seen {
 
 impl Seen {
     pub fn new() -> Self {
+        // What is given by actions is the same for every frame at first.
+        let mut overwritten = FlowMask::ZERO;
+        (LAYERS_END..EXTRA_BASE).for_each(|word| overwritten.set_word(word, u64::MAX));
         Self {
-            overwritten: FlowMask::ZERO,
+            overwritten,
             unknown: FlowMask::ZERO,
             derived: Vec::new(),
             layers: [Some(Layer::Outer), Some(Layer::Inner)],
@@ -39,6 +42,12 @@ impl Seen {
     /// Whether the outer layer is one of the frame as it came.
     pub fn is_own(&self) -> bool {
         self.layers[0].is_some()
+    }
+
+    /// Whether all of these bits are the frame's own.
+    pub fn is_untouched(&self, bits: &FlowMask) -> bool {
+        let kept = |i: usize| bits.word(i) & (self.overwritten.word(i) | self.unknown.word(i)) == 0;
+        bits.active().all(|i| kept(i) && self.origin(i).is_some())
     }
 
     /// Whether one of these bits is not known.

@@ -122,14 +122,11 @@ impl Walk<'_> {
             "tunnel",
             format_args!("{} {vni} from {src} to {remote}", overlay.as_str()),
         );
-        let Ok(headers) = Encapsulation::prepare(&outer, header) else {
-            self.drop(Drop::Action);
-            return false;
-        };
-        let tunnel = Tunnel { headers, tos: None };
-        self.out.ops.push(Op::Encapsulate(Box::new(tunnel)));
-        self.output(underlay.port);
-        true
+        let there = self.put_into(&outer, header, 0);
+        if there {
+            self.output(underlay.port);
+        }
+        there
     }
 
     fn resolve(&mut self, remote: IpAddr) -> Option<[u8; 6]> {
@@ -201,11 +198,15 @@ impl Walk<'_> {
             udp_checksum: false,
             carried: Carried::Ethernet,
         };
-        let Ok(headers) = Encapsulation::prepare(&outer, wanted.header) else {
+        self.put_into(&outer, wanted.header, wanted.tos)
+    }
+
+    /// Puts a tunnel's headers in front, with this type of service; false when that cannot be done.
+    fn put_into(&mut self, outer: &Outer, header: TunnelHeader<'static>, tos: u8) -> bool {
+        let Ok(headers) = Encapsulation::prepare(outer, header) else {
             self.drop(Drop::Action);
             return false;
         };
-        let tos = (!outer.ecn).then_some(wanted.tos);
         // What the mark is copied from, while it is still outermost.
         let is_ip = matches!(self.key.get(Field::EthType(OUTER)), 0x0800 | 0x86dd);
         let mut from = self.origin(Field::EthType(OUTER), u128::MAX);
@@ -219,10 +220,12 @@ impl Walk<'_> {
         } else {
             0
         };
-        self.out
-            .ops
-            .push(Op::Encapsulate(Box::new(Tunnel { headers, tos })));
-        self.put_in_front(&outer, wanted);
+        let tunnel = Tunnel {
+            headers,
+            tos: (!outer.ecn).then_some(tos),
+        };
+        self.out.ops.push(Op::Encapsulate(Box::new(tunnel)));
+        self.put_in_front(outer, header, tos);
         if outer.ecn {
             self.derive(Field::IpTos(OUTER), ECN.into(), mark.into(), from);
         }
@@ -230,7 +233,7 @@ impl Walk<'_> {
     }
 
     /// What the key says of a frame with new outer headers.
-    fn put_in_front(&mut self, outer: &Outer, wanted: &Wanted) {
+    fn put_in_front(&mut self, outer: &Outer, header: TunnelHeader<'static>, tos: u8) {
         for word in 0..sumeru_packet::field::LAYER_WORDS {
             let old = self.key.word(OUTER.base() + word);
             self.key.set_word(Layer::Inner.base() + word, old);
@@ -245,13 +248,16 @@ impl Walk<'_> {
             mac.iter()
                 .fold(0_u128, |all, byte| all << 8 | u128::from(*byte))
         };
+        // None of those here is copied.
+        let (Policy::Fixed(ttl) | Policy::Copied(ttl)) = outer.ttl;
         let (eth_type, src, dst) = match outer.underlay {
             Addresses::Ipv4(src, dst) => (0x0800, src.to_bits().into(), dst.to_bits().into()),
             Addresses::Ipv6(src, dst) => (0x86dd, src.to_bits(), dst.to_bits()),
         };
-        let (kind, id, proto) = match wanted.header {
+        let (kind, id, proto) = match header {
             TunnelHeader::Gre { key, .. } => (TunnelKind::Gre, key.unwrap_or(0), 47),
             TunnelHeader::Vxlan { vni } => (TunnelKind::Vxlan, vni, 17),
+            TunnelHeader::Geneve { vni, .. } => (TunnelKind::Geneve, vni, 17),
             _ => (TunnelKind::None, 0, 17),
         };
         let layers = LAYER_OUTER_PRESENT | LAYER_INNER_PRESENT | LAYER_INNER_ETHERNET;
@@ -263,8 +269,8 @@ impl Walk<'_> {
             (Field::IpSrc(OUTER), src),
             (Field::IpDst(OUTER), dst),
             (Field::IpProto(OUTER), proto),
-            (Field::IpTos(OUTER), wanted.tos.into()),
-            (Field::IpTtl(OUTER), wanted.ttl.into()),
+            (Field::IpTos(OUTER), tos.into()),
+            (Field::IpTtl(OUTER), ttl.into()),
             (Field::TunnelKind(OUTER), kind as u128),
             (Field::TunnelId(OUTER), id.into()),
             (
