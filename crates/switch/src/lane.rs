@@ -108,6 +108,8 @@ pub struct Lane {
     pub meters: Box<MeterTable>,
     /// Ticks of the clock, for the meters.
     pub now: u64,
+    /// The operation that dropped the last frame of those that were dropped by one.
+    pub broke_at: usize,
     /// For those that choose frames by chance.
     random: u64,
     dirty: Vec<PortIndex>,
@@ -161,6 +163,7 @@ impl Lane {
             connections: None,
             meters: Box::new(meters),
             now: 0,
+            broke_at: 0,
             random: 0x9e37_79b9_7f4a_7c15,
             dirty: Vec::with_capacity(64),
             unsettled: Vec::with_capacity(64),

@@ -70,6 +70,8 @@ pub struct Translation {
     pub tracks: Tracks,
     /// A sender to take note of.
     pub learn: Option<(NetworkId, [u8; 6], Target)>,
+    /// How many operations there are before the frame comes to the bridge.
+    pub bridged: usize,
     /// A neighbour whose address is needed.
     pub resolve: Option<IpAddr>,
 }
@@ -142,6 +144,7 @@ impl<'a> Walk<'a> {
                 once: false,
                 tracks: Tracks::new(),
                 learn: None,
+                bridged: 0,
                 resolve: None,
             },
         }
@@ -327,6 +330,7 @@ impl Walk<'_> {
             return self.drop(Drop::BadSource);
         }
         self.out.learn = Some((id, source, from));
+        self.out.bridged = self.out.ops.len();
         self.out.rests.on_learned(change_of(id, source));
         // Reserved by 802.1D table 7-10 for protocols between neighbours.
         if destination[..5] == [0x01, 0x80, 0xc2, 0, 0] && destination[5] < 0x10 {

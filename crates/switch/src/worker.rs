@@ -440,16 +440,16 @@ impl SwitchWorker {
             .learn
             .filter(|(network, mac, target)| self.fdb.is_news(*network, *mac, *target));
         if news.is_some() || decision.once {
-            let Translation { ops, tracks, .. } = decision;
+            let Translation {
+                ops,
+                tracks,
+                bridged,
+                ..
+            } = decision;
+            self.lane.broke_at = usize::MAX;
             let outcome = self.lane.execute_with(index, &tracks, &ops, None);
             // A frame that an action dropped on its way has not come to the bridge.
-            const ON_THE_WAY: [DropReason; 3] = [
-                DropReason::Other(Drop::Action),
-                DropReason::Other(Drop::Congestion),
-                DropReason::Other(Drop::TtlExpired),
-            ];
-            let came = !matches!(outcome, Outcome::Dropped(reason) if ON_THE_WAY.contains(&reason));
-            if let Some((network, mac, target)) = news.filter(|_| came) {
+            if let Some((network, mac, target)) = news.filter(|_| self.lane.broke_at >= bridged) {
                 self.fdb.learn(network, mac, target, self.now);
                 self.cache.learned(change_of(network, mac));
             }

@@ -52,5 +52,6 @@ fn the_switch_does_what_the_reference_does() {
         totals.rules > 4 * totals.refused
             && totals.met > frames / 4
             && totals.established > frames / 1000
+            && totals.kept_back > frames / 10_000
     );
 }

@@ -33,6 +33,7 @@ impl Lane {
                 }
                 op => {
                     if let ControlFlow::Break(end) = self.step(index, tracks, op, &mut marks) {
+                        self.broke_at = position;
                         return end;
                     }
                 }

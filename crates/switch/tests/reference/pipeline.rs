@@ -21,6 +21,7 @@ const INV: u8 = 0x10;
 const TRK: u8 = 0x20;
 
 /// A packet on its way.
+#[derive(Clone)]
 pub struct Packet {
     pub bytes: Vec<u8>,
     /// The bytes taken apart.
@@ -29,6 +30,8 @@ pub struct Packet {
     pub mark: u32,
     /// What tracking said last; 0 without tracking.
     pub ct_state: u8,
+    /// The port that it is about to leave by.
+    leaving: Option<u16>,
 }
 
 /// Why a packet goes no further.
@@ -73,7 +76,8 @@ pub struct Pipeline {
     pub established: u64,
 }
 
-type Outputs = Vec<(u16, Vec<u8>)>;
+/// What leaves by which port, in order; a copy that does not, and why.
+pub type Outputs = Vec<Result<(u16, Vec<u8>), Dropped>>;
 
 impl Packet {
     /// Takes the bytes apart anew.
@@ -256,7 +260,7 @@ impl Pipeline {
         }
     }
 
-    /// Runs a frame through. Answers what leaves by which port, in order.
+    /// Runs a frame through. Answers what becomes of each of its copies, or why there are none.
     pub fn run(&mut self, port: u16, bytes: &[u8]) -> Result<Outputs, Dropped> {
         let known = Known {
             tags: None,
@@ -277,6 +281,7 @@ impl Pipeline {
             known,
             mark: 0,
             ct_state: 0,
+            leaving: None,
         };
         let mut group = 0;
         for _ in 0..RULES_MET {
@@ -285,7 +290,23 @@ impl Pipeline {
             };
             match self.act(rule, &mut packet)? {
                 Fate::Group(next) => group = next,
-                Fate::Output(to) => return Ok(vec![(to, packet.bytes)]),
+                Fate::Output(to) => return Ok(vec![self.leave(port, packet, to)]),
+            }
+        }
+        Err(Dropped::Action)
+    }
+
+    /// The rules about what leaves by a port, from group 0 on; one that sends the packet to another port has it meet the rules of that one.
+    fn leave(&mut self, port: u16, mut packet: Packet, to: u16) -> Result<(u16, Vec<u8>), Dropped> {
+        let (mut group, mut to) = (0, to);
+        for _ in 0..RULES_MET {
+            packet.leaving = Some(to);
+            let Some(rule) = self.best(group, &packet, port) else {
+                return Ok((to, packet.bytes));
+            };
+            match self.act(rule, &mut packet)? {
+                Fate::Group(next) => group = next,
+                Fate::Output(other) => (group, to) = (0, other),
             }
         }
         Err(Dropped::Action)
@@ -298,9 +319,15 @@ impl Pipeline {
             let attributes = &named.rule.attributes;
             let better = best
                 .is_none_or(|best| attributes.priority < self.rules[best].rule.attributes.priority);
+            let here = match (attributes.transfer, attributes.egress) {
+                // Groups are common to both ways but for the first.
+                (false, true) => packet.leaving == Some(named.port),
+                _ if group == 0 && packet.leaving.is_some() => false,
+                (transfer, _) => transfer || named.port == port,
+            };
             if attributes.group == group
                 && better
-                && (attributes.transfer || named.port == port)
+                && here
                 && pattern::holds(&named.rule.pattern, packet, port)
             {
                 best = Some(index);
@@ -387,12 +414,14 @@ impl Pipeline {
         if let Some(to) = known.filter(|_| destination[0] & 1 == 0) {
             return match to == from {
                 true => Err(Dropped::Bridge),
-                false => Ok(vec![(to, packet.bytes)]),
+                false => Ok(vec![self.leave(from, packet, to)]),
             };
         }
         let others = (0..self.networks.len() as u16)
             .filter(|port| *port != from && self.networks[usize::from(*port)] == Some(network));
-        Ok(others.map(|port| (port, packet.bytes.clone())).collect())
+        let others: Vec<u16> = others.collect();
+        let leave = |to| self.leave(from, packet.clone(), to);
+        Ok(others.into_iter().map(leave).collect())
     }
 }
 

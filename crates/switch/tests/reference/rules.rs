@@ -16,6 +16,15 @@ const ZONE: u16 = 5;
 pub struct About {
     pub tunnels: bool,
     pub connections: bool,
+    /// What leaves a port too.
+    pub leaving: bool,
+}
+
+impl About {
+    /// Whether rules track what others may have dropped already: the engine decides about all of a frame's way before it goes it.
+    fn tracks_late(self) -> bool {
+        self.connections && self.leaving
+    }
 }
 
 /// Headers that a pattern demands, for the actions.
@@ -37,6 +46,13 @@ pub fn rule(seed: &mut Seed, about: About) -> (u16, String) {
     let mut pattern = Vec::new();
     // On all ports, on one, or on the one that it is made on.
     let direction = match seed.below(6) {
+        _ if about.leaving && seed.once_in(4) => {
+            if seed.once_in(4) {
+                let from = seed.below(SWITCH_PORTS.into());
+                pattern.push(format!("represented_port ethdev_port_id is {from}"));
+            }
+            "egress"
+        }
         0..3 => "transfer",
         3 => {
             pattern.push(format!("represented_port ethdev_port_id is {port}"));
@@ -44,7 +60,7 @@ pub fn rule(seed: &mut Seed, about: About) -> (u16, String) {
         }
         _ => "ingress",
     };
-    if group > 0 && seed.once_in(3) {
+    if (group > 0 || direction == "egress") && seed.once_in(3) {
         pattern.push(match about.connections && !seed.once_in(3) {
             true => format!(
                 "ct state is {}",
@@ -56,7 +72,13 @@ pub fn rule(seed: &mut Seed, about: About) -> (u16, String) {
         });
     }
     let (outer, inner) = headers(seed, about, &mut pattern);
-    let actions = actions(seed, about, group, outer, inner);
+    // What may be met again and again is not put into one tunnel after the other.
+    let once = !about.leaving || group == 0 && direction != "egress";
+    let drops = direction == "egress" && seed.once_in(3);
+    let mut actions = actions(seed, about, (group, once), outer, inner);
+    if drops {
+        actions = vec!["count".into(), "drop".into()];
+    }
     let text = format!(
         "flow create {port} group {group} priority {} {direction} pattern {} / end actions {} / end",
         seed.below(4),
@@ -285,7 +307,7 @@ fn one_frame(seed: &mut Seed, datagram: bool, pattern: &mut Vec<String>) -> Dema
 fn actions(
     seed: &mut Seed,
     about: About,
-    group: usize,
+    (group, once): (usize, bool),
     outer: Demanded,
     inner: Option<Demanded>,
 ) -> Vec<String> {
@@ -321,7 +343,7 @@ fn actions(
     match seed.below(8) {
         0 => out.push("drop".into()),
         1..4 if group + 1 < GROUPS => out.push(format!("jump group {}", next_group(seed, group))),
-        4 if about.tunnels && !now.tunnel => {
+        4 if about.tunnels && !now.tunnel && once => {
             out.push(encapsulation(seed));
             out.push(output(seed));
         }
@@ -367,7 +389,7 @@ fn edit(seed: &mut Seed, about: About, now: &mut Demanded) -> Option<String> {
         4 if now.v6 => format!("set_ipv6_dst ipv6_addr {}", v6(seed)),
         5 if now.ports => format!("set_tp_src port {}", seed.one_of(&PORTS)),
         6 if now.ports => format!("set_tp_dst port {}", seed.one_of(&PORTS)),
-        7 if now.v4 || now.v6 => "dec_ttl".into(),
+        7 if (now.v4 || now.v6) && !about.tracks_late() => "dec_ttl".into(),
         8 if now.v4 || now.v6 => format!("set_ttl ttl_value {}", seed.one_of(&TTLS)),
         9 if !about.tunnels || !now.tunnel => {
             now.vlans += 1;

@@ -36,6 +36,8 @@ pub struct Totals {
     pub frames: u64,
     pub forwarded: u64,
     pub malformed: u64,
+    /// Copies that a rule about what leaves dropped.
+    pub kept_back: u64,
     /// Hits of the two levels of the cache.
     pub exact: u64,
     pub wildcard: u64,
@@ -55,6 +57,7 @@ impl World {
         let about = About {
             tunnels: seed.once_in(2),
             connections: seed.once_in(3),
+            leaving: seed.once_in(2),
         };
         // Bursts between changes of the rules; the first only if large.
         let calm = seed.one_of(&[1, 1, 8, 1000]);
@@ -206,8 +209,15 @@ fn predict(
         match reference.run(port, frame) {
             Ok(outputs) => {
                 totals.forwarded += 1;
-                for (to, bytes) in outputs {
-                    wanted[usize::from(to)].push(bytes);
+                for output in outputs {
+                    match output {
+                        Ok((to, bytes)) => wanted[usize::from(to)].push(bytes),
+                        Err(Dropped::Rule) => {
+                            totals.kept_back += 1;
+                            *by_rule += 1;
+                        }
+                        Err(_) => {}
+                    }
                 }
             }
             Err(Dropped::Malformed) => *malformed += 1,
