@@ -425,14 +425,12 @@ impl DataPlane for Local {
         Ok(self.switch()?.remove_rule(name.port, name.id)?)
     }
 
-    fn set_meter(&mut self, _: u32, profile: Option<&MeterProfile>) -> Done {
-        match profile {
-            None => Ok(()),
-            Some(_) => Err(Refusal::Unsupported {
-                what: "a rate limit of a port".to_owned(),
-                expected: "a port without rates and storm_limit".to_owned(),
-            }),
-        }
+    fn set_meter(&mut self, number: u32, profile: Option<&MeterProfile>) -> Done {
+        self.change_meter(number, profile)
+    }
+
+    fn replace_rules(&mut self, batch: RuleBatch<'_>) -> Done {
+        self.exchange_rules(batch)
     }
 
     fn rule_stats(&self) -> RuleStats {

@@ -31,8 +31,8 @@ pub const SEND_COMMIT: u32 = 9008;
 /// Left empty: what gets here is forwarded. Rules made by hand that shall act behind policy stand here.
 pub const FORWARD: u32 = 9009;
 
-/// Where a frame begins that is about to leave by a port; see the module's page on the egress pass.
-pub const RECEIVE: u32 = 9020;
+/// Where a frame begins that is about to leave by a port: rules with the attribute `egress` of this group; see the module's page on the egress pass.
+pub const RECEIVE: u32 = 0;
 /// Class of the source by address sets.
 pub const RECEIVE_SETS: u32 = 9021;
 /// Class of the source by members of groups.
@@ -100,6 +100,11 @@ pub const LAST: u32 = 200;
 pub const METERS_PER_PORT: u32 = 8;
 /// Meters from here on are the control plane's own.
 pub const FIRST_METER: u32 = 1 << 24;
+
+/// Index of the port whose meter has a number.
+pub fn port_of_meter(number: u32) -> u16 {
+    ((number - FIRST_METER) / METERS_PER_PORT) as u16
+}
 
 /// The connection tracking zone of a port.
 pub fn zone(index: u16) -> u16 {

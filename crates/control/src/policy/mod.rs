@@ -4,7 +4,7 @@
 //! # The way of a frame
 //!
 //! A frame from a port passes the *ingress pass* before its way is decided, and the *egress pass* of every port that it is about to
-//! leave by, each copy for itself. The ingress pass is the rules from group 0 on. The egress pass begins in group [`layout::RECEIVE`] with
+//! leave by, each copy for itself. The ingress pass is the rules from group 0 on. The egress pass begins with the `egress` rules of group 0, with
 //! the tags that the ingress pass left and the frame as it will leave, out of its tunnel; rules with the attribute `egress` match
 //! only frames that are about to leave by the rule's port. A copy that a rule drops does not leave; one that no rule of a group matches does.
 //!
@@ -19,7 +19,7 @@
 //! | 9007 | egress rules of groups | 0 invalid, 1 established and related, 2 stateful, 3 stateless, 4 drop IP, 200 on |
 //! | 9008 | the connection is kept | 0 |
 //! | 9009 | nothing: forwarding. For rules made by hand that act behind policy | |
-//! | 9020 | egress pass, of a port: the same into tags | 0 |
+//! | 0, egress | egress pass, of a port: the same into tags | 0 |
 //! | 9021, 9022 | source: classes | as 9003 |
 //! | 9023 | blocklists of what is received; isolation of sender's and receiver's class | 0 drop, 1 drop, 200 on |
 //! | 9024 to 9026 | as 9006 to 9008 for the receiver | |

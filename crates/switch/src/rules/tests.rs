@@ -293,8 +293,8 @@ mod exchange {
                     fault = add.iter().position(|(id, address)| next.insert(*id, *address).is_some()).map(At::Add);
                 }
                 let names: Vec<_> = remove.iter().map(|id| (0, *id)).collect();
-                let rules = add.iter().map(|(id, address)| Ok::<_, RuleError>(rule(*id, *address)));
-                let done = table.exchange(&names, rules).map_err(|(at, _)| at);
+                let compile = |(id, address): &(u32, u32), _: &Objects| Ok::<_, RuleError>(rule(*id, *address));
+                let done = table.exchange(&names, &add, compile).map_err(|(at, _)| at);
                 let before: Vec<_> = (0..4).map(|address| found(&lcore, address)).collect();
                 prop_assert_eq!(done.err(), fault);
                 if fault.is_none() {

@@ -1,6 +1,7 @@
 //! Many rules as one change: one version, one wait for the lcores.
 
-use std::cell::OnceCell;
+use std::borrow::Cow;
+use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
 
 use sumeru_flow::{PortRef, Rule};
@@ -12,14 +13,14 @@ use crate::rules::{self, At};
 use crate::snapshot::PortView;
 
 /// A rule to install.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct NewRule<'a> {
     /// The port whose rule it is.
     pub port: PortIndex,
     /// Its number on the port.
     pub id: u32,
     /// Attributes, pattern and actions.
-    pub rule: &'a Rule,
+    pub rule: Cow<'a, Rule>,
 }
 
 /// Why a batch of rules was refused.
@@ -107,34 +108,32 @@ impl Switch {
     }
 
     /// Removes rules and installs others, all or none: a packet meets the rules before or those after, never a mix. A new rule may take the name of one that goes.
+    /// New rules are asked for one by one, so that millions of them need not exist at the same time.
     ///
     /// # Errors
     /// The first rule at fault; nothing has changed then.
-    pub fn change_rules(
+    pub fn change_rules<'a>(
         &mut self,
-        add: &[NewRule<'_>],
+        add: impl IntoIterator<Item = NewRule<'a>>,
         remove: &[(PortIndex, u32)],
     ) -> Result<(), BatchError> {
         let resolver = Resolver::new(&self.publisher.current().ports);
         let resolve = |wanted: &PortRef| resolver.resolve(wanted);
-        let mut table = lock(&self.rules);
-        let compile = |new: &NewRule<'_>| {
+        let last = Cell::new((0, 0));
+        let done = lock(&self.rules).exchange(remove, add, |new, objects| {
+            last.set((new.port, new.id));
             let context = rules::Context {
                 port: new.port,
                 id: new.id,
                 resolve: &resolve,
             };
-            rules::compile_with(new.rule, &context, table.objects()).map_err(SwitchError::from)
-        };
-        let compiled: Vec<_> = add.iter().map(compile).collect();
-        let done = table.exchange(remove, compiled);
-        drop(table);
+            rules::compile_with(&new.rule, &context, objects).map_err(SwitchError::from)
+        });
         done.map_err(|(at, error)| {
             let (port, id) = match at {
-                At::Add(at) => add.get(at).map(|new| (new.port, new.id)),
-                At::Remove(at) => remove.get(at).copied(),
-            }
-            .unwrap_or_default();
+                At::Add(_) => last.get(),
+                At::Remove(at) => remove.get(at).copied().unwrap_or_default(),
+            };
             BatchError::Rule {
                 at,
                 port,
@@ -155,7 +154,8 @@ impl Switch {
         id: u32,
         rule: &Rule,
     ) -> Result<(), SwitchError> {
-        self.change_rules(&[NewRule { port, id, rule }], &[])
+        let rule = Cow::Borrowed(rule);
+        self.change_rules([NewRule { port, id, rule }], &[])
             .map_err(BatchError::inner)
     }
 
@@ -164,7 +164,7 @@ impl Switch {
     /// # Errors
     /// [`rules::RuleError::Unknown`].
     pub fn remove_rule(&mut self, port: PortIndex, id: u32) -> Result<(), SwitchError> {
-        self.change_rules(&[], &[(port, id)])
+        self.change_rules([], &[(port, id)])
             .map_err(BatchError::inner)
     }
 }

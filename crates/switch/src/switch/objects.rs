@@ -158,6 +158,11 @@ impl Switch {
         Ok(all)
     }
 
+    /// Whether there is a meter of this name.
+    pub fn has_meter(&self, (port, id): (PortIndex, u32)) -> bool {
+        self.meter(port, id).is_ok()
+    }
+
     fn meter(&self, port: PortIndex, id: u32) -> Result<MeterId, SwitchError> {
         Ok(lock(&self.rules).objects().meter(port, id)?)
     }

@@ -231,7 +231,7 @@ impl Packet {
         self.bytes.splice(..0, outer);
         self.known = Known {
             tags: Some(0),
-            tunnel: Some(false),
+            tunnel: Some(true),
         };
         self.again();
         let headers = self.frame.outer.clone();

@@ -52,7 +52,7 @@ const SET: &[&str] = &[
 ];
 const PORT: &[&str] = &[
     "frames from the port: priority 1 ingress pattern eth / end actions set_tag data 100 index 0 mask 4294967295 / set_tag data 32769 index 1 mask 4294967295 / jump group 9001 / end",
-    "frames to the port: group 9020 egress pattern eth / end actions set_tag data 100 index 0 mask 4294967295 / set_tag data 32769 index 1 mask 4294967295 / set_tag data 0 index 2 mask 4294967295 / set_tag data 0 index 3 mask 4294901760 / jump group 9021 / end",
+    "frames to the port: egress pattern eth / end actions set_tag data 100 index 0 mask 4294967295 / set_tag data 32769 index 1 mask 4294967295 / set_tag data 0 index 2 mask 4294967295 / set_tag data 0 index 3 mask 4294901760 / jump group 9021 / end",
     "security_groups: group 9006 priority 2 ingress pattern eth / ipv4 / end actions ct zone 32769 group 9007 / end",
     "security_groups: group 9008 ingress pattern eth / ipv4 / end actions ct commit zone 32769 group 9009 / end",
     "security_groups: group 9024 priority 2 egress pattern eth / ipv4 / end actions ct zone 32769 group 9025 / end",

@@ -8,7 +8,6 @@ use sumeru_flow::describe::Layer;
 use sumeru_flow::model::{Access, Action, CtAction, CtState, Item, Rule};
 
 use crate::dataplane::NamedRule;
-use crate::policy::layout::RECEIVE;
 
 /// Headers of a packet with the values of their fields, by the names of items.
 #[derive(Debug, Clone)]
@@ -142,27 +141,28 @@ impl Engine {
 
     /// The ingress pass; whether the packet goes on to be forwarded.
     pub fn sent(&mut self, port: u16, packet: &Packet, walk: &mut Walk) -> bool {
-        self.run(0, Some(port), None, packet, walk)
+        self.run(Some(port), None, packet, walk)
     }
 
     /// The egress pass of a port; whether the packet leaves by it.
     pub fn received(&mut self, from: u16, port: u16, packet: &Packet, walk: &mut Walk) -> bool {
-        self.run(RECEIVE, Some(from), Some(port), packet, walk)
+        self.run(Some(from), Some(port), packet, walk)
     }
 
     fn run(
         &mut self,
-        start: u32,
         from: Option<u16>,
         to: Option<u16>,
         packet: &Packet,
         walk: &mut Walk,
     ) -> bool {
-        let mut group = start;
+        let mut group = 0;
         for _ in 0..16 {
             let matching = self.rules.iter().filter(|rule| {
                 let attributes = &rule.rule.attributes;
                 let here = match (attributes.transfer, attributes.ingress) {
+                    // Groups are common to both passes but for the first.
+                    (true, _) | (_, true) if group == 0 && to.is_some() => false,
                     (true, _) => true,
                     (false, true) => from == Some(rule.name.port),
                     (false, false) => to == Some(rule.name.port),

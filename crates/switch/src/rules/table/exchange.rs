@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::RuleTable;
 use crate::frame::PortIndex;
 use crate::rules::ageing::Subject;
-use crate::rules::{CompiledRule, RuleError};
+use crate::rules::{CompiledRule, Objects, RuleError};
 
 /// Which rule of an exchange was at fault, by its place in the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,14 +18,15 @@ pub enum At {
 
 impl RuleTable {
     /// Removes rules and adds others; lcores see the whole of it after [`Self::publish`], and nothing of it before. A rule may come under the name of one that
-    /// goes. Rules to add are taken one by one, so that not all of them need to be compiled at the same time.
+    /// goes. Rules to add are taken and compiled one by one, so that not all of them need to exist at the same time.
     ///
     /// # Errors
     /// The first rule at fault and why; the rules are what they were then.
-    pub fn exchange<E: From<RuleError>>(
+    pub fn exchange<R, E: From<RuleError>>(
         &mut self,
         remove: &[(PortIndex, u32)],
-        add: impl IntoIterator<Item = Result<CompiledRule, E>>,
+        add: impl IntoIterator<Item = R>,
+        compile: impl Fn(R, &Objects) -> Result<CompiledRule, E>,
     ) -> Result<(), (At, E)> {
         let tracks = self.tracks;
         let mut leaving = Vec::with_capacity(remove.len());
@@ -43,7 +44,7 @@ impl RuleTable {
         }
         if fault.is_none() {
             for (at, rule) in add.into_iter().enumerate() {
-                let done = rule.and_then(|rule| {
+                let done = compile(rule, &self.objects).and_then(|rule| {
                     self.insert(&rule)?;
                     Ok((rule.name, rule.age.is_some()))
                 });
