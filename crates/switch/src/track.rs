@@ -429,43 +429,35 @@ pub fn complete(
     facts: &Facts,
     table: &mut Table,
 ) -> Option<Tuple> {
-    let is_icmp = matches!(tuple.proto, protocol::ICMP | protocol::ICMPV6);
-    let (kind, code) = kind_and_code;
-    if let Some(fragment) = facts.fragment {
-        let own = Ports {
-            sport: tuple.sport,
-            dport: tuple.dport,
-        };
-        let whole = Fragment {
-            src: tuple.src,
-            dst: tuple.dst,
-            family: tuple.family,
-            zone: tuple.zone,
-            ports: (fragment.offset == 0).then_some(own),
-            ..fragment
-        };
-        if is_icmp {
-            // Of a later fragment nothing tells what it is.
-            (fragment.offset == 0).then_some(())?;
-        } else {
-            let Table::Live(_, fragments) = table else {
-                return None;
-            };
-            let ports = fragments.accept(&whole, facts.packet.now).ok()?;
-            (tuple.sport, tuple.dport) = (ports.sport, ports.dport);
-        }
+    let first = facts.fragment.is_none_or(|fragment| fragment.offset == 0);
+    if first && matches!(tuple.proto, protocol::ICMP | protocol::ICMPV6) {
+        let (kind, code) = kind_and_code;
+        let addresses = (tuple.src, tuple.dst);
+        tuple = Tuple::query(tuple.family, addresses, kind, code, facts.ident, tuple.zone)?;
     }
-    if !is_icmp {
+    let Some(fragment) = facts.fragment else {
         return Some(tuple);
-    }
-    Tuple::query(
-        tuple.family,
-        (tuple.src, tuple.dst),
-        kind,
-        code,
-        facts.ident,
-        tuple.zone,
-    )
+    };
+    let own = Ports {
+        sport: tuple.sport,
+        dport: tuple.dport,
+    };
+    let own = first.then_some(own);
+    let whole = Fragment {
+        src: tuple.src,
+        dst: tuple.dst,
+        family: tuple.family,
+        zone: tuple.zone,
+        ports: own,
+        ..fragment
+    };
+    // Of a later fragment only the first tells what it is.
+    let ports = match table {
+        Table::Live(_, fragments) => fragments.accept(&whole, facts.packet.now).ok()?,
+        Table::Dry(_) | Table::Off => own?,
+    };
+    (tuple.sport, tuple.dport) = (ports.sport, ports.dport);
+    Some(tuple)
 }
 
 #[cfg(test)]

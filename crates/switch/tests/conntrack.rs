@@ -230,6 +230,58 @@ fn a_change_of_rules_reaches_established_connections() {
     assert_eq!(b.frames().len(), 1);
 }
 
+/// A frame's datagram as if it were a piece of a longer one.
+fn piece_of(whole: &[u8], offset: u16, more: bool) -> Vec<u8> {
+    let mut frame = whole.to_vec();
+    frame[18..20].copy_from_slice(&99_u16.to_be_bytes());
+    frame[20..22].copy_from_slice(&(offset | if more { 0x2000 } else { 0 }).to_be_bytes());
+    frame[24..26].fill(0);
+    let sum = sumeru_packet::checksum::checksum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+#[test]
+fn pieces_follow_their_first_by_rules_about_ports() {
+    let mut rules = FIREWALL.to_vec();
+    let about = [("udp dst is 53", 7), ("icmp type is 8", 8)].map(|(item, id)| {
+        (
+            id,
+            rules[2].replace("eth / ct", &format!("eth / ipv4 / {item} / ct")),
+        )
+    });
+    rules[2] = &about[0].1;
+    rules.push(&about[1].1);
+    let (node, mut a, mut b) = node(&rules);
+    let asked = build(|f| {
+        f.ethernet(mac(2), mac(1))
+            .ipv4(A, B)
+            .udp(1000, 53)
+            .payload(&[7; 32])
+    });
+    let echo = build(|f| {
+        f.ethernet(mac(2), mac(1))
+            .ipv4(A, B)
+            .icmp(8, 0, 0x0007_0001)
+            .payload(&[7; 32])
+    });
+    for whole in [&asked, &echo] {
+        a.send(&[piece_of(whole, 0, true), piece_of(whole, 5, false)]);
+        assert_eq!(b.frames().len(), 2);
+    }
+    let answer = build(|f| {
+        f.ethernet(mac(1), mac(2))
+            .ipv4(B, A)
+            .icmp(0, 0, 0x0007_0001)
+            .payload(&[7; 32])
+    });
+    b.send(&[piece_of(&answer, 5, false)]);
+    assert!(a.frames().is_empty(), "its first piece is not known");
+    b.send(&[piece_of(&answer, 0, true), piece_of(&answer, 5, false)]);
+    assert_eq!(a.frames().len(), 2);
+    assert_eq!(node.drops(Drop::Rule), 1);
+}
+
 #[test]
 fn pieces_follow_their_first() {
     let (node, mut a, mut b) = node(&FIREWALL);
@@ -239,15 +291,7 @@ fn pieces_follow_their_first() {
             .udp(1000, 53)
             .payload(&[7; 32])
     });
-    let piece = |offset: u16, more: bool| {
-        let mut frame = whole.clone();
-        frame[18..20].copy_from_slice(&99_u16.to_be_bytes());
-        frame[20..22].copy_from_slice(&(offset | if more { 0x2000 } else { 0 }).to_be_bytes());
-        frame[24..26].fill(0);
-        let sum = sumeru_packet::checksum::checksum(&frame[14..34]);
-        frame[24..26].copy_from_slice(&sum.to_be_bytes());
-        frame
-    };
+    let piece = |offset: u16, more: bool| piece_of(&whole, offset, more);
     a.send(&[piece(5, false)]);
     assert!(b.frames().is_empty(), "its first piece is not known");
     a.send(&[piece(0, true), piece(5, false)]);

@@ -53,7 +53,8 @@ impl Walk<'_> {
         let bare = track::tuple(&self.key, OUTER, ct.zone);
         let again = self.tracked.iter().position(|tracked| tracked.bare == bare);
         let place = again.unwrap_or_else(|| {
-            let tracked = self.look_up(ct.zone, bare);
+            let mut tracked = self.look_up(ct.zone, bare);
+            tracked.bare = track::tuple(&self.key, OUTER, ct.zone);
             self.remember(ct.zone, &tracked);
             self.tracked.push(tracked);
             self.tracked.len() - 1
@@ -138,6 +139,9 @@ impl Walk<'_> {
         let Some(tuple) = track::complete(bare, kind, &facts, &mut self.tracking.table) else {
             return invalid;
         };
+        if facts.fragment.is_some() {
+            self.write_ports(&tuple);
+        }
         let now = facts.packet.now;
         let (found, verdict) = match &mut self.tracking.table {
             Table::Off => return invalid,
@@ -166,6 +170,21 @@ impl Walk<'_> {
             found,
             verdict,
             ..invalid
+        }
+    }
+
+    /// To rules, a fragment that was tracked is as the datagram that it is of: its ports are known, whether they are in it or not.
+    fn write_ports(&mut self, tuple: &Tuple) {
+        let (src, dst) = match tuple.is_query() {
+            true => (tuple.dport >> 8, tuple.dport & 0xff),
+            false => (tuple.sport, tuple.dport),
+        };
+        for (field, value) in [
+            (Field::L4Src(OUTER), src),
+            (Field::L4Dst(OUTER), dst),
+            (Field::Fragment(OUTER), 0),
+        ] {
+            self.write(field, value.into());
         }
     }
 
