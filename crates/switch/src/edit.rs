@@ -60,6 +60,7 @@ pub fn apply(frame: &mut Frame, op: &Op) -> Result<(), DropReason> {
         | Op::Sample(_)
         | Op::Track(_)
         | Op::Nat(_)
+        | Op::Commit(..)
         | Op::Count(_)
         | Op::Flood(_)
         | Op::Output(_)

@@ -25,7 +25,7 @@ use crate::qos::meter_table::{METERS_MAX, MeterTable};
 use crate::ring::{Receiver, Sender, Sent, check_mtu};
 use crate::snapshot::NetworkId;
 use crate::stats::{Drop, DropReason, PipelineCounters, PortCounters, Stage};
-use crate::track::{self, Known, Track, Tracks};
+use crate::track::{self, Fresh, Known, MAX_TRACKS, Track, Tracks};
 use crate::wire::Wire;
 
 /// A pair of a guest's queues; each may be absent for a while.
@@ -104,6 +104,8 @@ pub struct Lane {
     rule_counters: Arc<CounterArena>,
     /// Connections, once a rule tracks any.
     pub connections: Option<Box<Connections>>,
+    /// Of the frame in hand, what was looked up and belongs to no connection, by its number among the decision's tracks.
+    fresh: [Option<Fresh>; MAX_TRACKS],
     /// Meters that rules name.
     pub meters: Box<MeterTable>,
     /// Ticks of the clock, for the meters.
@@ -161,6 +163,7 @@ impl Lane {
             floods: HashMap::new(),
             rule_counters,
             connections: None,
+            fresh: [None; MAX_TRACKS],
             meters: Box::new(meters),
             now: 0,
             broke_at: 0,
@@ -206,14 +209,14 @@ impl Lane {
         ops: &[Op],
         counter: Option<u32>,
     ) -> Outcome {
-        if let Err(known) = self.holds(index, &track) {
+        if let Err(known) = self.holds(index, &track, 0) {
             return Outcome::Outdated(known);
         }
         let mut rest = ops;
         let mut tracks = Tracks::new();
         tracks.push(track);
         while let [Op::Track(track), more @ ..] = rest {
-            if let Err(known) = self.holds(index, track) {
+            if let Err(known) = self.holds(index, track, tracks.len()) {
                 // The frame has been tracked in the zones before; what the table said there is not kept.
                 return Outcome::Outdated(known);
             }
@@ -243,7 +246,7 @@ impl Lane {
 
     /// Whether a frame's connection is as a decision takes it for granted; if not, what the table says of it.
     #[inline(always)]
-    fn holds(&mut self, index: usize, track: &Track) -> Result<(), Known> {
+    fn holds(&mut self, index: usize, track: &Track, number: usize) -> Result<(), Known> {
         let Some(connections) = &mut self.connections else {
             return Err(None);
         };
@@ -265,13 +268,43 @@ impl Lane {
                     Err(Some((conn, direction, verdict)))
                 }
             }
-            Track::None { zone, inner } => {
-                let layer = if inner { Layer::Inner } else { Layer::Outer };
-                let tuple = track::tuple(&frame.key, layer, zone);
-                let found =
-                    tuple.and_then(|tuple| connections.table.lookup(&tuple, connections.now));
-                if found.is_none() { Ok(()) } else { Err(None) }
+            Track::None {
+                zone,
+                inner,
+                decision,
+            } => {
+                let Some((tuple, packet)) = fresh(frame, zone, inner, connections.now) else {
+                    // Of no protocol that has connections.
+                    return match decision == Verdict::INVALID.decision() {
+                        true => Ok(()),
+                        false => Err(None),
+                    };
+                };
+                let table = &connections.table;
+                let found = table.lookup(&tuple, connections.now);
+                if found.is_some() || table.classify(&tuple, &packet).decision() != decision {
+                    return Err(None);
+                }
+                if let Some(place) = self.fresh.get_mut(number) {
+                    *place = Some((tuple, packet));
+                }
+                Ok(())
             }
+        }
+    }
+
+    /// Takes note of what connections can be made of, for a decision that was made for this frame.
+    pub fn freshen(&mut self, index: usize, tracks: &[Track]) {
+        let Some(connections) = &self.connections else {
+            return;
+        };
+        for (place, track) in self.fresh.iter_mut().zip(tracks) {
+            *place = match *track {
+                Track::None { zone, inner, .. } => {
+                    fresh(&self.frames[index], zone, inner, connections.now)
+                }
+                Track::Connection { .. } => None,
+            };
         }
     }
 
@@ -393,6 +426,14 @@ impl Lane {
         );
         self.unsettled(index);
     }
+}
+
+/// What a connection of a frame's is made of.
+#[inline(always)]
+fn fresh(frame: &Frame, zone: u16, inner: bool, now: u64) -> Option<Fresh> {
+    let layer = if inner { Layer::Inner } else { Layer::Outer };
+    let tuple = track::tuple(&frame.key, layer, zone)?;
+    Some((tuple, track::packet(frame, inner, now)))
 }
 
 /// Sends the frames `order` of `frames` by a port, and counts.

@@ -7,6 +7,7 @@ use sumeru_packet::edit::{Bits, Change};
 use crate::frame::PortIndex;
 use crate::qos::meter::Colour;
 use crate::qos::meter_table::MeterId;
+use crate::rules::CtChange;
 use crate::rules::action::Spread;
 use crate::stats::DropReason;
 use crate::track::Track;
@@ -101,6 +102,7 @@ impl Op {
         matches!(
             self,
             Op::Count(_)
+                | Op::Commit(..)
                 | Op::Colour(_)
                 | Op::Queue(_)
                 | Op::Spread(_)
@@ -118,6 +120,8 @@ pub enum Op {
     Track(Track),
     /// Translate as the connection says that was looked up as number so many.
     Nat(u8),
+    /// Make a connection of the frame that was found to have none when it was looked up as number so many.
+    Commit(u8, Box<CtChange>),
     /// Count for a rule, under this number.
     Count(u32),
     /// Set the source MAC address.

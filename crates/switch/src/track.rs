@@ -27,14 +27,19 @@ pub enum Track {
         /// [`Verdict::decision`].
         decision: u32,
     },
-    /// The frame belongs to no connection of a zone.
+    /// The frame belongs to no connection of a zone. Whatever its addresses and ports are: they need not be part of the decision.
     None {
         /// The zone.
         zone: u16,
         /// Whether the headers inside the tunnel are meant.
         inner: bool,
+        /// [`Verdict::decision`] of what the table calls it.
+        decision: u32,
     },
 }
+
+/// A frame that belongs to no connection of a zone yet: what one is made of.
+pub type Fresh = (Tuple, CtPacket);
 
 /// The connections that a decision is about, in the order in which they were looked up.
 pub type Tracks = ArrayVec<Track, MAX_TRACKS>;
@@ -190,11 +195,6 @@ impl Facts {
                     facts.packet.seq = embedded_sequence(header, l4 + 8).unwrap_or(0);
                 }
             }
-            protocol::SCTP => {
-                facts.packet.seq = u32_at(header, l4 + 4).unwrap_or(0);
-                facts.packet.flags = sctp_chunks(header.get(l4 + 12..).unwrap_or_default());
-                facts.packet.ack = u32_at(header, l4 + 16).unwrap_or(0);
-            }
             _ => {}
         }
         facts
@@ -210,10 +210,20 @@ pub fn packet(frame: &Frame, inner: bool, now: u64) -> CtPacket {
         bytes: frame.len,
         ..CtPacket::default()
     };
-    if layer.l4_proto == protocol::TCP && layer.l4 != 0 {
-        tcp(frame, layer, &mut packet);
+    match layer.l4_proto {
+        protocol::TCP if layer.l4 != 0 => tcp(frame, layer, &mut packet),
+        protocol::SCTP if layer.l4 != 0 => sctp(frame, layer, &mut packet),
+        _ => {}
     }
     packet
+}
+
+#[cold]
+fn sctp(frame: &Frame, layer: &LayerLayout, packet: &mut CtPacket) {
+    let (header, l4) = (frame.header.header(), usize::from(layer.l4));
+    packet.seq = u32_at(header, l4 + 4).unwrap_or(0);
+    packet.flags = sctp_chunks(header.get(l4 + 12..).unwrap_or_default());
+    packet.ack = u32_at(header, l4 + 16).unwrap_or(0);
 }
 
 #[inline]

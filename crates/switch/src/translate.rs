@@ -99,6 +99,8 @@ struct Walk<'a> {
     came: &'a FlowKey,
     /// Where the bits of `key` come from.
     seen: Seen,
+    /// Tags behind the two that a key has, with what they follow from: those that others were pushed in front of.
+    buried: Vec<(u128, FlowMask)>,
     /// The frame's fate is decided, whatever rules say.
     over: bool,
     /// Rules that it may still meet.
@@ -133,6 +135,7 @@ impl<'a> Walk<'a> {
             key: *key,
             came: key,
             seen: Seen::new(),
+            buried: Vec::new(),
             over: false,
             jumps: MAX_JUMPS,
             leaving: false,
@@ -404,10 +407,11 @@ impl Walk<'_> {
     /// What is done with a copy, which changes nothing for the frame itself.
     fn apart(&mut self, act: impl FnOnce(&mut Self)) -> Vec<Op> {
         let (key, seen, facts) = (self.key, self.seen.clone(), self.tracking.facts);
+        let buried = self.buried.clone();
         let start = self.out.ops.len();
         act(self);
         (self.key, self.seen, self.tracking.facts) = (key, seen, facts);
-        self.over = false;
+        (self.buried, self.over) = (buried, false);
         self.out.ops.split_off(start)
     }
 

@@ -31,7 +31,7 @@ use crate::ring::{QueueFault, Sender};
 use crate::rules::{Parsing, RuleView};
 use crate::snapshot::Snapshot;
 use crate::stats::{Drop, DropReason, PipelineCounters, Stage};
-use crate::track::{Known, Table, Tracking};
+use crate::track::{Known, Table, Track, Tracking};
 use crate::translate::{Note, Tables, Translation, translate};
 use crate::underlay::{self, Neighbours};
 use crate::wire::Received;
@@ -360,7 +360,12 @@ impl SwitchWorker {
                         Hit::Run(ops, counter) => self.lane.execute(index, ops, counter),
                         Hit::Tracked(track, ops, counter) => {
                             match self.lane.execute_tracked(index, track, ops, counter) {
-                                Outcome::Outdated(known) => self.decide(index, known),
+                                Outcome::Outdated(known) => match (track, known) {
+                                    (Track::None { decision, .. }, None) => {
+                                        self.other(index, decision)
+                                    }
+                                    _ => self.decide(index, known),
+                                },
                                 outcome => outcome,
                             }
                         }
@@ -400,6 +405,24 @@ impl SwitchWorker {
     fn see(&self, index: usize) -> Option<Seen> {
         let tap = self.lane.tap.as_ref()?;
         tap.received(&self.lane.frames[index], &self.lane.list)
+    }
+
+    /// A frame that met a decision about frames without a connection, of which the table says this, and is none of those.
+    #[inline(never)]
+    fn other(&mut self, index: usize, decision: u32) -> Outcome {
+        let frame = &self.lane.frames[index];
+        let stamps = self.rules.rules.stamps();
+        let entry = self
+            .cache
+            .find_other(&frame.key, frame.hash, stamps, decision);
+        if let Some(Hit::Tracked(track, ops, counter)) = entry.map(|entry| self.cache.hit(entry)) {
+            match self.lane.execute_tracked(index, track, ops, counter) {
+                Outcome::Outdated(known) => self.decide(index, known),
+                outcome => outcome,
+            }
+        } else {
+            self.decide(index, None)
+        }
     }
 
     /// The slow path for one frame: decide, learn, keep the decision, carry it out.
@@ -447,6 +470,7 @@ impl SwitchWorker {
                 ..
             } = decision;
             self.lane.broke_at = usize::MAX;
+            self.lane.freshen(index, &tracks);
             let outcome = self.lane.execute_with(index, &tracks, &ops, None);
             // A frame that an action dropped on its way has not come to the bridge.
             if let Some((network, mac, target)) = news.filter(|_| self.lane.broke_at >= bridged) {
@@ -475,6 +499,7 @@ impl SwitchWorker {
                     .iter()
                     .take_while(|op| matches!(op, Op::Track(_)))
                     .count();
+                self.lane.freshen(index, &tracks);
                 self.lane.execute_with(index, &tracks, &ops[own..], counter)
             }
         }

@@ -293,12 +293,30 @@ impl Cache {
                 return Some((index, Level::Exact));
             }
         }
-        self.find_wildcard(key, hash, stamps)
+        self.find_wildcard(key, hash, stamps, None)
             .map(|index| (index, Level::Wildcard))
     }
 
+    /// The entry for a frame that [`Self::find`] found one for that is about frames without a connection, of which the table says this, and it is not one of those.
+    #[cold]
+    pub fn find_other(
+        &mut self,
+        key: &FlowKey,
+        hash: u64,
+        stamps: &Stamps,
+        decision: u32,
+    ) -> Option<u32> {
+        self.find_wildcard(key, hash, stamps, Some(decision))
+    }
+
     #[inline(never)]
-    fn find_wildcard(&mut self, key: &FlowKey, hash: u64, stamps: &Stamps) -> Option<u32> {
+    fn find_wildcard(
+        &mut self,
+        key: &FlowKey,
+        hash: u64,
+        stamps: &Stamps,
+        except: Option<u32>,
+    ) -> Option<u32> {
         let masks = self.ports.get(in_port(key))?.tuples.len();
         for place in 0..masks {
             let number = *self.ports.get(in_port(key))?.tuples.get(place)?;
@@ -313,14 +331,32 @@ impl Cache {
             }
             // An outdated decision says nothing of those under other masks.
             if self.check(at, stamps) {
+                let fresh = self.fresh(at);
+                if fresh.is_some() && fresh == except {
+                    continue;
+                }
                 if let Some(Some(tuple)) = self.tuples.get_mut(number as usize) {
                     tuple.hits += 1;
                 }
-                self.remember(hash, at);
+                // What is good for any new connection is asked for once by each.
+                if fresh.is_none() {
+                    self.remember(hash, at);
+                }
                 return Some(at);
             }
         }
         None
+    }
+
+    /// Of an entry about frames that belong to no connection: what the table says of them.
+    fn fresh(&self, index: u32) -> Option<u32> {
+        let entry = self.table.get(index)?;
+        let Some(Track::None { decision, .. }) = entry.track else {
+            return None;
+        };
+        let ops = self.programs.get(entry.program).unwrap_or_default();
+        let connected = |op: &Op| matches!(op, Op::Track(Track::Connection { .. }));
+        (!ops.iter().any(connected)).then_some(decision)
     }
 
     /// Whether an entry is still right; notes it if so.
@@ -432,7 +468,9 @@ impl Cache {
             }
             self.widen_signatures();
         }
-        self.remember(self.hash(key), index);
+        if self.fresh(index).is_none() {
+            self.remember(self.hash(key), index);
+        }
         index
     }
 

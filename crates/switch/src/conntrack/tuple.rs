@@ -144,7 +144,7 @@ impl Tuple {
     }
 
     /// Whether its answer would look the same.
-    pub(super) fn is_its_reverse(&self) -> bool {
+    pub fn is_its_reverse(&self) -> bool {
         self.src == self.dst && self.sport == self.dport && !self.is_query()
     }
 

@@ -12,6 +12,7 @@ use crate::frame::{Frame, PortIndex};
 use crate::program::{Choice, Op, Sample};
 use crate::qos::meter::Colour;
 use crate::qos::meter_table::{MeterAction, MeterId};
+use crate::rules::CtChange;
 use crate::stats::{Drop, DropReason, Stage};
 use crate::track::{Track, translation};
 
@@ -72,6 +73,7 @@ impl Lane {
     ) -> ControlFlow<Outcome> {
         let done = match op {
             Op::Nat(number) => self.translate(index, tracks, *number),
+            Op::Commit(number, change) => self.commit(index, *number, change),
             Op::Count(counter) => {
                 self.rule_counters.count(*counter, self.frames[index].len);
                 Ok(())
@@ -195,6 +197,19 @@ impl Lane {
         x ^= x << 17;
         self.random = x;
         ((x >> 32) * u64::from(ratio)) >> 32 == 0
+    }
+
+    /// Makes a connection of a frame that had none.
+    fn commit(&mut self, index: usize, number: u8, change: &CtChange) -> Result<(), DropReason> {
+        let (Some(connections), Some(Some((tuple, packet)))) = (
+            &mut self.connections,
+            self.fresh.get(usize::from(number)).copied(),
+        ) else {
+            return Err(Drop::Action.into());
+        };
+        let owner = self.frames[index].in_port;
+        let made = change.make(&mut connections.table, &tuple, packet, owner);
+        made.map(drop).map_err(|refusal| Drop::from(refusal).into())
     }
 
     /// Rewrites a frame as its connection says.

@@ -11,7 +11,7 @@ use std::fmt;
 use sumeru_flow::model::{NvgreDefinition, VxlanDefinition};
 use sumeru_packet::Field;
 
-use crate::conntrack::Nat;
+use crate::conntrack::{Commit, ConnRef, Conntrack, CtPacket, Nat, Refusal, Tuple};
 use crate::frame::PortIndex;
 use crate::program::{Remove, Replace};
 use crate::qos::meter::Colour;
@@ -116,6 +116,48 @@ pub struct CtChange {
     pub policy: u8,
     /// Translation of new connections.
     pub nat: Option<Nat>,
+}
+
+impl CtChange {
+    /// Makes a connection, without translation, or changes the mark and the label of the one that is there.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub fn make(
+        &self,
+        table: &mut Conntrack,
+        tuple: &Tuple,
+        packet: CtPacket,
+        owner: PortIndex,
+    ) -> Result<ConnRef, Refusal> {
+        let conn = table.commit(&Commit {
+            tuple: *tuple,
+            packet,
+            mark: self.mark.map_or(0, |(value, mask)| value & mask),
+            label: self.label.map_or(0, |(value, mask)| value & mask),
+            owner,
+            policy: self.policy,
+            nat: None,
+        })?;
+        self.write(table, conn);
+        Ok(conn)
+    }
+
+    /// Changes the mark and the label of a connection.
+    pub fn write(&self, table: &mut Conntrack, conn: ConnRef) {
+        if let Some((value, mask)) = self.mark
+            && let Some(old) = table.mark(conn)
+            && old & mask != value & mask
+        {
+            table.set_mark(conn, old & !mask | value & mask);
+        }
+        if let Some((value, mask)) = self.label
+            && let Some(old) = table.label(conn)
+            && old & mask != value & mask
+        {
+            table.set_label(conn, old & !mask | value & mask);
+        }
+    }
 }
 
 impl RuleAction {

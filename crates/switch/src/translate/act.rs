@@ -149,6 +149,8 @@ impl Walk<'_> {
             }
             RuleAction::PushVlan(tpid) => {
                 let from = self.origin(tag, u128::MAX);
+                let behind = self.origin(second, u128::MAX);
+                self.buried.push((self.key.get(second), behind));
                 self.out.ops.push(Op::PushVlan(*tpid));
                 let outermost = self.key.get(tag);
                 self.derive(second, u128::MAX, outermost, from);
@@ -159,7 +161,8 @@ impl Walk<'_> {
                 self.out.ops.push(Op::PopVlan);
                 let inner = self.key.get(second);
                 self.derive(tag, u128::MAX, inner, from);
-                self.write(second, 0);
+                let (behind, from) = self.buried.pop().unwrap_or((0, FlowMask::ZERO));
+                self.derive(second, u128::MAX, behind, from);
             }
             RuleAction::SetVlanVid(vid) => {
                 self.out.ops.push(Op::SetVlanVid(*vid));

@@ -12,16 +12,27 @@ use crate::stats::Drop;
 use crate::track::{self, Table, Track};
 
 const OUTER: Layer = Layer::Outer;
-/// What tells connections apart.
-const TUPLE: [Field; 7] = [
+/// What decides how a frame is tracked.
+const KIND: [Field; 3] = [
     Field::EthType(OUTER),
     Field::IpProto(OUTER),
-    Field::IpSrc(OUTER),
-    Field::IpDst(OUTER),
-    Field::L4Src(OUTER),
-    Field::L4Dst(OUTER),
     Field::Fragment(OUTER),
 ];
+
+/// What tells connections apart.
+const fn tuple_of(layer: Layer) -> [Field; 7] {
+    [
+        Field::EthType(layer),
+        Field::IpProto(layer),
+        Field::Fragment(layer),
+        Field::IpSrc(layer),
+        Field::IpDst(layer),
+        Field::L4Src(layer),
+        Field::L4Dst(layer),
+    ]
+}
+
+const TUPLE: [Field; 7] = tuple_of(OUTER);
 
 /// What tracking a frame in a zone came to.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +44,10 @@ pub(super) struct Tracked {
     tuple: Option<Tuple>,
     found: Option<(ConnRef, Direction)>,
     verdict: Verdict,
+    /// It has no connection, and what it is is read off the frame as it came: a connection is made when the decision is carried out.
+    later: bool,
+    /// Mark and label of the connection that is made then.
+    coming: Option<(u32, u128)>,
 }
 
 impl Walk<'_> {
@@ -44,6 +59,9 @@ impl Walk<'_> {
         }
         // What is behind other headers is read off the frame before anything else.
         for field in TUPLE {
+            self.origin(field, u128::MAX);
+        }
+        for field in KIND {
             self.get(field);
         }
         if self.over {
@@ -53,9 +71,23 @@ impl Walk<'_> {
         let bare = track::tuple(&self.key, OUTER, ct.zone);
         let again = self.tracked.iter().position(|tracked| tracked.bare == bare);
         let place = again.unwrap_or_else(|| {
+            let untouched = |field| self.seen.is_untouched(&bits_of(field, u128::MAX));
+            let own = TUPLE.into_iter().all(untouched);
             let mut tracked = self.look_up(ct.zone, bare);
+            // What else makes a difference is told again for each frame.
+            let same = !tracked.tuple.is_some_and(|tuple| tuple.is_its_reverse());
+            tracked.later = own
+                && same
+                && tracked.found.is_none()
+                && !self.out.once
+                && !self.out.tracks.is_full();
+            if !tracked.later {
+                for field in TUPLE {
+                    self.get(field);
+                }
+            }
             tracked.bare = track::tuple(&self.key, OUTER, ct.zone);
-            self.remember(ct.zone, &tracked);
+            self.remember(ct.zone, own, &tracked);
             self.tracked.push(tracked);
             self.tracked.len() - 1
         });
@@ -64,10 +96,44 @@ impl Walk<'_> {
         };
         let (mut found, number) = (tracked.found, tracked.number);
         let mut verdict = tracked.verdict;
+        let mut coming = tracked.coming;
         if let Some(change) = &ct.commit
+            && tracked.later
+            && change.nat.is_none()
+            && verdict.state() & ct_state::INV == 0
+        {
+            self.note(
+                "conntrack",
+                format_args!("the connection is kept in zone {}", ct.zone),
+            );
+            self.out
+                .ops
+                .push(Op::Commit(number as u8, Box::new(change.clone())));
+            let (mark, label) = coming.unwrap_or_default();
+            let bits = |old: u128, change: Option<(u128, u128)>| {
+                change.map_or(old, |(value, mask)| old & !mask | value & mask)
+            };
+            let wide = |(value, mask): (u32, u32)| (value.into(), mask.into());
+            let mark = bits(mark.into(), change.mark.map(wide)) as u32;
+            coming = Some((mark, bits(label, change.label)));
+            if let Some(tracked) = self.tracked.get_mut(place) {
+                tracked.coming = coming;
+            }
+        } else if let Some(change) = &ct.commit
             && let Some(tuple) = tracked.tuple
             && verdict.state() & ct_state::INV == 0
         {
+            if tracked.later {
+                // From here on the decision is about one connection.
+                let inner = matches!(
+                    self.out.tracks.get(number),
+                    Some(Track::None { inner: true, .. })
+                );
+                let layer = if inner { Layer::Inner } else { OUTER };
+                for field in tuple_of(layer) {
+                    self.out.mask.merge_field(field);
+                }
+            }
             match self.commit(ct, change, &tuple, found) {
                 Ok(Some(now)) => {
                     found = Some(now);
@@ -85,7 +151,7 @@ impl Walk<'_> {
                 }
             }
         }
-        self.show(ct.zone, verdict, found);
+        self.show(ct.zone, verdict, found, coming);
         if ct.nat
             && let Some((conn, direction)) = found
         {
@@ -115,6 +181,8 @@ impl Walk<'_> {
             tuple: None,
             found: None,
             verdict: Verdict::INVALID,
+            later: false,
+            coming: None,
         };
         let Some(bare) = bare else {
             return invalid;
@@ -189,7 +257,7 @@ impl Walk<'_> {
     }
 
     /// Notes what the decision takes for granted.
-    fn remember(&mut self, zone: u16, tracked: &Tracked) {
+    fn remember(&mut self, zone: u16, own: bool, tracked: &Tracked) {
         let inner = self.seen.is_decapsulated();
         let track = match tracked.found {
             Some((conn, direction)) => Track::Connection {
@@ -200,11 +268,12 @@ impl Walk<'_> {
             },
             // It is looked up again by the frame as it came.
             None => {
-                let whole = |field| bits_of(field, u128::MAX);
-                self.out.once |= !TUPLE
-                    .iter()
-                    .all(|field| self.seen.is_untouched(&whole(*field)));
-                Track::None { zone, inner }
+                self.out.once |= !own;
+                Track::None {
+                    zone,
+                    inner,
+                    decision: tracked.verdict.decision(),
+                }
             }
         };
         if self.out.tracks.try_push(track).is_err() {
@@ -274,24 +343,19 @@ impl Walk<'_> {
                 return Ok(Some((made, Direction::Original)));
             }
         };
-        if let Some((value, mask)) = change.mark
-            && let Some(old) = table.mark(conn)
-            && old & mask != value & mask
-        {
-            table.set_mark(conn, old & !mask | value & mask);
-        }
-        if let Some((value, mask)) = change.label
-            && let Some(old) = table.label(conn)
-            && old & mask != value & mask
-        {
-            table.set_label(conn, old & !mask | value & mask);
-        }
+        change.write(table, conn);
         Ok(Some((conn, direction)))
     }
 
     /// Sets what rules match from now on.
-    fn show(&mut self, zone: u16, verdict: Verdict, found: Option<(ConnRef, Direction)>) {
-        let (mut mark, mut label) = (0, 0);
+    fn show(
+        &mut self,
+        zone: u16,
+        verdict: Verdict,
+        found: Option<(ConnRef, Direction)>,
+        coming: Option<(u32, u128)>,
+    ) {
+        let (mut mark, mut label) = coming.unwrap_or_default();
         if let Some((conn, _)) = found {
             let table = self.tracking.table.connections();
             mark = table.and_then(|table| table.mark(conn)).unwrap_or(0);

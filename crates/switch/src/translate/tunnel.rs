@@ -67,6 +67,7 @@ impl Walk<'_> {
             self.key.set(pair(Layer::Inner), 0);
         }
         self.seen.decapsulate();
+        self.buried.clear();
         self.write(Field::Layers, LAYER_OUTER_PRESENT.into());
         // Congestion marks of the tunnel are carried in (RFC 6040 section 4.2); a frame that they would make no sense for is dropped when it is met.
         if both {
@@ -244,6 +245,7 @@ impl Walk<'_> {
             self.key.set(pair(Layer::Inner), old);
         }
         self.seen.encapsulate();
+        self.buried.clear();
         let number = |mac: [u8; 6]| {
             mac.iter()
                 .fold(0_u128, |all, byte| all << 8 | u128::from(*byte))
