@@ -106,6 +106,8 @@ pub struct Lane {
     pub connections: Option<Box<Connections>>,
     /// Of the frame in hand, what was looked up and belongs to no connection, by its number among the decision's tracks.
     fresh: [Option<Fresh>; MAX_TRACKS],
+    /// The zone and the layer in which frames were looked up last that belong to no connection: where those of the next burst will be, too.
+    strangers: Option<(u16, bool)>,
     /// Meters that rules name.
     pub meters: Box<MeterTable>,
     /// Ticks of the clock, for the meters.
@@ -164,6 +166,7 @@ impl Lane {
             rule_counters,
             connections: None,
             fresh: [None; MAX_TRACKS],
+            strangers: None,
             meters: Box::new(meters),
             now: 0,
             broke_at: 0,
@@ -288,7 +291,34 @@ impl Lane {
                 if let Some(place) = self.fresh.get_mut(number) {
                     *place = Some((tuple, packet));
                 }
+                self.strangers = Some((zone, inner));
                 Ok(())
+            }
+        }
+    }
+
+    /// Asks for what looking up a burst's frames will need, if those of the last one belonged to no connection: nothing cached leads there.
+    #[inline(always)]
+    pub fn expect_strangers(&mut self, alive: u32) {
+        if let Some((zone, inner)) = self.strangers.take() {
+            self.fetch_connections(alive, zone, inner);
+        }
+    }
+
+    #[inline(never)]
+    fn fetch_connections(&self, alive: u32, zone: u16, inner: bool) {
+        let Some(connections) = &self.connections else {
+            return;
+        };
+        let layer = if inner { Layer::Inner } else { Layer::Outer };
+        for (index, frame) in self.frames.iter().enumerate() {
+            if alive >> index & 1 == 1
+                && let Some(tuple) = track::tuple(&frame.key, layer, zone)
+            {
+                let table = &connections.table;
+                table.prefetch(&table.key(&tuple));
+                // Where its answers will be found.
+                table.prefetch(&table.key(&tuple.reversed()));
             }
         }
     }

@@ -340,6 +340,7 @@ impl SwitchWorker {
         if self.cache.is_large() {
             self.fetch_ahead(alive);
         }
+        self.lane.expect_strangers(alive);
         let mut left = alive;
         let mut exact = 0;
         let watched = self.lane.tap.is_some();
