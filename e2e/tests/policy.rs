@@ -3,13 +3,16 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Display;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sumeru_e2e::config::quoted;
+use sumeru_e2e::initramfs::Initramfs;
+use sumeru_e2e::peers::Kernel;
 use sumeru_e2e::place::SocketFolder;
 use sumeru_e2e::workload::{SHORT, address, iperf, iperf_server, ping};
-use sumeru_e2e::{Config, Daemon, Guest, Lifetime, Namespace, Nic, boot_all};
+use sumeru_e2e::{Config, Daemon, Guest, Lifetime, Namespace, Nic, Process, boot_all};
 
 const MACS: [&str; 2] = ["52:54:00:00:00:01", "52:54:00:00:00:02"];
 
@@ -222,4 +225,126 @@ fn groups_blocklists_port_security_and_rates_hold_between_guests() {
     std::thread::sleep(Duration::from_millis(10));
     assert_eq!(node.pings("10.0.0.1"), 3);
     node.daemon.stop().unwrap();
+}
+
+/// A server in a namespace, with its output in a log.
+fn serve(ours: &Namespace, log: &Path, program: &str, arguments: &[&str]) -> Process {
+    let mut command = ours.command(program);
+    command.args(arguments);
+    Process::spawn(program, command, log, Lifetime::Bound).unwrap()
+}
+
+/// A guest's curl and iperf3 under source translation, and a server of the guest's under destination translation.
+#[test]
+fn a_guest_behind_translation_asks_and_is_asked() {
+    let folder = SocketFolder::create("nat").unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let ours = Namespace::create("ours").unwrap();
+    let config = Config::new("n1", 0)
+        .network("blue", 100, &[], 1500)
+        .port("g1", &at("g1.net"), "blue", MACS[0])
+        .table(
+            "port",
+            &[
+                ("name", &quoted("t3")),
+                ("kind", &quoted("tap")),
+                ("ifname", &quoted("tap3")),
+                ("network", &quoted("blue")),
+            ],
+        );
+    std::fs::write(at("n1.toml"), config.text()).unwrap();
+    let mut daemon = Daemon::start(
+        "n1",
+        Some(&ours),
+        &at("n1.toml"),
+        &at("rpc"),
+        Lifetime::Bound,
+    )
+    .unwrap();
+    for rule in [
+        "g1 ingress pattern eth / ipv4 / end actions ct zone 7 nat_restore group 1 / end",
+        "g1 group 1 priority 1 ingress pattern eth / ct state is +new-rpl / end actions ct zone 7 commit nat_src addr 10.0.0.100 port 20000-29999 group 2 / end",
+        "g1 group 1 priority 2 ingress pattern eth / ct state is -inv / end actions jump group 2 / end",
+        "g1 group 1 priority 3 ingress pattern eth / end actions drop / end",
+        "t3 ingress pattern eth / ipv4 dst is 10.0.0.100 / end actions ct zone 7 nat_restore group 3 / end",
+        "t3 group 3 priority 1 ingress pattern eth / ct state is +est / end actions jump group 2 / end",
+        "t3 group 3 priority 2 ingress pattern eth / end actions drop / end",
+        "t3 ingress pattern eth / ipv4 dst is 10.0.0.200 / tcp / end actions ct zone 7 nat_restore group 4 / end",
+        "t3 group 4 priority 1 ingress pattern eth / ct state is +new / end actions ct zone 7 commit nat_dst addr 10.0.0.1 port 8080 group 2 / end",
+        "t3 group 4 priority 2 ingress pattern eth / end actions jump group 2 / end",
+        "g1 group 2 transfer pattern eth / end actions passthru / end",
+    ] {
+        let words: Vec<&str> = ["flow", "create"]
+            .into_iter()
+            .chain(rule.split(' '))
+            .collect();
+        daemon.cli(&words).unwrap().success(rule).unwrap();
+    }
+    for arguments in [
+        "link set tap3 up",
+        "address add 10.0.0.3/24 dev tap3",
+        "neighbour add 10.0.0.100 lladdr 52:54:00:00:00:01 dev tap3",
+        "neighbour add 10.0.0.200 lladdr 52:54:00:00:00:01 dev tap3",
+    ] {
+        ours.ip(&arguments.split(' ').collect::<Vec<_>>()).unwrap();
+    }
+    std::fs::create_dir(at("www")).unwrap();
+    std::fs::write(at("www/hello"), "from the namespace").unwrap();
+    let www = at("www").display().to_string();
+    // It says on standard error who asked.
+    let arguments = ["-u", "-m", "http.server", "8000", "--directory", &www];
+    let web = serve(&ours, &at("www.log"), "python3", &arguments);
+    let _iperf = serve(&ours, &at("iperf.log"), "iperf3", &["-s"]);
+    let guest = Guest::builder("g1")
+        .memory(256)
+        .initramfs(
+            Initramfs::new(Kernel::V6_1)
+                .program("curl")
+                .program("iperf3"),
+        )
+        .nic(Nic::new(at("g1.net"), MACS[0]))
+        .boot()
+        .unwrap();
+    address(&guest, "10.0.0.1/24", 1500).unwrap();
+
+    let got = guest
+        .check(
+            "/bin/curl -s --max-time 10 --retry 5 --retry-connrefused http://10.0.0.3:8000/hello",
+            SHORT,
+        )
+        .unwrap();
+    assert_eq!(got.trim(), "from the namespace");
+    let asked = std::fs::read_to_string(web.log()).unwrap();
+    assert!(
+        asked.contains("10.0.0.100 - - ") && !asked.contains("10.0.0.1 -"),
+        "{asked}"
+    );
+    // Nobody may ask the translated address, which answers only.
+    let refused = ours.run(
+        "curl",
+        &["-s", "--max-time", "2", "http://10.0.0.100:8080/"],
+    );
+    assert!(refused.is_ok_and(|output| output.status != 0));
+
+    // The address that stands for the guest's server.
+    guest
+        .check("mkdir -p /tmp/www && echo from the guest > /tmp/www/hello && httpd -p 8080 -h /tmp/www", SHORT)
+        .unwrap();
+    let got = ours
+        .run(
+            "curl",
+            &["-s", "--max-time", "10", "http://10.0.0.200/hello"],
+        )
+        .unwrap();
+    assert_eq!(got.stdout.trim(), "from the guest");
+
+    // Much at once, and pings, whose identifiers are translated.
+    let stream = iperf(&guest, "10.0.0.3", 3).unwrap();
+    println!(
+        "{:.0} Mbit/s under translation",
+        stream.bits_per_second / 1e6
+    );
+    assert!(stream.bits_per_second > 2e6, "{stream:?}");
+    assert_eq!(ping(&guest, "10.0.0.3", 3, 56).unwrap(), 3);
+    daemon.stop().unwrap();
 }
