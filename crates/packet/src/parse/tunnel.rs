@@ -22,7 +22,7 @@ pub(crate) const LABELS_MAX: usize = 8;
 const GTPU_EXTENSIONS_MAX: usize = 8;
 
 /// VXLAN flag I: the VNI is valid.
-const VXLAN_VALID: u8 = 0x08;
+pub(super) const VXLAN_VALID: u8 = 0x08;
 /// VXLAN-GPE flag P: the next protocol field is valid. Without it the payload is Ethernet.
 const GPE_PROTOCOL: u8 = 0x04;
 /// VXLAN-GPE version, which is zero.
