@@ -7,6 +7,7 @@
 mod connections;
 mod ports;
 mod report;
+mod slow;
 mod upkeep;
 
 use std::net::IpAddr;
@@ -17,23 +18,22 @@ use sumeru_engine::publish::Subscriber;
 use sumeru_engine::{Armed, Cx, Poller, Tsc};
 use sumeru_packet::{HEADER_MAX, Malformed, ParseOptions, parse};
 
-use crate::cache::{Cache, Decision, Hit, Level};
+use crate::cache::{Cache, Hit, Level};
 use crate::capture::Seen;
 use crate::classifier::arena::CounterArena;
 use crate::egress;
-use crate::fdb::{Fdb, change_of};
+use crate::fdb::Fdb;
 use crate::frame::{BURST, MAX_FRAME, PortIndex};
-use crate::lane::{Attachment, Connections, Lane, LocalPort, Outcome};
+use crate::lane::{Attachment, Lane, LocalPort, Outcome};
 use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
-use crate::program::Op;
 use crate::qos::meter_table::MeterTable;
 use crate::ring::{QueueFault, Sender};
 use crate::rules::{Parsing, RuleView};
 use crate::snapshot::Snapshot;
 use crate::stats::{Drop, DropReason, PipelineCounters, Stage};
-use crate::track::{Known, Table, Track, Tracking};
-use crate::translate::{Note, Tables, Translation, translate};
-use crate::underlay::{self, Neighbours};
+use crate::track::Track;
+use crate::translate::{Note, Tables};
+use crate::underlay::Neighbours;
 use crate::wire::Received;
 
 pub use connections::{ConnectionSettings, ConnectionSums};
@@ -408,104 +408,6 @@ impl SwitchWorker {
         tap.received(&self.lane.frames[index], &self.lane.list)
     }
 
-    /// A frame that met a decision about frames without a connection, of which the table says this, and is none of those.
-    #[inline(never)]
-    fn other(&mut self, index: usize, decision: u32) -> Outcome {
-        let frame = &self.lane.frames[index];
-        let stamps = self.rules.rules.stamps();
-        let entry = self
-            .cache
-            .find_other(&frame.key, frame.hash, stamps, decision);
-        if let Some(Hit::Tracked(track, ops, counter)) = entry.map(|entry| self.cache.hit(entry)) {
-            match self.lane.execute_tracked(index, track, ops, counter) {
-                Outcome::Outdated(known) => self.decide(index, known),
-                outcome => outcome,
-            }
-        } else {
-            self.decide(index, None)
-        }
-    }
-
-    /// The slow path for one frame: decide, learn, keep the decision, carry it out.
-    #[cold]
-    fn decide(&mut self, index: usize, known: Known) -> Outcome {
-        self.lane.counters.passed(Stage::SlowPath, 1);
-        if self.rules.replaces && self.lane.frames[index].header.len() < HEADER_MAX {
-            // What a new front uncovers may be decided by.
-            // SAFETY: the frame is of the burst in hand.
-            unsafe {
-                egress::load_behind(&mut self.lane.frames[index], &self.lane.list, HEADER_MAX)
-            };
-        }
-        let key = self.lane.frames[index].key;
-        let tables = Tables {
-            snapshot: &self.snapshot,
-            rules: &self.rules,
-            fdb: &self.fdb,
-            neighbours: &self.neighbours,
-        };
-        let frame = &self.lane.frames[index];
-        let tracking = match self.lane.connections.as_deref_mut() {
-            Some(Connections {
-                table,
-                fragments,
-                now,
-            }) => Tracking::of(Table::Live(table, fragments), frame, *now, known),
-            None => Tracking::of(Table::Off, frame, 0, None),
-        };
-        let decision = translate(tables, &key, tracking, None);
-        if let Some(remote) = decision.resolve
-            && self.neighbours.want(remote)
-        {
-            self.ask(remote);
-        }
-        // What was decided before an address was learned may depend on it (a frame to its own sender): it is good for this frame only.
-        let news = decision
-            .learn
-            .filter(|(network, mac, target)| self.fdb.is_news(*network, *mac, *target));
-        if news.is_some() || decision.once {
-            let Translation {
-                ops,
-                tracks,
-                bridged,
-                ..
-            } = decision;
-            self.lane.broke_at = usize::MAX;
-            self.lane.freshen(index, &tracks);
-            let outcome = self.lane.execute_with(index, &tracks, &ops, None);
-            // A frame that an action dropped on its way has not come to the bridge.
-            if let Some((network, mac, target)) = news.filter(|_| self.lane.broke_at >= bridged) {
-                self.fdb.learn(network, mac, target, self.now);
-                self.cache.learned(change_of(network, mac));
-            }
-            return outcome;
-        }
-        if let Some((network, mac, _)) = decision.learn {
-            self.fdb.touch(network, mac, self.now);
-        }
-        let tracks = decision.tracks.clone();
-        let kept = Decision {
-            tracks: decision.tracks,
-            mask: decision.mask,
-            rests: decision.rests,
-            ops: decision.ops,
-            sender: decision.learn.map(|(network, mac, _)| (network, mac)),
-        };
-        let entry = self.cache.insert(&key, kept);
-        match self.cache.hit(entry) {
-            Hit::Output(port) => self.lane.enqueue(index, port),
-            Hit::Run(ops, counter) => self.lane.execute(index, ops, counter),
-            Hit::Tracked(_, ops, counter) => {
-                let own = ops
-                    .iter()
-                    .take_while(|op| matches!(op, Op::Track(_)))
-                    .count();
-                self.lane.freshen(index, &tracks);
-                self.lane.execute_with(index, &tracks, &ops[own..], counter)
-            }
-        }
-    }
-
     #[inline(always)]
     fn conclude(&mut self, index: usize, outcome: Outcome, seen: Option<Seen>) {
         if outcome == Outcome::Consume {
@@ -516,50 +418,6 @@ impl SwitchWorker {
                 seen.dropped = Some(reason);
             }
             tap.put(seen);
-        }
-    }
-
-    /// A frame for the node itself.
-    #[cold]
-    fn consume(&mut self, index: usize) {
-        self.lane.counters.dropped(Drop::Consumed.into());
-        let Some(own) = &self.snapshot.underlay else {
-            return;
-        };
-        let (frame, mut bytes, mut reply) =
-            (&self.lane.frames[index], [0; OWN_FRAME], [0; OWN_FRAME]);
-        // SAFETY: the frame is of the burst in hand.
-        let len = unsafe { egress::linear(frame, &self.lane.list, &mut bytes) };
-        // Longer ones are not answered.
-        if len < frame.len as usize {
-            return;
-        }
-        let reaction = underlay::handle(
-            &bytes[..len],
-            &frame.layout,
-            own,
-            &mut self.neighbours,
-            self.now,
-            &mut reply,
-        );
-        let port = frame.in_port;
-        if let Some(address) = reaction.learned {
-            self.cache.learned(underlay::change_of(address));
-        }
-        if reaction.reply_len > 0 {
-            self.lane.send_own(port, &mut reply[..reaction.reply_len]);
-        }
-    }
-
-    /// Asks the wire for a neighbour's link-layer address.
-    fn ask(&mut self, remote: IpAddr) {
-        let Some(own) = &self.snapshot.underlay else {
-            return;
-        };
-        let mut frame = [0; 128];
-        let len = underlay::question(own, remote, &mut frame);
-        if len > 0 {
-            self.lane.send_own(own.port, &mut frame[..len]);
         }
     }
 

@@ -67,97 +67,97 @@ impl Walk<'_> {
         if self.over {
             return false;
         }
-        // A frame is tracked once in a zone, however many actions ask.
-        let bare = track::tuple(&self.key, OUTER, ct.zone);
-        let again = self.tracked.iter().position(|tracked| tracked.bare == bare);
-        let place = again.unwrap_or_else(|| {
-            let untouched = |field| self.seen.is_untouched(&bits_of(field, u128::MAX));
-            let own = TUPLE.into_iter().all(untouched);
-            let mut tracked = self.look_up(ct.zone, bare);
-            // What else makes a difference is told again for each frame.
-            let same = !tracked.tuple.is_some_and(|tuple| tuple.is_its_reverse());
-            tracked.later = own
-                && same
-                && tracked.found.is_none()
-                && !self.out.once
-                && !self.out.tracks.is_full();
-            if !tracked.later {
-                for field in TUPLE {
-                    self.get(field);
-                }
-            }
-            tracked.bare = track::tuple(&self.key, OUTER, ct.zone);
-            self.remember(ct.zone, own, &tracked);
-            self.tracked.push(tracked);
-            self.tracked.len() - 1
-        });
-        let Some(tracked) = self.tracked.get(place).copied() else {
+        let place = self.tracked_in(ct.zone);
+        let Some(mut tracked) = self.tracked.get(place).copied() else {
             return true;
         };
-        let (mut found, number) = (tracked.found, tracked.number);
-        let mut verdict = tracked.verdict;
-        let mut coming = tracked.coming;
-        if let Some(change) = &ct.commit
-            && tracked.later
-            && change.nat.is_none()
-            && verdict.state() & ct_state::INV == 0
-        {
-            self.note(
-                "conntrack",
-                format_args!("the connection is kept in zone {}", ct.zone),
-            );
-            self.out
-                .ops
-                .push(Op::Commit(number as u8, Box::new(change.clone())));
-            let (mark, label) = coming.unwrap_or_default();
-            let bits = |old: u128, change: Option<(u128, u128)>| {
-                change.map_or(old, |(value, mask)| old & !mask | value & mask)
-            };
-            let wide = |(value, mask): (u32, u32)| (value.into(), mask.into());
-            let mark = bits(mark.into(), change.mark.map(wide)) as u32;
-            coming = Some((mark, bits(label, change.label)));
-            if let Some(tracked) = self.tracked.get_mut(place) {
-                tracked.coming = coming;
+        let kept = ct.commit.as_ref();
+        if let Some(change) = kept.filter(|_| tracked.verdict.state() & ct_state::INV == 0) {
+            if tracked.later && change.nat.is_none() {
+                self.commit_later(ct.zone, change, &mut tracked);
+            } else if let Err(reason) = self.commit_now(ct, change, &mut tracked) {
+                self.drop(reason);
+                return false;
             }
-        } else if let Some(change) = &ct.commit
-            && let Some(tuple) = tracked.tuple
-            && verdict.state() & ct_state::INV == 0
-        {
-            if tracked.later {
-                // From here on the decision is about one connection.
-                let inner = matches!(
-                    self.out.tracks.get(number),
-                    Some(Track::None { inner: true, .. })
-                );
-                let layer = if inner { Layer::Inner } else { OUTER };
-                for field in tuple_of(layer) {
-                    self.out.mask.merge_field(field);
-                }
-            }
-            match self.commit(ct, change, &tuple, found) {
-                Ok(Some(now)) => {
-                    found = Some(now);
-                    verdict = self.verdict(now);
-                    // From now on the decision is about this connection.
-                    self.replace(number, now, verdict);
-                    if let Some(tracked) = self.tracked.get_mut(place) {
-                        (tracked.found, tracked.verdict) = (found, verdict);
-                    }
-                }
-                Ok(None) => {}
-                Err(reason) => {
-                    self.drop(reason);
-                    return false;
-                }
+            if let Some(place) = self.tracked.get_mut(place) {
+                *place = tracked;
             }
         }
-        self.show(ct.zone, verdict, found, coming);
+        self.show(ct.zone, &tracked);
         if ct.nat
-            && let Some((conn, direction)) = found
+            && let Some((conn, direction)) = tracked.found
         {
-            self.translate(conn, direction, number);
+            self.translate(conn, direction, tracked.number);
         }
         true
+    }
+
+    /// What tracking the frame in a zone comes to, by its place. A frame is tracked once in a zone, however many actions ask.
+    fn tracked_in(&mut self, zone: u16) -> usize {
+        let bare = track::tuple(&self.key, OUTER, zone);
+        let again = self.tracked.iter().position(|tracked| tracked.bare == bare);
+        if let Some(place) = again {
+            return place;
+        }
+        let untouched = |field| self.seen.is_untouched(&bits_of(field, u128::MAX));
+        let own = TUPLE.into_iter().all(untouched);
+        let mut tracked = self.look_up(zone, bare);
+        // What else makes a difference is told again for each frame.
+        let same = !tracked.tuple.is_some_and(|tuple| tuple.is_its_reverse());
+        tracked.later =
+            own && same && tracked.found.is_none() && !self.out.once && !self.out.tracks.is_full();
+        if !tracked.later {
+            for field in TUPLE {
+                self.get(field);
+            }
+        }
+        tracked.bare = track::tuple(&self.key, OUTER, zone);
+        self.remember(zone, own, &tracked);
+        self.tracked.push(tracked);
+        self.tracked.len() - 1
+    }
+
+    /// Has the connection made when the decision is carried out, for this frame and all that are like it.
+    fn commit_later(&mut self, zone: u16, change: &CtChange, tracked: &mut Tracked) {
+        self.note(
+            "conntrack",
+            format_args!("the connection is kept in zone {zone}"),
+        );
+        let op = Op::Commit(tracked.number as u8, Box::new(change.clone()));
+        self.out.ops.push(op);
+        let (mark, label) = tracked.coming.unwrap_or_default();
+        let mark = change
+            .mark
+            .map_or(mark, |(value, mask)| mark & !mask | value & mask);
+        let label = change
+            .label
+            .map_or(label, |(value, mask)| label & !mask | value & mask);
+        tracked.coming = Some((mark, label));
+    }
+
+    /// Makes the connection, about which the decision is from now on.
+    fn commit_now(
+        &mut self,
+        ct: &CtRule,
+        change: &CtChange,
+        tracked: &mut Tracked,
+    ) -> Result<(), Drop> {
+        let Some(tuple) = tracked.tuple else {
+            return Ok(());
+        };
+        if tracked.later {
+            let track = self.out.tracks.get(tracked.number);
+            let inner = matches!(track, Some(Track::None { inner: true, .. }));
+            let layer = if inner { Layer::Inner } else { OUTER };
+            for field in tuple_of(layer) {
+                self.out.mask.merge_field(field);
+            }
+        }
+        if let Some(now) = self.commit(ct, change, &tuple, tracked.found)? {
+            (tracked.found, tracked.verdict) = (Some(now), self.verdict(now));
+            self.replace(tracked.number, now, tracked.verdict);
+        }
+        Ok(())
     }
 
     /// The frame's connection, after the frame was run through its states.
@@ -348,15 +348,10 @@ impl Walk<'_> {
     }
 
     /// Sets what rules match from now on.
-    fn show(
-        &mut self,
-        zone: u16,
-        verdict: Verdict,
-        found: Option<(ConnRef, Direction)>,
-        coming: Option<(u32, u128)>,
-    ) {
-        let (mut mark, mut label) = coming.unwrap_or_default();
-        if let Some((conn, _)) = found {
+    fn show(&mut self, zone: u16, tracked: &Tracked) {
+        let verdict = tracked.verdict;
+        let (mut mark, mut label) = tracked.coming.unwrap_or_default();
+        if let Some((conn, _)) = tracked.found {
             let table = self.tracking.table.connections();
             mark = table.and_then(|table| table.mark(conn)).unwrap_or(0);
             label = table.and_then(|table| table.label(conn)).unwrap_or(0);

@@ -1,0 +1,135 @@
+//! Frames and their connections on the fast path: whether a decision holds, and what is asked for ahead.
+
+use super::{Lane, Outcome};
+use crate::conntrack::Verdict;
+use crate::frame::Frame;
+use crate::program::Op;
+use crate::track::{self, Fresh, Known, Track, Tracks};
+use sumeru_packet::Layer;
+
+impl Lane {
+    /// Runs a program on frame `index` of the burst if its connections are as they were when it was made.
+    #[inline(always)]
+    pub fn execute_tracked(
+        &mut self,
+        index: usize,
+        track: Track,
+        ops: &[Op],
+        counter: Option<u32>,
+    ) -> Outcome {
+        if let Err(known) = self.holds(index, &track, 0) {
+            return Outcome::Outdated(known);
+        }
+        let mut rest = ops;
+        let mut tracks = Tracks::new();
+        tracks.push(track);
+        while let [Op::Track(track), more @ ..] = rest {
+            if let Err(known) = self.holds(index, track, tracks.len()) {
+                // The frame has been tracked in the zones before; what the table said there is not kept.
+                return Outcome::Outdated(known);
+            }
+            let _ = tracks.try_push(*track);
+            rest = more;
+        }
+        self.execute_with(index, &tracks, rest, counter)
+    }
+
+    /// Whether a frame's connection is as a decision takes it for granted; if not, what the table says of it.
+    #[inline(always)]
+    fn holds(&mut self, index: usize, track: &Track, number: usize) -> Result<(), Known> {
+        let Some(connections) = &mut self.connections else {
+            return Err(None);
+        };
+        let frame = &self.frames[index];
+        match *track {
+            Track::Connection {
+                conn,
+                direction,
+                inner,
+                decision,
+            } => {
+                let packet = track::packet(frame, inner, connections.now);
+                let verdict = connections.table.track(conn, direction, &packet);
+                if verdict.decision() == decision {
+                    Ok(())
+                } else if verdict == Verdict::STALE {
+                    Err(None)
+                } else {
+                    Err(Some((conn, direction, verdict)))
+                }
+            }
+            Track::None {
+                zone,
+                inner,
+                decision,
+            } => {
+                let Some((tuple, packet)) = fresh(frame, zone, inner, connections.now) else {
+                    // Of no protocol that has connections.
+                    return match decision == Verdict::INVALID.decision() {
+                        true => Ok(()),
+                        false => Err(None),
+                    };
+                };
+                let table = &connections.table;
+                let found = table.lookup(&tuple, connections.now);
+                if found.is_some() || table.classify(&tuple, &packet).decision() != decision {
+                    return Err(None);
+                }
+                if let Some(place) = self.fresh.get_mut(number) {
+                    *place = Some((tuple, packet));
+                }
+                self.strangers = Some((zone, inner));
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks for what looking up a burst's frames will need, if those of the last one belonged to no connection: nothing cached leads there.
+    #[inline(always)]
+    pub fn expect_strangers(&mut self, alive: u32) {
+        if let Some((zone, inner)) = self.strangers.take() {
+            self.fetch_connections(alive, zone, inner);
+        }
+    }
+
+    #[inline(never)]
+    fn fetch_connections(&self, alive: u32, zone: u16, inner: bool) {
+        let Some(connections) = &self.connections else {
+            return;
+        };
+        let layer = if inner { Layer::Inner } else { Layer::Outer };
+        for (index, frame) in self.frames.iter().enumerate() {
+            if alive >> index & 1 == 1
+                && let Some(tuple) = track::tuple(&frame.key, layer, zone)
+            {
+                let table = &connections.table;
+                table.prefetch(&table.key(&tuple));
+                // Where its answers will be found.
+                table.prefetch(&table.key(&tuple.reversed()));
+            }
+        }
+    }
+
+    /// Takes note of what connections can be made of, for a decision that was made for this frame.
+    pub fn freshen(&mut self, index: usize, tracks: &[Track]) {
+        let Some(connections) = &self.connections else {
+            return;
+        };
+        for (place, track) in self.fresh.iter_mut().zip(tracks) {
+            *place = match *track {
+                Track::None { zone, inner, .. } => {
+                    fresh(&self.frames[index], zone, inner, connections.now)
+                }
+                Track::Connection { .. } => None,
+            };
+        }
+    }
+}
+
+/// What a connection of a frame's is made of.
+#[inline(always)]
+pub(super) fn fresh(frame: &Frame, zone: u16, inner: bool, now: u64) -> Option<Fresh> {
+    let layer = if inner { Layer::Inner } else { Layer::Outer };
+    let tuple = track::tuple(&frame.key, layer, zone)?;
+    Some((tuple, track::packet(frame, inner, now)))
+}
