@@ -679,3 +679,6 @@ impl DataPlane for Local {
         self.captures.values().map(Recorder::state).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,7 +130,7 @@ impl MeterSpec {
         optional(
             "green",
             "actions",
-            "what becomes of green frames: passthru, drop, or set_ipv4_dscp dscp N (default passthru)",
+            "what becomes of green frames: passthru, drop, or set_ipv4_dscp dscp_value N (default passthru)",
         ),
         optional(
             "yellow",

@@ -24,7 +24,7 @@ const RATES: [(&str, &str); 6] = [
 const COLORS: [(&str, &str); 3] = [
     (
         "green",
-        "What becomes of green frames: passthru, drop or \"set_ipv4_dscp dscp N\" [default: passthru]",
+        "What becomes of green frames: passthru, drop or \"set_ipv4_dscp dscp_value N\" [default: passthru]",
     ),
     ("yellow", "The same of yellow frames [default: passthru]"),
     ("red", "The same of red frames [default: drop]"),
