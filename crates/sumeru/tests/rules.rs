@@ -244,7 +244,7 @@ fn meters_indirect_actions_ages_and_isolation_in_words() {
         (
             "meter create vm1 8 srtcm_rfc2697 --cir 1",
             1,
-            "cbs is missing",
+            "ebs is missing",
         ),
         ("indirect_action vm1 create action cuont / end", 2, "cuont"),
         ("indirect_action vm1 update 5 action drop / end", 1, "count"),

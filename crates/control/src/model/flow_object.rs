@@ -79,7 +79,7 @@ impl FromValue for OneAction {
     }
 }
 
-/// The words of an algorithm, what it must have and what has no place in it.
+/// Which algorithm, while its numbers are not read yet.
 #[derive(Clone, Copy)]
 enum Algorithm {
     Srtcm,
@@ -156,45 +156,37 @@ impl MeterSpec {
             yellow: colour("yellow", &[Action::Passthru]),
             red: colour("red", &[Action::Drop]),
         };
-        let needed = |fields: &mut Fields<'_>, names: &[&str]| {
-            for name in names {
-                if !fields.has(name) {
-                    fields.fault(name, "missing", "an integer");
-                }
-            }
+        let (needed, others): (&[&str], &[&str]) = match algorithm {
+            None => (&[], &[]),
+            Some(Algorithm::Srtcm) => (&["ebs"], &["pir", "pbs", "eir"]),
+            Some(Algorithm::Trtcm) => (&["pir", "pbs"], &["ebs", "eir"]),
+            Some(Algorithm::TrtcmExcess) => (&["eir", "ebs"], &["pir", "pbs"]),
         };
-        needed(fields, &["cir", "cbs"]);
+        for name in ["cir", "cbs"].iter().chain(needed) {
+            if !fields.has(name) {
+                fields.fault(name, "missing", "an integer of 0 or more");
+            }
+        }
+        fields.forbid(others, "it is of another algorithm");
         let (cir, cbs) = (cir?, cbs?);
         let algorithm = match algorithm? {
-            Algorithm::Srtcm => {
-                needed(fields, &["ebs"]);
-                fields.forbid(&["pir", "pbs", "eir"], "of srtcm_rfc2697");
-                MeterAlgorithm::SrtcmRfc2697 {
-                    cir,
-                    cbs,
-                    ebs: ebs?,
-                }
-            }
-            Algorithm::Trtcm => {
-                needed(fields, &["pir", "pbs"]);
-                fields.forbid(&["ebs", "eir"], "of trtcm_rfc2698");
-                MeterAlgorithm::TrtcmRfc2698 {
-                    cir,
-                    pir: pir?,
-                    cbs,
-                    pbs: pbs?,
-                }
-            }
-            Algorithm::TrtcmExcess => {
-                needed(fields, &["eir", "ebs"]);
-                fields.forbid(&["pir", "pbs"], "of trtcm_rfc4115");
-                MeterAlgorithm::TrtcmRfc4115 {
-                    cir,
-                    eir: eir?,
-                    cbs,
-                    ebs: ebs?,
-                }
-            }
+            Algorithm::Srtcm => MeterAlgorithm::SrtcmRfc2697 {
+                cir,
+                cbs,
+                ebs: ebs?,
+            },
+            Algorithm::Trtcm => MeterAlgorithm::TrtcmRfc2698 {
+                cir,
+                pir: pir?,
+                cbs,
+                pbs: pbs?,
+            },
+            Algorithm::TrtcmExcess => MeterAlgorithm::TrtcmRfc4115 {
+                cir,
+                eir: eir?,
+                cbs,
+                ebs: ebs?,
+            },
         };
         let profile = MeterProfile {
             algorithm,

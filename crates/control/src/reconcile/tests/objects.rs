@@ -294,6 +294,7 @@ fn what_makes_no_sense_of_a_meter_is_named() {
         (json!({ "cbs": 0 }), "cbs"),
         (json!({ "pir": 5 }), "pir"),
         (json!({ "algorithm": "trtcm_rfc2698" }), "pbs"),
+        (json!({ "cir": null, "ebs": null }), "ebs"),
         (
             json!({ "algorithm": "trtcm_rfc2698", "ebs": null, "pir": 10, "pbs": 10 }),
             "pir",
