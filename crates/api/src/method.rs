@@ -12,7 +12,9 @@ use sumeru_control::model::{Kind, fields_of};
 use sumeru_control::reconcile::Control;
 use tokio::sync::watch;
 
-use crate::methods::{capture, config, conntrack, daemon, flow, object, policy, stats, trace};
+use crate::methods::{
+    capture, config, conntrack, daemon, flow, flow_object, object, policy, stats, trace,
+};
 use crate::protocol::{METHOD_NOT_FOUND, RpcError};
 
 /// What methods work on.
@@ -156,6 +158,7 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
         object::METHODS,
         policy::METHODS,
         flow::METHODS,
+        flow_object::METHODS,
         conntrack::METHODS,
         stats::METHODS,
         trace::METHODS,

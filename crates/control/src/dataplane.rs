@@ -8,6 +8,7 @@
 //! a packet or request that arrives later. None of them waits for a guest.
 
 mod connections;
+mod objects;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,13 +18,14 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use sumeru_flow::Rule;
-use sumeru_flow::model::MeterProfile;
+use sumeru_flow::model::{IndirectAction, MeterProfile};
 
-use crate::model::{Controller, Flow, Network, Node, Port, Volume};
+use crate::model::{Controller, Flow, MeterSpec, Network, Node, Port, Volume};
 use crate::settings::SwitchSettings;
 use crate::value::MacAddr;
 
 pub use connections::*;
+pub use objects::*;
 
 /// Why a data plane did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -122,9 +124,9 @@ pub trait DataPlane: Send {
 
     /// Makes a port. A vhost-user port in client mode succeeds before its front end is there.
     fn create_port(&mut self, port: &Port) -> Done;
-    /// Changes network, MAC address or MTU of a live port; everything else is the same in both.
+    /// Changes network, MAC address, MTU or isolation of a live port; everything else is the same in both.
     fn update_port(&mut self, old: &Port, new: &Port) -> Done;
-    /// Removes a port that has no flow rules.
+    /// Removes a port that has no flow rules, meters or indirect actions.
     fn delete_port(&mut self, port: &Port) -> Done;
     /// What a port is doing.
     fn port_state(&self, name: &str) -> Done<PortState>;
@@ -135,6 +137,25 @@ pub trait DataPlane: Send {
     fn change_flows(&mut self, change: &FlowChange<'_>) -> Result<(), FlowRefusal>;
     /// What a rule counted; zeroes for a rule without a count action.
     fn query_flow(&self, port: &Port, flow: &Flow) -> Done<FlowCount>;
+    /// Rules and indirect actions of all ports that have grown old, in no order. Called about once a second, which is how use is noticed.
+    fn aged_flows(&self) -> Done<Vec<AgedFlow>>;
+
+    /// Makes a meter that rules of the port name.
+    fn create_meter(&mut self, port: &Port, id: u32, meter: &MeterSpec) -> Done;
+    /// Changes a meter; the rules that name it follow at once, and its counts stay.
+    fn update_meter(&mut self, port: &Port, id: u32, meter: &MeterSpec) -> Done;
+    /// Removes a meter that nothing names.
+    fn destroy_meter(&mut self, port: &Port, id: u32) -> Done;
+    /// What a meter has seen.
+    fn query_meter(&self, port: &Port, id: u32) -> Done<MeterCount>;
+    /// Makes an indirect action that rules of the port name.
+    fn create_indirect(&mut self, port: &Port, id: u32, action: &IndirectAction) -> Done;
+    /// Gives an indirect action other arguments; the rules that name it follow at once.
+    fn update_indirect(&mut self, port: &Port, id: u32, action: &IndirectAction) -> Done;
+    /// Removes an indirect action that nothing names.
+    fn destroy_indirect(&mut self, port: &Port, id: u32) -> Done;
+    /// What an indirect `count` has counted, or how old an indirect `age` is.
+    fn query_indirect(&self, port: &Port, id: u32) -> Done<IndirectAnswer>;
 
     /// Adds a rule of the control plane's own; see [`RuleName`]. The port need not exist yet or any more.
     fn insert_rule(&mut self, rule: &NamedRule) -> Done;

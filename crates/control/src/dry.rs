@@ -6,11 +6,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs::File;
 
-use sumeru_flow::model::MeterProfile;
+use sumeru_flow::Action;
+use sumeru_flow::model::{IndirectAction, MeterProfile};
 
 use crate::dataplane::*;
-use crate::model::{Controller, Flow, Kind, Network, Node, Port, Volume};
+use crate::model::{
+    Controller, Flow, FlowObject, Kind, MeterSpec, Network, Node, Port, Volume, named_objects,
+};
 use crate::settings::SwitchSettings;
+
+/// A meter or indirect action of a port, by the port's index and its number.
+type ObjectName = (FlowObject, u16, u32);
+
+fn object_name((object, port, id): ObjectName) -> String {
+    format!("{} {id} of port {port}", object.word())
+}
+
+/// What messages call a meter or indirect action.
+fn user(object: FlowObject, port: &Port, id: u32) -> String {
+    object_name((object, port.spec.index(), id))
+}
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -19,6 +34,10 @@ pub struct DryRun {
     have: BTreeMap<(Kind, String), u64>,
     rules: BTreeSet<RuleName>,
     meters: BTreeSet<u32>,
+    /// Meters and indirect actions of ports, these with what they do.
+    objects: BTreeMap<ObjectName, Option<Action>>,
+    /// What rules and indirect actions name, by what messages call them; only of those that name something.
+    uses: BTreeMap<String, Vec<ObjectName>>,
     captures: BTreeMap<String, Capture>,
 }
 
@@ -48,6 +67,76 @@ impl DryRun {
         Ok(())
     }
 
+    fn add_object(
+        &mut self,
+        object: FlowObject,
+        port: &Port,
+        id: u32,
+        action: Option<Action>,
+    ) -> Done {
+        self.need(Kind::Port, &port.spec.name)?;
+        let name = (object, port.spec.index(), id);
+        if self.objects.contains_key(&name) {
+            return Err(Refusal::Field {
+                field: "id",
+                found: object_name(name),
+                expected: "a free number".to_owned(),
+            });
+        }
+        self.objects.insert(name, action);
+        Ok(())
+    }
+
+    fn need_object(&self, object: FlowObject, port: &Port, id: u32) -> Done<Option<&Action>> {
+        let name = (object, port.spec.index(), id);
+        let found = self.objects.get(&name);
+        found.map(Option::as_ref).ok_or_else(|| Refusal::Unknown {
+            kind: object.word(),
+            name: format!("{id} of port {}", port.spec.index()),
+        })
+    }
+
+    fn take_object(&mut self, object: FlowObject, port: &Port, id: u32) -> Done {
+        self.need_object(object, port, id)?;
+        let name = (object, port.spec.index(), id);
+        let users = self.uses.values().filter(|named| named.contains(&name));
+        match users.count() {
+            0 => {
+                self.objects.remove(&name);
+                Ok(())
+            }
+            users => Err(Refusal::Field {
+                field: "id",
+                found: object_name(name),
+                expected: format!("one that nothing names, but {users} rules or objects do"),
+            }),
+        }
+    }
+
+    /// The meters and indirect actions that actions name, all of which must be there.
+    fn named(&self, port: &Port, actions: &[Action]) -> Done<Vec<ObjectName>> {
+        let mut named = Vec::new();
+        named_objects(actions, &mut |object, id| named.push((object, id)));
+        for (object, id) in &named {
+            self.need_object(*object, port, *id)?;
+        }
+        let index = port.spec.index();
+        Ok(named
+            .into_iter()
+            .map(|(object, id)| (object, index, id))
+            .collect())
+    }
+
+    /// Takes note of what a rule names, or that it is gone.
+    fn note_uses(&mut self, port: &Port, flow: &Flow, is_there: bool) {
+        let user = format!("flow {}", flow.name());
+        let named = self.named(port, &flow.spec.rule.actions);
+        match named.unwrap_or_default() {
+            named if is_there && !named.is_empty() => drop(self.uses.insert(user, named)),
+            _ => drop(self.uses.remove(&user)),
+        }
+    }
+
     fn names(&self, kind: Kind) -> impl Iterator<Item = (&String, u64)> {
         self.have
             .iter()
@@ -68,6 +157,8 @@ impl DataPlane for DryRun {
 
     fn stop(&mut self) {
         self.have.clear();
+        self.objects.clear();
+        self.uses.clear();
     }
 
     fn create_network(&mut self, network: &Network) -> Done {
@@ -109,8 +200,9 @@ impl DataPlane for DryRun {
         })
     }
 
-    fn validate_flow(&self, port: &Port, _flow: &Flow) -> Done {
-        self.need(Kind::Port, &port.spec.name).map(drop)
+    fn validate_flow(&self, port: &Port, flow: &Flow) -> Done {
+        self.need(Kind::Port, &port.spec.name)?;
+        self.named(port, &flow.spec.rule.actions).map(drop)
     }
 
     fn change_flows(&mut self, change: &FlowChange<'_>) -> Result<(), FlowRefusal> {
@@ -143,12 +235,91 @@ impl DataPlane for DryRun {
                 refusal,
             });
         }
+        for (is_there, list) in [(false, &change.destroy), (true, &change.create)] {
+            for (port, flow) in list {
+                self.note_uses(port, flow, is_there);
+            }
+        }
         Ok(())
     }
 
     fn query_flow(&self, _port: &Port, flow: &Flow) -> Done<FlowCount> {
         self.need(Kind::Flow, &flow.name())?;
         Ok(FlowCount::default())
+    }
+
+    fn aged_flows(&self) -> Done<Vec<AgedFlow>> {
+        Ok(Vec::new())
+    }
+
+    fn create_meter(&mut self, port: &Port, id: u32, meter: &MeterSpec) -> Done {
+        meter
+            .profile
+            .validate()
+            .map_err(|error| Refusal::Inner(Box::new(error)))?;
+        self.add_object(FlowObject::Meter, port, id, None)
+    }
+
+    fn update_meter(&mut self, port: &Port, id: u32, meter: &MeterSpec) -> Done {
+        self.need_object(FlowObject::Meter, port, id)?;
+        meter
+            .profile
+            .validate()
+            .map_err(|error| Refusal::Inner(Box::new(error)))
+    }
+
+    fn destroy_meter(&mut self, port: &Port, id: u32) -> Done {
+        self.take_object(FlowObject::Meter, port, id)
+    }
+
+    fn query_meter(&self, port: &Port, id: u32) -> Done<MeterCount> {
+        self.need_object(FlowObject::Meter, port, id)?;
+        Ok(MeterCount::default())
+    }
+
+    fn create_indirect(&mut self, port: &Port, id: u32, action: &IndirectAction) -> Done {
+        let named = self.named(port, std::slice::from_ref(&action.action))?;
+        self.add_object(FlowObject::Indirect, port, id, Some(action.action.clone()))?;
+        self.uses
+            .insert(user(FlowObject::Indirect, port, id), named);
+        Ok(())
+    }
+
+    fn update_indirect(&mut self, port: &Port, id: u32, action: &IndirectAction) -> Done {
+        let old = self.need_object(FlowObject::Indirect, port, id)?;
+        if let Some(old) = old
+            && old.name() != action.action.name()
+        {
+            return Err(Refusal::Field {
+                field: "action",
+                found: action.action.name().to_owned(),
+                expected: format!("{}, as it was", old.name()),
+            });
+        }
+        let named = self.named(port, std::slice::from_ref(&action.action))?;
+        self.uses
+            .insert(user(FlowObject::Indirect, port, id), named);
+        Ok(())
+    }
+
+    fn destroy_indirect(&mut self, port: &Port, id: u32) -> Done {
+        self.take_object(FlowObject::Indirect, port, id)?;
+        self.uses.remove(&user(FlowObject::Indirect, port, id));
+        Ok(())
+    }
+
+    fn query_indirect(&self, port: &Port, id: u32) -> Done<IndirectAnswer> {
+        match self.need_object(FlowObject::Indirect, port, id)? {
+            Some(Action::Count { .. }) => Ok(IndirectAnswer::Count(FlowCount::default())),
+            Some(Action::Age { .. }) => Ok(IndirectAnswer::Age {
+                aged: false,
+                idle_s: 0,
+            }),
+            _ => Err(Refusal::Unsupported {
+                what: "query of an indirect action that neither counts nor ages".to_owned(),
+                expected: "an indirect count or age".to_owned(),
+            }),
+        }
     }
 
     fn insert_rule(&mut self, rule: &NamedRule) -> Done {

@@ -35,6 +35,16 @@ pub enum Error {
         /// Some that are there.
         existing: Vec<String>,
     },
+    /// What a rule can name is not there.
+    #[error("there is no {what} {name}, expected {}", one_of(.existing))]
+    NoSuch {
+        /// A meter or an indirect action.
+        what: &'static str,
+        /// Its port and number.
+        name: String,
+        /// Some that the port has.
+        existing: Vec<String>,
+    },
     /// Another object has the name already.
     #[error("{kind} {name} exists already, expected a name that is not taken")]
     Exists {
@@ -157,7 +167,7 @@ impl Error {
     pub fn code(&self) -> i64 {
         match self {
             Self::Invalid(_) | Self::Syntax { .. } => -32602,
-            Self::NotFound { .. } => -32001,
+            Self::NotFound { .. } | Self::NoSuch { .. } => -32001,
             Self::Exists { .. } | Self::Taken { .. } => -32002,
             Self::InUse { .. } => -32003,
             Self::Refused { .. } => -32004,
@@ -182,6 +192,13 @@ impl Error {
                 existing,
             } => {
                 json!({ "object": format!("{kind} {name}"), "found": "nothing", "expected": existing })
+            }
+            Self::NoSuch {
+                what,
+                name,
+                existing,
+            } => {
+                json!({ "object": format!("{what} {name}"), "found": "nothing", "expected": existing })
             }
             Self::Exists { kind, name } => {
                 json!({ "object": format!("{kind} {name}"), "expected": "a free name" })

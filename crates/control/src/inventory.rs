@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::model::{
     AddressSet, Any, Blocklist, Controller, Flow, Isolation, Kind, Network, Node, Origin, Port,
-    PortKind, SecurityGroup, Volume,
+    PortKind, SecurityGroup, Volume, check_meters,
 };
 
 mod policy;
@@ -363,6 +363,7 @@ impl Inventory {
                 if self.port(&flow.spec.port).is_none() {
                     return dangling("port", &flow.spec.port, Kind::Port);
                 }
+                check_meters(&object, "rule", &flow.spec.rule.actions)?;
                 match flow
                     .spec
                     .named_ports()

@@ -5,6 +5,7 @@
 mod capture;
 mod disks;
 mod flows;
+mod objects;
 mod report;
 mod tracking;
 
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use sumeru_block::{Bdev, BlkMonitor};
 use sumeru_engine::{EngineError, IdlePolicy, Lcore, LcoreConfig};
-use sumeru_flow::model::MeterProfile;
+use sumeru_flow::model::{IndirectAction, MeterProfile};
 use sumeru_switch::snapshot::{NetworkView, PortView, Underlay};
 use sumeru_switch::switch::{Switch, SwitchError};
 use sumeru_switch::vhost_net::{NetState, VhostNet};
@@ -30,8 +31,8 @@ use sumeru_virtio::vhost_user::{Endpoint, EndpointError};
 use self::capture::Recorder;
 use crate::dataplane::*;
 use crate::model::{
-    Controller, Flow, Network, NetworkSpec, Node, NodeSpec, Overlay, Poll, Port, PortKind,
-    PortSpec, SocketMode, Volume,
+    Controller, Flow, MeterSpec, Network, NetworkSpec, Node, NodeSpec, Overlay, Poll, Port,
+    PortKind, PortSpec, SocketMode, Volume,
 };
 use crate::settings::SwitchSettings;
 
@@ -182,8 +183,14 @@ impl Local {
             spec.mac
                 .map_or_else(|| made_up_mac(view.index), |mac| mac.0),
         );
-        let (device, state): (VhostNet, _) = self.switch()?.add_guest(view, pairs, mac)?;
-        match expose(mode, socket, Box::new(device)) {
+        let switch = self.switch()?;
+        let (device, state): (VhostNet, _) = switch.add_guest(view, pairs, mac)?;
+        // Before a guest can send anything.
+        let isolated = switch.set_isolated(index, spec.flow_isolated);
+        let exposed = isolated
+            .map_err(Refusal::from)
+            .and_then(|()| expose(mode, socket, Box::new(device)));
+        match exposed {
             Ok(endpoint) => Ok(LivePort {
                 spec: spec.clone(),
                 endpoint: Some(endpoint),
@@ -226,7 +233,26 @@ impl Local {
             PortKind::VhostUser { .. } => return Err(unknown("wire port", &spec.name)),
         };
         let view = self.view(spec)?;
-        self.switch()?.add_wire(view, wire)?;
+        let switch = self.switch()?;
+        if spec.flow_isolated {
+            // Frames may come at once; without a network they go nowhere until the port is isolated.
+            let closed = PortView {
+                network: None,
+                uplink: false,
+                ..view.clone()
+            };
+            switch.add_wire(closed, wire)?;
+            let index = view.index;
+            let opened = switch
+                .set_isolated(index, true)
+                .and_then(|()| switch.update_port(view));
+            if let Err(error) = opened {
+                switch.remove_port(index)?;
+                return Err(error.into());
+            }
+        } else {
+            switch.add_wire(view, wire)?;
+        }
         Ok(LivePort {
             spec: spec.clone(),
             endpoint: None,
@@ -357,7 +383,10 @@ impl DataPlane for Local {
 
     fn update_port(&mut self, _: &Port, new: &Port) -> Done {
         let view = self.view(&new.spec)?;
-        self.switch()?.update_port(view)?;
+        let index = view.index;
+        let switch = self.switch()?;
+        switch.set_isolated(index, new.spec.flow_isolated)?;
+        switch.update_port(view)?;
         if let Some(live) = self.ports.get_mut(&new.spec.name) {
             live.spec = new.spec.clone();
         }
@@ -413,6 +442,42 @@ impl DataPlane for Local {
             .switch_ref()?
             .rule_counts(port.spec.index(), flow.spec.id())?;
         Ok(FlowCount { packets, bytes })
+    }
+
+    fn aged_flows(&self) -> Done<Vec<AgedFlow>> {
+        self.list_aged()
+    }
+
+    fn create_meter(&mut self, port: &Port, id: u32, meter: &MeterSpec) -> Done {
+        self.make_meter(port, id, meter)
+    }
+
+    fn update_meter(&mut self, port: &Port, id: u32, meter: &MeterSpec) -> Done {
+        self.alter_meter(port, id, meter)
+    }
+
+    fn destroy_meter(&mut self, port: &Port, id: u32) -> Done {
+        Ok(self.switch()?.destroy_meter(port.spec.index(), id)?)
+    }
+
+    fn query_meter(&self, port: &Port, id: u32) -> Done<MeterCount> {
+        self.count_meter(port, id)
+    }
+
+    fn create_indirect(&mut self, port: &Port, id: u32, action: &IndirectAction) -> Done {
+        self.make_indirect(port, id, action)
+    }
+
+    fn update_indirect(&mut self, port: &Port, id: u32, action: &IndirectAction) -> Done {
+        self.alter_indirect(port, id, action)
+    }
+
+    fn destroy_indirect(&mut self, port: &Port, id: u32) -> Done {
+        Ok(self.switch()?.destroy_indirect(port.spec.index(), id)?)
+    }
+
+    fn query_indirect(&self, port: &Port, id: u32) -> Done<IndirectAnswer> {
+        self.ask_indirect(port, id)
     }
 
     fn insert_rule(&mut self, rule: &NamedRule) -> Done {
@@ -614,3 +679,6 @@ impl DataPlane for Local {
         self.captures.values().map(Recorder::state).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

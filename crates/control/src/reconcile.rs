@@ -9,6 +9,7 @@ mod announce;
 mod connections;
 mod flows;
 mod load;
+mod objects;
 mod policy;
 mod restore;
 
@@ -30,6 +31,7 @@ use crate::value::ByteSize;
 pub use connections::{Setup, Tracking};
 use flows::Runs;
 pub use load::Loaded;
+use objects::Objects;
 
 /// One step of a call.
 #[derive(Debug, Clone)]
@@ -82,6 +84,8 @@ pub struct Control {
     /// Ports and controllers whose front end was connected at the last look.
     up: BTreeMap<String, bool>,
     policy: Policy,
+    /// What rules name besides ports.
+    objects: Objects,
     /// Why the rules of policies are not in place, if they are not. Ports that need them are out of service then.
     unsettled: Option<String>,
     setup: Setup,
@@ -279,6 +283,7 @@ impl Control {
             }
             return Err(error);
         }
+        self.forget_objects(&done);
         if done.iter().any(|change| {
             matches!(
                 change.row(),
@@ -387,7 +392,7 @@ impl Control {
                         .as_deref()
                         .and_then(|n| self.inventory.get(Kind::Network, n)),
                 )?;
-                self.plane.create_port(port)
+                self.plane_create_port(port)
             }
             Any::Controller(controller) => {
                 let volume = self.inventory.volume(&controller.spec.volume).cloned();
@@ -436,7 +441,7 @@ impl Control {
             Any::Node(_) => Ok(()),
             Any::Network(network) => self.plane.delete_network(network),
             Any::Volume(volume) => self.plane.delete_volume(volume),
-            Any::Port(port) => self.plane.delete_port(port),
+            Any::Port(port) => self.plane_delete_port(port),
             Any::Controller(controller) => self.plane.delete_controller(controller),
             Any::Flow(_) => return self.plane_flows(std::slice::from_ref(any), &[]),
             Any::AddressSet(_) | Any::SecurityGroup(_) | Any::Blocklist(_) | Any::Isolation(_) => {

@@ -190,3 +190,80 @@ fn metrics_are_served_over_http() {
         );
     }
 }
+
+#[test]
+fn meters_indirect_actions_ages_and_isolation_in_words() {
+    let bench = Bench::started("objects", None);
+    bench.ok(&["port", "create", "vm1", "--kind", "tap", "--ifname", "t0"]);
+    let flow = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        bench.ok(&[&["flow"], words.as_slice()].concat())
+    };
+    let fails = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        bench.fails(&[&["flow"], words.as_slice()].concat())
+    };
+    let indirect = "indirect_action vm1";
+    assert_eq!(
+        flow("indirect_action 0 create action_id 5 ingress action count / end"),
+        "Indirect action #5 created on port vm1\n"
+    );
+    assert_eq!(
+        flow(&format!(
+            "{indirect} create transfer action age timeout 60 / end"
+        )),
+        "Indirect action #6 created on port vm1\n"
+    );
+    assert_eq!(flow(&format!("{indirect} query 5")), "packets 0, bytes 0\n");
+    assert_eq!(
+        flow(&format!("{indirect} query 6")),
+        "aged false, idle 0 s\n"
+    );
+    flow(&format!("{indirect} update 6 action age timeout 90 / end"));
+    let listed = flow(&format!("{indirect} list"));
+    assert!(
+        listed.contains("transfer") && listed.contains("age timeout 90"),
+        "{listed}"
+    );
+    flow("meter create 0 7 srtcm_rfc2697 --cir 125000 --cbs 20000 --ebs 0 --yellow drop");
+    flow("meter update vm1 7 trtcm_rfc2698 --cir 10 --cbs 20 --pir 30 --pbs 40 --packet-mode");
+    let listed = flow("meter list");
+    assert!(
+        listed.contains("cir 10 cbs 20 pir 30 pbs 40 packets"),
+        "{listed}"
+    );
+    let seen = bench.json(&["flow", "meter", "query", "vm1", "7"]);
+    assert_eq!(seen["dropped"], json!({ "packets": 0, "bytes": 0 }));
+    assert!(flow("meter query vm1 7").contains("green"));
+    flow("create vm1 ingress pattern eth / end actions indirect 5 / meter mtr_id 7 / drop / end");
+    for (words, code, fault) in [
+        ("indirect_action vm1 destroy action_id 5", 1, "flow vm1/0"),
+        ("meter destroy vm1 7", 1, "flow vm1/0"),
+        ("meter destroy vm1 16777216", 1, "those of policies"),
+        ("meter destroy vm1 8", 1, "one of vm1/7"),
+        (
+            "meter create vm1 8 srtcm_rfc2697 --cir 1",
+            1,
+            "ebs is missing",
+        ),
+        ("indirect_action vm1 create action cuont / end", 2, "cuont"),
+        ("indirect_action vm1 update 5 action drop / end", 1, "count"),
+        ("isolate vm1 perhaps", 2, "perhaps"),
+        ("aged vm9", 1, "vm9"),
+    ] {
+        let (found, error) = fails(words);
+        assert!(found == code && error.contains(fault), "{words}: {error}");
+    }
+    flow("flush vm1");
+    assert_eq!(
+        flow(&format!("{indirect} destroy action_id 5 action_id 6")),
+        "Indirect action #5 destroyed\nIndirect action #6 destroyed\n"
+    );
+    assert_eq!(flow("meter destroy vm1 7"), "Meter #7 destroyed\n");
+    assert_eq!(flow("aged vm1 destroy"), "Nothing has grown old.\n");
+    flow("isolate 0 1");
+    let isolated = || bench.json(&["port", "show", "vm1"])["flow_isolated"] == true;
+    assert!(isolated());
+    flow("isolate vm1 off");
+    assert!(!isolated());
+}

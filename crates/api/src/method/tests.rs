@@ -173,7 +173,9 @@ fn names_are_nouns_and_verbs_and_occur_once() {
     for wanted in [
         "port.create port.delete port.list port.show port.update",
         "network.create network.delete network.list network.show network.update",
-        "flow.create flow.validate flow.destroy flow.list flow.query flow.flush",
+        "flow.create flow.validate flow.destroy flow.list flow.query flow.flush flow.isolate flow.aged",
+        "flow.indirect.create flow.indirect.update flow.indirect.destroy flow.indirect.query flow.indirect.list",
+        "flow.meter.create flow.meter.update flow.meter.destroy flow.meter.query flow.meter.list",
         "volume.create volume.delete volume.list volume.show volume.resize",
         "controller.create controller.delete controller.list controller.show",
         "stats.lcore stats.port stats.stage stats.drop stats.volume trace.packet",
@@ -317,6 +319,115 @@ fn rules_are_written_as_testpmd_does() {
         ok(&state, "flow.flush", json!({ "port": "vm1" })),
         json!({ "destroyed": 1 })
     );
+}
+
+#[test]
+fn what_rules_name_is_made_shown_and_deleted() {
+    let state = filled();
+    let srtcm = json!({ "port": 0, "id": 5, "algorithm": "srtcm_rfc2697", "cir": 125_000, "cbs": 20_000, "ebs": 0 });
+    assert_eq!(
+        ok(&state, "flow.meter.create", srtcm.clone()),
+        json!({ "port": "vm1", "id": 5 })
+    );
+    assert_eq!(refused(&state, "flow.meter.create", srtcm).0, -32002);
+    let trtcm = json!({ "port": "vm1", "id": 5, "algorithm": "trtcm_rfc2698", "cir": 10, "cbs": 20, "pir": 30, "pbs": 40,
+        "packet_mode": true, "color_aware": true, "green": "passthru", "yellow": "drop", "red": "drop" });
+    ok(&state, "flow.meter.update", trtcm.clone());
+    assert_eq!(ok(&state, "flow.meter.list", json!({})), json!([trtcm]));
+    assert_eq!(
+        ok(&state, "flow.meter.list", json!({ "port": "vm2" })),
+        json!([])
+    );
+    let none = json!({ "packets": 0, "bytes": 0 });
+    let meter = json!({ "port": "vm1", "id": 5 });
+    assert_eq!(
+        ok(&state, "flow.meter.query", meter.clone()),
+        json!({ "green": none, "yellow": none, "red": none, "dropped": none })
+    );
+    let (code, message) = refused(
+        &state,
+        "flow.meter.destroy",
+        json!({ "port": "vm1", "id": 1 << 24 }),
+    );
+    assert!(
+        code == -32602 && message.contains("those of policies"),
+        "{message}"
+    );
+    for (action, answer) in [
+        ("count", none.clone()),
+        ("age timeout 9", json!({ "aged": false, "idle_s": 0 })),
+    ] {
+        let made = ok(
+            &state,
+            "flow.indirect.create",
+            json!({ "port": "vm1", "action": action }),
+        );
+        assert_eq!(ok(&state, "flow.indirect.query", made), answer);
+    }
+    let first = json!({ "port": "vm1", "id": 0 });
+    let rule = "ingress pattern eth / end actions indirect 0 / meter mtr_id 5 / drop / end";
+    ok(
+        &state,
+        "flow.create",
+        json!({ "port": "vm1", "rule": rule }),
+    );
+    for (method, name) in [
+        ("flow.indirect.destroy", &first),
+        ("flow.meter.destroy", &meter),
+    ] {
+        let (code, message) = refused(&state, method, name.clone());
+        assert!(
+            code == -32003 && message.contains("flow vm1/1"),
+            "{message}"
+        );
+    }
+    ok(
+        &state,
+        "flow.indirect.update",
+        json!({ "port": "vm1", "id": 1, "action": "age timeout 20" }),
+    );
+    assert_eq!(
+        ok(&state, "flow.indirect.list", json!({ "port": "vm1" }))[1],
+        json!({ "port": "vm1", "id": 1, "action": "age timeout 20", "ingress": true, "egress": false, "transfer": false })
+    );
+    for (params, fault) in [
+        (
+            json!({ "port": "vm1", "action": "count / drop" }),
+            "exactly one",
+        ),
+        (json!({ "port": "vm1", "action": "cuont" }), "at byte 0"),
+        (json!({ "port": "vm1", "action": "indirect 0" }), "shared"),
+        (
+            json!({ "port": "vm1", "action": "count", "ingress": true, "transfer": true }),
+            "transfer",
+        ),
+        (
+            json!({ "port": "vm1", "id": -1, "action": "count" }),
+            "4294967295",
+        ),
+    ] {
+        let (code, message) = refused(&state, "flow.indirect.create", params);
+        assert!(code == -32602 && message.contains(fault), "{message}");
+    }
+    assert_eq!(
+        ok(
+            &state,
+            "flow.aged",
+            json!({ "port": "vm1", "destroy": true })
+        ),
+        json!([])
+    );
+    ok(&state, "flow.flush", json!({ "port": "vm1" }));
+    ok(&state, "flow.indirect.destroy", first.clone());
+    ok(&state, "flow.meter.destroy", meter);
+    assert_eq!(refused(&state, "flow.indirect.query", first).0, -32001);
+    let isolated = ok(&state, "flow.isolate", json!({ "port": 0, "on": true }));
+    assert_eq!(
+        (&isolated["name"], &isolated["flow_isolated"]),
+        (&json!("vm1"), &json!(true))
+    );
+    let shown = ok(&state, "port.show", json!({ "name": "vm1" }));
+    assert_eq!(shown["flow_isolated"], true);
 }
 
 #[test]

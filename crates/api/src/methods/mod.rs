@@ -6,6 +6,7 @@ pub mod config;
 pub mod conntrack;
 pub mod daemon;
 pub mod flow;
+pub mod flow_object;
 pub mod object;
 pub mod policy;
 pub mod stats;

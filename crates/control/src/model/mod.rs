@@ -5,6 +5,7 @@
 mod address_set;
 mod blocklist;
 mod flow;
+mod flow_object;
 mod group_rule;
 mod isolation;
 mod network;
@@ -26,6 +27,10 @@ use crate::decode::{Fault, Field, Fields, LineOf, Wrong, show};
 pub use address_set::{AddressSetSpec, PREFIXES_MAX};
 pub use blocklist::{Blocked, BlocklistSpec};
 pub use flow::FlowSpec;
+pub use flow_object::{
+    FlowObject, INDIRECT_FIELDS, METER_IDS, MeterSpec, check_meter_id, check_meters, named_objects,
+    read_action, read_indirect,
+};
 pub use isolation::{Isolate, IsolationSpec};
 pub use network::{NetworkSpec, Overlay, StaticMac};
 pub use node::{NodeSpec, Poll};

@@ -84,6 +84,8 @@ pub struct PortSpec {
     pub mtu: u16,
     /// Whether the port leads to the underlay instead of a tenant.
     pub uplink: bool,
+    /// Whether only flow rules move its frames (`rte_flow_isolate`): those that no rule decides are dropped.
+    pub flow_isolated: bool,
     /// What its owner may do.
     #[serde(flatten)]
     pub policy: PortPolicy,
@@ -179,6 +181,11 @@ impl Spec for PortSpec {
             "boolean",
             "leads to the underlay, not to a tenant (default false)",
         ),
+        optional(
+            "flow_isolated",
+            "boolean",
+            "frames that come in and that no flow rule decides are dropped, as after flow isolate (default false)",
+        ),
         port_policy::FIELDS[0],
         port_policy::FIELDS[1],
         port_policy::FIELDS[2],
@@ -213,6 +220,7 @@ impl Spec for PortSpec {
                 "to be left out: an uplink belongs to no tenant",
             );
         }
+        let flow_isolated = fields.or("flow_isolated", false);
         let policy = PortPolicy::read(fields, mac, uplink);
         Some(Self {
             name: name?.0,
@@ -223,6 +231,7 @@ impl Spec for PortSpec {
             mac,
             mtu,
             uplink,
+            flow_isolated,
         })
     }
 }

@@ -47,6 +47,7 @@ impl Control {
             failed: Default::default(),
             up: Default::default(),
             policy: Default::default(),
+            objects: Default::default(),
             unsettled: None,
             setup,
             retried: String::new(),
@@ -184,6 +185,7 @@ impl Control {
         self.retried = flows.last().map(Any::name).unwrap_or_default();
         self.retry_flows(&flows);
         self.watch_links();
+        self.watch_ages();
         self.store.backup();
     }
 

@@ -2,6 +2,7 @@
 
 mod flows;
 mod kept;
+mod objects;
 mod policy;
 mod recorder;
 

@@ -2,6 +2,7 @@
 //! is shown where it is.
 
 mod load;
+mod object;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
@@ -66,6 +67,7 @@ pub fn grammar() -> Command {
         )
         .subcommand(Command::new("flush").about("Remove every rule of a port").arg(port()))
         .subcommand(load::grammar())
+        .subcommands(object::grammars())
 }
 
 fn rule_text(matches: &ArgMatches) -> Result<String, Failure> {
@@ -90,8 +92,13 @@ pub fn run(matches: &ArgMatches, context: &mut Context) -> Result<(), Failure> {
     let Some((verb, matches)) = matches.subcommand() else {
         return Ok(());
     };
-    if verb == "load" {
-        return load::run(matches, context);
+    match verb {
+        "load" => return load::run(matches, context),
+        "isolate" => return object::isolate(matches, context),
+        "aged" => return object::aged(matches, context),
+        "indirect_action" => return object::indirect(matches, context),
+        "meter" => return object::meter(matches, context),
+        _ => {}
     }
     let port = text(matches, "port");
     match verb {

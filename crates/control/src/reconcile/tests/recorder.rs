@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex};
 
+use sumeru_flow::model::IndirectAction;
+
 use crate::dataplane::*;
 use crate::dry::DryRun;
-use crate::model::{Any, Controller, Flow, Network, Node, Port, Volume};
+use crate::model::{Any, Controller, Flow, MeterSpec, Network, Node, Port, Volume};
 use crate::settings::SwitchSettings;
 
 /// What was asked of the data plane, and which asking it refuses.
@@ -123,6 +125,39 @@ impl DataPlane for Recorder {
     }
     fn query_flow(&self, port: &Port, flow: &Flow) -> Done<FlowCount> {
         self.inner.query_flow(port, flow)
+    }
+    fn aged_flows(&self) -> Done<Vec<AgedFlow>> {
+        self.inner.aged_flows()
+    }
+    fn create_meter(&mut self, port: &Port, id: u32, meter: &MeterSpec) -> Done {
+        self.ask(format!("create meter {}/{id}", port.spec.name))?;
+        self.inner.create_meter(port, id, meter)
+    }
+    fn update_meter(&mut self, port: &Port, id: u32, meter: &MeterSpec) -> Done {
+        self.ask(format!("change meter {}/{id}", port.spec.name))?;
+        self.inner.update_meter(port, id, meter)
+    }
+    fn destroy_meter(&mut self, port: &Port, id: u32) -> Done {
+        self.ask(format!("delete meter {}/{id}", port.spec.name))?;
+        self.inner.destroy_meter(port, id)
+    }
+    fn query_meter(&self, port: &Port, id: u32) -> Done<MeterCount> {
+        self.inner.query_meter(port, id)
+    }
+    fn create_indirect(&mut self, port: &Port, id: u32, action: &IndirectAction) -> Done {
+        self.ask(format!("create indirect {}/{id}", port.spec.name))?;
+        self.inner.create_indirect(port, id, action)
+    }
+    fn update_indirect(&mut self, port: &Port, id: u32, action: &IndirectAction) -> Done {
+        self.ask(format!("change indirect {}/{id}", port.spec.name))?;
+        self.inner.update_indirect(port, id, action)
+    }
+    fn destroy_indirect(&mut self, port: &Port, id: u32) -> Done {
+        self.ask(format!("delete indirect {}/{id}", port.spec.name))?;
+        self.inner.destroy_indirect(port, id)
+    }
+    fn query_indirect(&self, port: &Port, id: u32) -> Done<IndirectAnswer> {
+        self.inner.query_indirect(port, id)
     }
     fn insert_rule(&mut self, rule: &NamedRule) -> Done {
         self.ask("insert rule".to_owned())?;
