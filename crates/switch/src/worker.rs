@@ -1,7 +1,7 @@
 //! The switch on one lcore: polls its ports, decides what happens to each frame, sends it off.
 //!
 //! A burst's way: [`SwitchWorker::poll`] → `Sender::receive` or `Wire::receive` → `parse` (headers into scratch, key, hash) → `Cache::find` → (on a miss
-//! [`translate`]) → [`Lane::execute`] → `Receiver::send` or `Wire::send` → `Sender::release`.
+//! [`translate`](crate::translate::translate)) → [`Lane::execute`] → `Receiver::send` or `Wire::send` → `Sender::release`.
 #![allow(unsafe_code)]
 
 mod connections;
