@@ -10,8 +10,8 @@ use crate::conntrack::{
 };
 use crate::frame::Frame;
 
-/// Connections that one decision may be about: one for each zone a frame passes.
-pub const MAX_TRACKS: usize = 4;
+/// Connections that one decision may be about: one for each zone a frame passes, those of the receivers of a flooded one included.
+pub const MAX_TRACKS: usize = 16;
 
 /// What a cached decision takes for granted about a connection; checked for each frame before anything is done to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

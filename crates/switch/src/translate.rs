@@ -408,10 +408,16 @@ impl Walk<'_> {
     fn apart(&mut self, act: impl FnOnce(&mut Self)) -> Vec<Op> {
         let (key, seen, facts) = (self.key, self.seen.clone(), self.tracking.facts);
         let buried = self.buried.clone();
+        let coming: Vec<_> = self.tracked.iter().map(|tracked| tracked.coming).collect();
         let start = self.out.ops.len();
         act(self);
         (self.key, self.seen, self.tracking.facts) = (key, seen, facts);
         (self.buried, self.over) = (buried, false);
+        // What becomes of the copy's connections is seen when it is sent.
+        let coming = coming.into_iter().chain(std::iter::repeat(None));
+        for (tracked, coming) in self.tracked.iter_mut().zip(coming) {
+            tracked.coming = coming;
+        }
         self.out.ops.split_off(start)
     }
 

@@ -365,7 +365,10 @@ impl SwitchWorker {
                                     (Track::None { decision, .. }, None) => {
                                         self.other(index, decision)
                                     }
-                                    _ => self.decide(index, known),
+                                    _ => {
+                                        self.cache.void(entry);
+                                        self.decide(index, known)
+                                    }
                                 },
                                 outcome => outcome,
                             }

@@ -5,6 +5,7 @@ mod driver;
 
 use driver::*;
 use sumeru_packet::view::Tcp;
+use sumeru_switch::conntrack::Filter;
 use sumeru_switch::stats::{Drop, Stage};
 use zerocopy::big_endian::{U16, U32};
 
@@ -327,4 +328,89 @@ fn an_error_about_a_connection_is_related() {
     b.send(&[error(&datagram(A, B, (1001, 53)))]);
     assert!(a.frames().is_empty());
     assert_eq!(node.drops(Drop::Rule), 2);
+}
+
+#[test]
+fn what_belongs_to_no_connection_any_more_is_decided_once() {
+    let (mut node, mut a, mut b) = node(&FIREWALL);
+    let (client, server) = ((A, 40_000), (B, 80));
+    let back = |from, to, flags, seq, ack| {
+        let mut frame = segment(from, to, flags, seq, ack, b"");
+        frame[..12].rotate_left(6);
+        frame
+    };
+    a.send(&[segment(client, server, 0x02, 100, 0, b"")]);
+    b.send(&[back(server, client, 0x12, 500, 101)]);
+    let ack = segment(client, server, 0x10, 101, 501, b"");
+    a.send(&[&ack]);
+    a.send(&[&ack, &ack]);
+    assert_eq!((a.frames().len(), b.frames().len()), (1, 4));
+    node.switch.flush_connections(&Filter::default()).unwrap();
+    a.send(&[&ack]);
+    let slow = node.stage(Stage::SlowPath);
+    a.send(&[&ack, &ack, &ack]);
+    a.send(&[&ack, &ack]);
+    assert_eq!(b.frames().len(), 0, "no connection begins with it");
+    assert_eq!(node.stage(Stage::SlowPath) - slow, 0);
+}
+
+#[test]
+fn a_zone_may_be_asked_twice_with_and_without_translation() {
+    for commits in [
+        ["commit nat_src addr 10.0.0.1", "commit mark 5"],
+        ["commit mark 5", "commit nat_src addr 10.0.0.1"],
+    ] {
+        let rules = [
+            format!(
+                "flow create 1 ingress pattern eth / ipv4 / udp / end actions ct zone 1 {} group 1 / end",
+                commits[0]
+            ),
+            format!(
+                "flow create 1 group 1 ingress pattern eth / end actions ct zone 1 {} / represented_port ethdev_port_id 2 / end",
+                commits[1]
+            ),
+        ];
+        let (node, mut a, mut b) = node(&[&rules[0], &rules[1]]);
+        for port in [1000, 1001, 1000] {
+            let frame = datagram(A, B, (port, 53));
+            a.send(&[&frame]);
+            a.send(&[&frame, &frame]);
+        }
+        assert_eq!(b.frames().len(), 9, "{commits:?}: {:?}", node.all_drops());
+        let (connections, _) = node.switch.connections(0, 10, &Filter::default()).unwrap();
+        assert_eq!(connections.len(), 2);
+        assert!(connections.iter().all(|connection| connection.mark == 5));
+    }
+}
+
+#[test]
+fn each_copy_of_a_piece_is_tracked_as_one() {
+    let mut node = Node::with_networks(&[1]);
+    let mut guests = [1, 2, 3].map(|port| node.guest(port, &Options::default()));
+    for (id, port) in [2, 3].into_iter().enumerate() {
+        let track = format!(
+            "flow create {port} egress pattern eth / ipv4 / end actions ct zone 5 commit group 1 / end"
+        );
+        node.rule(id as u32, &track).unwrap();
+    }
+    node.rule(9, "flow create 1 group 1 transfer priority 1 pattern eth / ipv4 / udp dst is 53 / ct state is -inv / end actions passthru / end").unwrap();
+    node.rule(
+        10,
+        "flow create 1 group 1 transfer priority 2 pattern eth / end actions drop / end",
+    )
+    .unwrap();
+    let whole = build(|f| {
+        f.ethernet(BROADCAST, mac(1))
+            .ipv4(A, B)
+            .udp(1000, 53)
+            .payload(&[7; 32])
+    });
+    let [a, b, c] = &mut guests;
+    a.send(&[piece_of(&whole, 0, true), piece_of(&whole, 5, false)]);
+    assert_eq!(
+        (b.frames().len(), c.frames().len()),
+        (2, 2),
+        "{:?}",
+        node.all_drops()
+    );
 }

@@ -86,15 +86,24 @@ impl Local {
                 self.change_meter(meter.number, meter.after.as_ref())?;
                 changed.push(meter);
             }
-            let done = self.switch()?.change_rules(add, &remove);
-            done.map_err(|error| Refusal::Inner(Box::new(error)))
-        };
-        if let Err(refusal) = change() {
-            for meter in changed.into_iter().rev() {
-                // It was like that a moment ago; the first refusal is what counts.
-                let _ = self.change_meter(meter.number, meter.before.as_ref());
+            match self.switch()?.change_rules(add, &remove) {
+                // An lcore is gone: the change was made, and its meters are needed.
+                Err(BatchError::Switch(error)) => Ok(Err(Refusal::from(error))),
+                Err(refused) => Err(Refusal::Inner(Box::new(refused))),
+                Ok(()) => Ok(Ok(())),
             }
-            return Err(refusal);
+        };
+        match change() {
+            Ok(done) => done?,
+            Err(refusal) => {
+                for meter in changed.into_iter().rev() {
+                    // It was like that a moment ago; the first refusal is what counts.
+                    if let Err(error) = self.change_meter(meter.number, meter.before.as_ref()) {
+                        tracing::error!(meter = meter.number, %error, "a meter was not put back");
+                    }
+                }
+                return Err(refusal);
+            }
         }
         for meter in going {
             // Nothing names it any more, and everything else is done.

@@ -349,6 +349,13 @@ impl Cache {
         None
     }
 
+    /// An entry is outdated, whatever its rules: its connection is gone or another.
+    pub fn void(&mut self, index: u32) {
+        if let Some(entry) = self.table.get_mut(index) {
+            entry.epoch = 0;
+        }
+    }
+
     /// Of an entry about frames that belong to no connection: what the table says of them.
     fn fresh(&self, index: u32) -> Option<u32> {
         let entry = self.table.get(index)?;

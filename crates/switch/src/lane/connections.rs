@@ -112,14 +112,10 @@ impl Lane {
 
     /// Takes note of what connections can be made of, for a decision that was made for this frame.
     pub fn freshen(&mut self, index: usize, tracks: &[Track]) {
-        let Some(connections) = &self.connections else {
-            return;
-        };
+        let now = self.connections.as_deref().map_or(0, |c| c.now);
         for (place, track) in self.fresh.iter_mut().zip(tracks) {
             *place = match *track {
-                Track::None { zone, inner, .. } => {
-                    fresh(&self.frames[index], zone, inner, connections.now)
-                }
+                Track::None { zone, inner, .. } => fresh(&self.frames[index], zone, inner, now),
                 Track::Connection { .. } => None,
             };
         }

@@ -95,7 +95,7 @@ impl Lane {
                 Ok(())
             }
             Op::Sample(sample) => {
-                self.sample(index, tracks, sample, marks.colour);
+                self.sample(index, tracks, sample, *marks);
                 Ok(())
             }
             op => self.edit(index, op),
@@ -159,14 +159,10 @@ impl Lane {
     }
 
     /// Does something with a copy of the frame if its turn has come; the frame is as before then.
-    fn sample(&mut self, index: usize, tracks: &[Track], sample: &Sample, colour: Colour) {
+    fn sample(&mut self, index: usize, tracks: &[Track], sample: &Sample, mut marks: Marks) {
         if sample.ratio > 1 && !self.chance(sample.ratio) {
             return;
         }
-        let mut marks = Marks {
-            colour,
-            queue: None,
-        };
         let frame = &self.frames[index];
         let whole = sample.edits.then(|| frame.clone());
         let before = (frame.layout, frame.offload, frame.len, frame.header.len());

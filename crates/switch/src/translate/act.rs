@@ -264,8 +264,10 @@ impl Walk<'_> {
         let ops = self.apart(|walk| {
             walk.run_all(actions.iter(), None);
         });
-        // A remote that is not resolved yet gets no copies until it is.
-        if matches!(ops.last(), Some(Op::Output(_))) {
+        // A remote that is not resolved yet gets no copies until it is, and nobody without an underlay.
+        let nowhere = [Drop::NeighbourUnresolved, Drop::NoUnderlay];
+        let lost = |op: &Op| matches!(op, Op::Drop(reason) if nowhere.iter().any(|no| *reason == (*no).into()));
+        if ops.last().is_some_and(|last| !lost(last)) {
             let sample = Sample::new(ratio, ops);
             self.out.ops.push(Op::Sample(Box::new(sample)));
         }

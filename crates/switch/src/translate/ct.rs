@@ -37,8 +37,8 @@ const TUPLE: [Field; 7] = tuple_of(OUTER);
 /// What tracking a frame in a zone came to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tracked {
-    /// The frame as the zone sees it, by what its key has of the tuple.
-    bare: Option<Tuple>,
+    /// The frame as the zone sees it, by what its key had of the tuple at first, and by what it has since.
+    bare: [Option<Tuple>; 2],
     /// Its place among the decision's tracks.
     number: usize,
     tuple: Option<Tuple>,
@@ -47,7 +47,7 @@ pub(super) struct Tracked {
     /// It has no connection, and what it is is read off the frame as it came: a connection is made when the decision is carried out.
     later: bool,
     /// Mark and label of the connection that is made then.
-    coming: Option<(u32, u128)>,
+    pub coming: Option<(u32, u128)>,
 }
 
 impl Walk<'_> {
@@ -73,7 +73,8 @@ impl Walk<'_> {
         };
         let kept = ct.commit.as_ref();
         if let Some(change) = kept.filter(|_| tracked.verdict.state() & ct_state::INV == 0) {
-            if tracked.later && change.nat.is_none() {
+            // The connection that is coming is not translated later on.
+            if tracked.later && (change.nat.is_none() || tracked.coming.is_some()) {
                 self.commit_later(ct.zone, change, &mut tracked);
             } else if let Err(reason) = self.commit_now(ct, change, &mut tracked) {
                 self.drop(reason);
@@ -95,8 +96,13 @@ impl Walk<'_> {
     /// What tracking the frame in a zone comes to, by its place. A frame is tracked once in a zone, however many actions ask.
     fn tracked_in(&mut self, zone: u16) -> usize {
         let bare = track::tuple(&self.key, OUTER, zone);
-        let again = self.tracked.iter().position(|tracked| tracked.bare == bare);
-        if let Some(place) = again {
+        let same = |tracked: &Tracked| tracked.bare.contains(&bare);
+        if let Some(place) = self.tracked.iter().position(same) {
+            let facts = &self.tracking.facts[usize::from(self.seen.is_decapsulated())];
+            let tuple = self.tracked.get(place).and_then(|tracked| tracked.tuple);
+            if let Some(tuple) = tuple.filter(|_| facts.fragment.is_some()) {
+                self.write_ports(&tuple);
+            }
             return place;
         }
         let untouched = |field| self.seen.is_untouched(&bits_of(field, u128::MAX));
@@ -111,7 +117,7 @@ impl Walk<'_> {
                 self.get(field);
             }
         }
-        tracked.bare = track::tuple(&self.key, OUTER, zone);
+        tracked.bare = [bare, track::tuple(&self.key, OUTER, zone)];
         self.remember(zone, own, &tracked);
         self.tracked.push(tracked);
         self.tracked.len() - 1
@@ -153,6 +159,7 @@ impl Walk<'_> {
                 self.out.mask.merge_field(field);
             }
         }
+        tracked.later = false;
         if let Some(now) = self.commit(ct, change, &tuple, tracked.found)? {
             (tracked.found, tracked.verdict) = (Some(now), self.verdict(now));
             self.replace(tracked.number, now, tracked.verdict);
@@ -176,7 +183,7 @@ impl Walk<'_> {
             self.key.get(Field::L4Dst(OUTER)) as u8,
         );
         let invalid = Tracked {
-            bare,
+            bare: [bare; 2],
             number: self.out.tracks.len(),
             tuple: None,
             found: None,
@@ -230,8 +237,11 @@ impl Walk<'_> {
                 None => (None, table.classify(&tuple, &facts.packet)),
             },
         };
-        if found.is_none() && tuple.proto == protocol::TCP {
-            self.get(Field::TcpFlags(OUTER));
+        match tuple.proto {
+            protocol::TCP if found.is_none() => _ = self.get(Field::TcpFlags(OUTER)),
+            // Whether its chunks open an association is not in the key.
+            protocol::SCTP if found.is_none() => self.out.once = true,
+            _ => {}
         }
         Tracked {
             tuple: Some(tuple),

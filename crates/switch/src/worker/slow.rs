@@ -25,13 +25,18 @@ impl SwitchWorker {
         let entry = self
             .cache
             .find_other(&frame.key, frame.hash, stamps, decision);
-        if let Some(Hit::Tracked(track, ops, counter)) = entry.map(|entry| self.cache.hit(entry)) {
-            match self.lane.execute_tracked(index, track, ops, counter) {
-                Outcome::Outdated(known) => self.decide(index, known),
-                outcome => outcome,
+        let Some(entry) = entry else {
+            return self.decide(index, None);
+        };
+        let Hit::Tracked(track, ops, counter) = self.cache.hit(entry) else {
+            return self.decide(index, None);
+        };
+        match self.lane.execute_tracked(index, track, ops, counter) {
+            Outcome::Outdated(known) => {
+                self.cache.void(entry);
+                self.decide(index, known)
             }
-        } else {
-            self.decide(index, None)
+            outcome => outcome,
         }
     }
 
