@@ -83,6 +83,23 @@ impl Config {
     /// `socket`.
     #[must_use]
     pub fn disk(self, name: &str, image: &Path, mebibytes: u64, socket: &Path) -> Self {
+        self.any_disk(name, image, mebibytes, socket, false)
+    }
+
+    /// The same past the page cache (`O_DIRECT`), so that requests take as long as the machine's disk does.
+    #[must_use]
+    pub fn direct_disk(self, name: &str, image: &Path, mebibytes: u64, socket: &Path) -> Self {
+        self.any_disk(name, image, mebibytes, socket, true)
+    }
+
+    fn any_disk(
+        self,
+        name: &str,
+        image: &Path,
+        mebibytes: u64,
+        socket: &Path,
+        direct: bool,
+    ) -> Self {
         self.table(
             "volume",
             &[
@@ -91,6 +108,7 @@ impl Config {
                 ("path", &quoted(&image.display().to_string())),
                 ("size", &quoted(&format!("{mebibytes}MiB"))),
                 ("create", &true),
+                ("direct", &direct),
             ],
         )
         .table(
