@@ -29,9 +29,21 @@ fn pin(thread: Option<Pid>, core: usize) -> io::Result<()> {
 /// The system's.
 pub fn pin_process(pid: u32, core: usize) -> io::Result<()> {
     for tid in threads(pid)? {
-        pin(Pid::from_raw(tid as i32), core)?;
+        or_gone(pin(Pid::from_raw(tid as i32), core))?;
     }
     Ok(())
+}
+
+/// A thread that ended since it was listed needs nothing any more.
+fn or_gone(done: io::Result<()>) -> io::Result<()> {
+    let gone = |error: &io::Error| {
+        error.kind() == io::ErrorKind::NotFound
+            || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+    };
+    match done {
+        Err(error) if !gone(&error) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Gives every thread of `pid` and the scheduler's autogroup of its session nice level -20, so that unrelated work does
@@ -41,7 +53,8 @@ pub fn pin_process(pid: u32, core: usize) -> io::Result<()> {
 /// The system's; needs CAP_SYS_NICE.
 pub fn raise_process(pid: u32) -> io::Result<()> {
     for tid in threads(pid)? {
-        rustix::process::setpriority_process(Pid::from_raw(tid as i32), -20)?;
+        let raised = rustix::process::setpriority_process(Pid::from_raw(tid as i32), -20);
+        or_gone(raised.map_err(io::Error::from))?;
     }
     write_autogroup(&format!("/proc/{pid}/autogroup"), -20)
 }
@@ -155,7 +168,12 @@ impl Watch {
     pub fn start(pid: u32) -> io::Result<Self> {
         let mut before = HashMap::new();
         for tid in threads(pid)? {
-            before.insert(tid, Schedstat::read(pid, tid)?);
+            match Schedstat::read(pid, tid) {
+                Ok(now) => {
+                    before.insert(tid, now);
+                }
+                Err(error) => or_gone(Err(error))?,
+            }
         }
         Ok(Self {
             pid,
