@@ -166,7 +166,7 @@ impl SwitchWorker {
         };
         alive = self.parse(count, alive, options);
         self.count_received(source.port, count, alive);
-        self.decide_all(alive);
+        self.decide_all(source.port, alive);
         self.lane.flush(source.port);
         self.release(source, count);
         count
@@ -336,8 +336,8 @@ impl SwitchWorker {
 
     /// Decides and carries out.
     #[inline(always)]
-    fn decide_all(&mut self, alive: u32) {
-        if self.cache.is_large() {
+    fn decide_all(&mut self, port: PortIndex, alive: u32) {
+        if self.cache.is_large(port) {
             self.fetch_ahead(alive);
         }
         self.lane.expect_strangers(alive);

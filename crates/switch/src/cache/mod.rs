@@ -114,6 +114,7 @@ struct PortMasks {
     relevant: FlowMask,
     active: ActiveWords,
     tuples: Vec<u32>,
+    entries: u32,
 }
 
 /// Which level answered.
@@ -272,10 +273,11 @@ impl Cache {
         self.table.get(entry.wrapping_sub(1))
     }
 
-    /// Whether so much is cached that its lines must be asked for ahead.
+    /// Whether so much is cached of a port's frames that its lines must be asked for ahead.
     #[inline(always)]
-    pub fn is_large(&self) -> bool {
-        self.table.len() > 4096
+    pub fn is_large(&self, port: PortIndex) -> bool {
+        let port = self.ports.get(usize::from(port));
+        port.is_some_and(|port| port.entries > 4096)
     }
 
     /// The entry for a frame.
@@ -473,6 +475,9 @@ impl Cache {
             self.table.link(index);
             if let Some(Some(tuple)) = self.tuples.get_mut(number as usize) {
                 tuple.entries += 1;
+                if let Some(port) = self.ports.get_mut(usize::from(tuple.port)) {
+                    port.entries += 1;
+                }
             }
             self.widen_signatures();
         }
@@ -593,8 +598,9 @@ impl Cache {
         };
         if let Some(owned) = slot {
             owned.entries -= 1;
+            let port = &mut self.ports[usize::from(owned.port)];
+            port.entries -= 1;
             if owned.entries == 0 {
-                let port = &mut self.ports[usize::from(owned.port)];
                 port.tuples.retain(|number| *number != tuple);
                 if port.tuples.is_empty() {
                     *port = PortMasks::default();
