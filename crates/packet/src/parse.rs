@@ -86,104 +86,27 @@ fn be64<const AT: usize>(bytes: &[u8; FAST_LEN]) -> u64 {
     u64::from_be_bytes(word)
 }
 
-/// The common case in straight-line code: untagged Ethernet, IPv4 without options or fragmentation, TCP or UDP, every
-/// length sound. Returns false, having written nothing, for anything else.
+/// What the short way found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plain {
+    /// Something else: the general way decides. Nothing was written.
+    No,
+    /// A plain frame, written.
+    Yes,
+    /// A datagram that may be a tunnel's. Nothing was written.
+    Tunnel,
+}
+
+/// One layer in straight-line code: untagged Ethernet at `start` of `header`, IPv4 without options or fragmentation, TCP
+/// or UDP, every length sound up to `end`. `is_tunnel` is asked for a datagram's destination port.
 #[inline(always)]
-fn parse_plain_ipv4(
+fn parse_plain<const BASE: usize>(
     first: &[u8; FAST_LEN],
-    header: &[u8],
-    frame_len: usize,
-    key: &mut FlowKey,
-    layout: &mut Layout,
-    options: &ParseOptions,
-) -> bool {
-    let destination = be64::<0>(first);
-    let source_type = be64::<6>(first);
-    let ip = be64::<14>(first); // version, ihl, tos, total length, id, fragment
-    let ttl_proto = be64::<22>(first); // ttl, protocol, checksum, source
-    let addresses = be64::<26>(first);
-    let l4 = be64::<34>(first); // ports, then UDP length and checksum or TCP sequence number
-
-    let not_plain =
-        (source_type ^ ETHERTYPE_IPV4 as u64) & 0xffff | (ip >> 56) ^ 0x45 | ip & 0x3fff;
-    let total_len = (ip >> 32 & 0xffff) as usize;
-    if not_plain != 0 || ETH_LEN + total_len > frame_len {
-        return false;
-    }
-    let proto = (ttl_proto >> 48) as u8;
-    let flags;
-    let l4_len;
-    if proto == PROTO_UDP {
-        let udp_len = (l4 >> 16 & 0xffff) as usize;
-        let port = (l4 >> 32) as u16;
-        if udp_len < 8 || 20 + udp_len > total_len {
-            return false;
-        }
-        if options.may_be_tunnel(port) {
-            return parse_plain_vxlan(first, header, frame_len, key, layout, options);
-        }
-        flags = 0;
-        l4_len = 8;
-    } else if proto == PROTO_TCP {
-        let Some(&[offset, bits]) = header.get(46..48).and_then(|b| b.first_chunk::<2>()) else {
-            return false;
-        };
-        l4_len = usize::from(offset >> 4) * 4;
-        if l4_len < 20 || 20 + l4_len > total_len || 34 + l4_len > header.len() {
-            return false;
-        }
-        flags = bits;
-    } else {
-        return false;
-    }
-
-    let words = &mut key.0;
-    words[1] = words[1] & 0xffff_ffff | (LAYER_OUTER_PRESENT as u64) << 32;
-    words[OUTER_BASE] = destination & !0xffff | ETHERTYPE_IPV4 as u64;
-    words[OUTER_BASE + 1] = source_type & !0xffff;
-    words[OUTER_BASE + 2] = l4 & 0xffff_ffff_0000_0000
-        | (proto as u64) << 24
-        | (ip >> 48 & 0xff) << 16
-        | ttl_proto >> 56 << 8
-        | flags as u64;
-    words[OUTER_BASE + 3] = addresses >> 32;
-    words[OUTER_BASE + 4] = 0;
-    words[OUTER_BASE + 5] = addresses & 0xffff_ffff;
-    words[OUTER_BASE + 6] = 0;
-    words[OUTER_BASE + 7] = 0;
-    words[INNER_BASE..LAYERS_END].fill(0);
-    layout.layers = [
-        LayerLayout {
-            eth: 0,
-            vlan: 0,
-            l3: 14,
-            l3_len: 20,
-            l4: 34,
-            payload: 34 + l4_len as u16,
-            l3_kind: L3Kind::Ipv4,
-            l4_proto: proto,
-            vlan_tags: 0,
-            flags: 0,
-        },
-        LayerLayout::EMPTY,
-    ];
-    true
-}
-
-/// The headers of a plain frame, read but not yet taken for good.
-#[derive(Clone, Copy)]
-struct Plain {
-    /// The words of the layer that are not zero, in order: 0 to 3, 5.
-    words: [u64; 5],
-    proto: u8,
-    l4_len: u16,
-    /// Destination port and length of a UDP datagram.
-    udp: (u16, usize),
-}
-
-/// Untagged Ethernet at `start` of `header`, IPv4 without options or fragmentation, TCP or UDP, every length sound up to `end`.
-#[inline(always)]
-fn read_plain(first: &[u8; FAST_LEN], header: &[u8], start: usize, end: usize) -> Option<Plain> {
+    (header, start, end): (&[u8], usize, usize),
+    words: &mut [u64; WORDS],
+    layer: &mut LayerLayout,
+    is_tunnel: impl FnOnce(u16) -> bool,
+) -> Plain {
     let destination = be64::<0>(first);
     let source_type = be64::<6>(first);
     let ip = be64::<14>(first); // version, ihl, tos, total length, id, fragment
@@ -195,75 +118,90 @@ fn read_plain(first: &[u8; FAST_LEN], header: &[u8], start: usize, end: usize) -
         (source_type ^ ETHERTYPE_IPV4 as u64) & 0xffff | (ip >> 56) ^ 0x45 | ip & 0x3fff;
     let total_len = (ip >> 32 & 0xffff) as usize;
     if not_plain != 0 || start + ETH_LEN + total_len > end {
-        return None;
+        return Plain::No;
     }
     let proto = (ttl_proto >> 48) as u8;
-    let mut udp = (0, 0);
     let flags;
     let l4_len;
     if proto == PROTO_UDP {
-        udp = ((l4 >> 32) as u16, (l4 >> 16 & 0xffff) as usize);
-        if udp.1 < 8 || 20 + udp.1 > total_len {
-            return None;
+        let udp_len = (l4 >> 16 & 0xffff) as usize;
+        if udp_len < 8 || 20 + udp_len > total_len {
+            return Plain::No;
+        }
+        if is_tunnel((l4 >> 32) as u16) {
+            return Plain::Tunnel;
         }
         flags = 0;
         l4_len = 8;
     } else if proto == PROTO_TCP {
-        let &[offset, bits] = header.get(start + 46..start + 48)?.first_chunk::<2>()?;
+        let at = start + 46;
+        let Some(&[offset, bits]) = header.get(at..at + 2).and_then(|b| b.first_chunk::<2>())
+        else {
+            return Plain::No;
+        };
         l4_len = usize::from(offset >> 4) * 4;
         if l4_len < 20 || 20 + l4_len > total_len || start + 34 + l4_len > header.len() {
-            return None;
+            return Plain::No;
         }
         flags = bits;
     } else {
-        return None;
+        return Plain::No;
     }
-    Some(Plain {
-        words: [
-            destination & !0xffff | ETHERTYPE_IPV4 as u64,
-            source_type & !0xffff,
-            l4 & 0xffff_ffff_0000_0000
-                | (proto as u64) << 24
-                | (ip >> 48 & 0xff) << 16
-                | ttl_proto >> 56 << 8
-                | flags as u64,
-            addresses >> 32,
-            addresses & 0xffff_ffff,
-        ],
-        proto,
-        l4_len: l4_len as u16,
-        udp,
-    })
+
+    words[BASE] = destination & !0xffff | ETHERTYPE_IPV4 as u64;
+    words[BASE + 1] = source_type & !0xffff;
+    words[BASE + 2] = l4 & 0xffff_ffff_0000_0000
+        | (proto as u64) << 24
+        | (ip >> 48 & 0xff) << 16
+        | ttl_proto >> 56 << 8
+        | flags as u64;
+    words[BASE + 3] = addresses >> 32;
+    words[BASE + 4] = 0;
+    words[BASE + 5] = addresses & 0xffff_ffff;
+    words[BASE + 6] = 0;
+    words[BASE + 7] = 0;
+    let start = start as u16;
+    *layer = LayerLayout {
+        eth: start,
+        vlan: 0,
+        l3: start + 14,
+        l3_len: 20,
+        l4: start + 34,
+        payload: start + 34 + l4_len as u16,
+        l3_kind: L3Kind::Ipv4,
+        l4_proto: proto,
+        vlan_tags: 0,
+        flags: 0,
+    };
+    Plain::Yes
 }
 
-impl Plain {
-    #[inline(always)]
-    fn write<const BASE: usize>(&self, words: &mut [u64; WORDS]) {
-        words[BASE..BASE + 4].copy_from_slice(&self.words[..4]);
-        words[BASE + 4] = 0;
-        words[BASE + 5] = self.words[4];
-        words[BASE + 6] = 0;
-        words[BASE + 7] = 0;
+/// The common case: a plain frame, or one in VXLAN. Returns false for anything else; what was written is for the general way to write again.
+#[inline(always)]
+fn parse_plain_ipv4(
+    first: &[u8; FAST_LEN],
+    header: &[u8],
+    frame_len: usize,
+    key: &mut FlowKey,
+    layout: &mut Layout,
+    options: &ParseOptions,
+) -> bool {
+    let words = &mut key.0;
+    let [outer, inner] = &mut layout.layers;
+    let place = (header, 0, frame_len);
+    let is_tunnel = |port| options.may_be_tunnel(port);
+    match parse_plain::<OUTER_BASE>(first, place, words, outer, is_tunnel) {
+        Plain::No => return false,
+        Plain::Tunnel => return parse_plain_vxlan(first, header, frame_len, key, layout, options),
+        Plain::Yes => {}
     }
-
-    #[inline(always)]
-    fn layout(&self, start: u16) -> LayerLayout {
-        LayerLayout {
-            eth: start,
-            vlan: 0,
-            l3: start + 14,
-            l3_len: 20,
-            l4: start + 34,
-            payload: start + 34 + self.l4_len,
-            l3_kind: L3Kind::Ipv4,
-            l4_proto: self.proto,
-            vlan_tags: 0,
-            flags: 0,
-        }
-    }
+    words[1] = words[1] & 0xffff_ffff | (LAYER_OUTER_PRESENT as u64) << 32;
+    words[INNER_BASE..LAYERS_END].fill(0);
+    *inner = LayerLayout::EMPTY;
+    true
 }
 
-/// The frame inside of VXLAN, as far as both are plain.
+/// The frame inside of VXLAN, as far as both are plain. `first` is that of a datagram that is one.
 #[inline(never)]
 fn parse_plain_vxlan(
     first: &[u8; FAST_LEN],
@@ -277,15 +215,14 @@ fn parse_plain_vxlan(
     const VXLAN: usize = FAST_LEN;
     const INSIDE: usize = VXLAN + 8;
     let header = &header[..header.len().min(crate::HEADER_MAX).min(frame_len)];
-    let Some(outer) = read_plain(first, header, 0, frame_len) else {
-        return false;
-    };
+    let l4 = be64::<34>(first);
+    let (port, udp_len) = ((l4 >> 32) as u16, (l4 >> 16 & 0xffff) as usize);
     // The end of the datagram, which may be before that of the frame.
-    let end = 34 + outer.udp.1;
-    if outer.udp.0 == 0 || outer.udp.0 != options.vxlan_port || !options.inner {
+    let end = 34 + udp_len;
+    if port == 0 || port != options.vxlan_port || !options.inner || INSIDE + FAST_LEN > end {
         return false;
     }
-    let (Some(vxlan), Some(first)) = (
+    let (Some(vxlan), Some(inside)) = (
         header.get(VXLAN..).and_then(|b| b.first_chunk::<8>()),
         header
             .get(INSIDE..)
@@ -295,20 +232,21 @@ fn parse_plain_vxlan(
     };
     let vxlan = u64::from_be_bytes(*vxlan);
     let valid = u64::from(tunnel::VXLAN_VALID) << 56;
-    if vxlan & valid == 0 || INSIDE + FAST_LEN > end {
+    let words = &mut key.0;
+    let [outer, inner] = &mut layout.layers;
+    // A tunnel in a tunnel is payload.
+    if vxlan & valid == 0
+        || parse_plain::<OUTER_BASE>(first, (header, 0, frame_len), words, outer, |_| false)
+            != Plain::Yes
+        || parse_plain::<INNER_BASE>(inside, (header, INSIDE, end), words, inner, |_| false)
+            != Plain::Yes
+    {
         return false;
     }
-    let Some(inner) = read_plain(first, header, INSIDE, end) else {
-        return false;
-    };
-    let words = &mut key.0;
     let present = LAYER_OUTER_PRESENT | LAYER_INNER_PRESENT | LAYER_INNER_ETHERNET;
     words[1] = words[1] & 0xffff_ffff | (present as u64) << 32;
-    outer.write::<OUTER_BASE>(words);
-    inner.write::<INNER_BASE>(words);
-    layout.layers = [outer.layout(0), inner.layout(INSIDE as u16)];
     let id = (vxlan >> 8) as u32 & 0x00ff_ffff;
-    general::mark_tunnel::<OUTER_BASE>(words, &mut layout.layers[0], TunnelKind::Vxlan, id);
+    general::mark_tunnel::<OUTER_BASE>(words, outer, TunnelKind::Vxlan, id);
     true
 }
 
