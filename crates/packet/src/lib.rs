@@ -8,6 +8,7 @@
 //! | [`key`] | [`FlowKey`] and [`FlowMask`]: the words a classifier matches on |
 //! | [`field`] | [`Field`]: where each header field lives in a key |
 //! | [`parse`](mod@parse) | one pass from header bytes to a key and a [`Layout`] |
+//! | [`plain`] | plain frames known again by their bytes |
 //! | [`layout`] | offsets of every header that was found |
 //! | [`view`] | wire formats as `zerocopy` structs |
 //! | [`checksum`] | RFC 1071 sums, RFC 1624 updates, pseudo-headers |
@@ -39,6 +40,7 @@ pub mod headroom;
 pub mod key;
 pub mod layout;
 pub mod parse;
+pub mod plain;
 pub mod segment;
 #[cfg(test)]
 mod verify;

@@ -57,7 +57,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             busy as f64 / packets.max(1) as f64,
             100.0 * busy as f64 / (now.elapsed - before.elapsed) as f64,
             packets as f64 / (now.busy_loops - before.busy_loops).max(1) as f64,
-            switch.stage(Stage::ExactHit),
+            switch.stage(Stage::Known) + switch.stage(Stage::ExactHit),
             switch.stage(Stage::SlowPath),
         );
         before = now;

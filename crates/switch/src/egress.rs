@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use sumeru_packet::Checksum;
+use sumeru_packet::plain;
 use sumeru_packet::segment::{Gso as Kind, SegmentError, SegmentPlan};
 use sumeru_virtio::GuestSlice;
 
@@ -266,13 +267,7 @@ pub unsafe fn write_whole(
     let header = frame.header.header();
     // SAFETY: as the caller says; all writes are cut to the buffer's length.
     unsafe {
-        // Receivers see the same virtio-net header nearly always: a line that holds it already stays clean.
-        to.update(0, lead.first.to_le());
-        if lead_len as usize == NET_HEADER_LEN {
-            to.update(8, lead.last.to_le());
-        } else {
-            to.update(8, (lead.last as u16).to_le());
-        }
+        write_lead(lead, lead_len, to);
         let mut at = to.skip(lead_len);
         at.write(header);
         if frame.len as usize > header.len() {
@@ -285,6 +280,95 @@ pub unsafe fn write_whole(
                 at = at.skip(run.len());
                 left -= run.len();
             }
+        }
+    }
+}
+
+/// A plain frame in one buffer of its sender: its first bytes read once, the rest where it lies.
+#[derive(Clone, Copy, Debug)]
+pub struct PlainFrame {
+    /// The header that a receiver gets.
+    pub lead: NetHeader,
+    /// Its first bytes.
+    pub bytes: [u8; plain::LEN],
+    /// What follows them.
+    pub rest: GuestSlice,
+}
+
+impl PlainFrame {
+    /// No frame's.
+    pub const EMPTY: Self = Self {
+        lead: NetHeader::NONE,
+        bytes: [0; plain::LEN],
+        rest: GuestSlice::EMPTY,
+    };
+
+    /// Reads the start of a frame that lies in `buffer` behind a virtio-net header of `lead_len` bytes. False when it is too short, or more is left to do to it than the sum of its L4
+    /// header at most.
+    ///
+    /// # Safety
+    /// The memory behind the buffer is mapped.
+    #[inline(always)]
+    pub unsafe fn read(&mut self, buffer: GuestSlice, lead_len: u32) -> bool {
+        // SAFETY: the caller's word; the lengths are checked.
+        unsafe {
+            let (Some(first), Some(offset)) = (buffer.read_array(0), buffer.read_array(8)) else {
+                return false;
+            };
+            if buffer.len() < lead_len + plain::LEN as u32 {
+                return false;
+            }
+            buffer.skip(lead_len).read(&mut self.bytes);
+            self.rest = buffer.skip(lead_len + plain::LEN as u32);
+            self.lead = NetHeader::NONE;
+            let first = u64::from_le_bytes(first);
+            first as u16 == 0 || self.leaves_own_sum(first, u16::from_le_bytes(offset))
+        }
+    }
+
+    #[inline(never)]
+    fn leaves_own_sum(&mut self, first: u64, offset: u16) -> bool {
+        let field = if plain::is_tcp(&self.bytes) { 16 } else { 6 };
+        let lead = NetHeader::of_own_sum(first, offset, plain::L4, field);
+        self.lead = lead.unwrap_or(self.lead);
+        lead.is_some()
+    }
+
+    /// Its length in bytes.
+    #[inline(always)]
+    pub fn frame_len(&self) -> u32 {
+        plain::LEN as u32 + self.rest.len()
+    }
+
+    /// Writes it behind a header of `lead_len` bytes (10 or 12) into one buffer that is long enough.
+    ///
+    /// # Safety
+    /// The memory behind `to` and the frame is mapped.
+    #[inline(always)]
+    pub unsafe fn write(&self, lead_len: u32, to: GuestSlice) {
+        // SAFETY: the caller's word; all writes are cut to the buffer's length.
+        unsafe {
+            write_lead(self.lead, lead_len, to);
+            to.write_array(lead_len, &self.bytes);
+            to.skip(lead_len + plain::LEN as u32)
+                .write_slice(&self.rest);
+        }
+    }
+}
+
+/// Writes a virtio-net header of `lead_len` bytes (10 or 12). Receivers see the same one nearly always: a line that holds it already stays clean.
+///
+/// # Safety
+/// The memory behind `to` is mapped.
+#[inline(always)]
+unsafe fn write_lead(lead: NetHeader, lead_len: u32, to: GuestSlice) {
+    // SAFETY: the caller's word; the bounds are checked.
+    unsafe {
+        to.update(0, lead.first.to_le());
+        if lead_len as usize == NET_HEADER_LEN {
+            to.update(8, lead.last.to_le());
+        } else {
+            to.update(8, (lead.last as u16).to_le());
         }
     }
 }

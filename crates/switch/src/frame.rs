@@ -19,6 +19,18 @@ pub const MAX_FRAME: u32 = 65535 + 18 + 128;
 /// Index of a port, the number that flow rules and keys carry.
 pub type PortIndex = u16;
 
+/// The frames of a set of those in hand, in their order: bit `n` stands for frame `n`.
+#[inline(always)]
+pub fn bits(mut set: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lowest = set.trailing_zeros() as usize;
+        (set != 0).then(|| {
+            set &= set - 1;
+            lowest
+        })
+    })
+}
+
 /// One frame.
 #[repr(C)]
 #[derive(Clone, Debug)]
@@ -39,8 +51,6 @@ pub struct Frame {
     pub skip: u16,
     /// Where it came in.
     pub in_port: PortIndex,
-    /// Its chain in the source ring.
-    pub head: u16,
     /// Hash of the key's relevant bits.
     pub hash: u64,
     /// The headers, with room for outer ones.
@@ -59,7 +69,6 @@ impl Frame {
             segments: 0,
             skip: 0,
             in_port: 0,
-            head: 0,
             hash: 0,
             header: Headroom::new(),
         }

@@ -16,6 +16,7 @@ use sumeru_engine::Tsc;
 use sumeru_packet::{Layer, ParseOptions};
 use sumeru_virtio::GuestSlice;
 
+use crate::cache::Quick;
 use crate::capture::Tap;
 use crate::classifier::arena::CounterArena;
 use crate::conntrack::{Conntrack, Fragments};
@@ -102,7 +103,8 @@ pub struct Lane {
     pub tap: Option<Tap>,
     /// Flooding left in this second, by network; a network without an entry has no limit.
     pub floods: HashMap<NetworkId, u32>,
-    rule_counters: Arc<CounterArena>,
+    /// What rules count.
+    pub rule_counters: Arc<CounterArena>,
     /// Connections, once a rule tracks any.
     pub connections: Option<Box<Connections>>,
     /// Of the frame in hand, what was looked up and belongs to no connection, by its number among the decision's tracks.
@@ -222,6 +224,15 @@ impl Lane {
         }
     }
 
+    /// Counts frame `index` of the burst, and queues it for a port.
+    #[inline(always)]
+    pub fn send_quick(&mut self, index: usize, quick: Quick) -> Outcome {
+        if let Some(counter) = quick.counter() {
+            self.rule_counters.count(counter, self.frames[index].len);
+        }
+        self.enqueue(index, quick.port)
+    }
+
     /// Queues frame `index` of the burst for a port.
     #[inline(always)]
     pub fn enqueue(&mut self, index: usize, port: PortIndex) -> Outcome {
@@ -247,6 +258,15 @@ impl Lane {
             },
             Attachment::Wire(_) => None,
         }
+    }
+
+    /// Frames that came in by `from` left by `to`, and not by [`Self::flush`].
+    #[inline(always)]
+    pub fn went(&mut self, from: PortIndex, to: PortIndex) {
+        if let Some(Some(from)) = self.ports.get_mut(usize::from(from)) {
+            from.usual = to;
+        }
+        self.unsettled(to);
     }
 
     /// Remembers that a guest may want a notification.
@@ -340,6 +360,23 @@ impl Lane {
         );
         self.unsettled(index);
     }
+}
+
+/// The queue that every frame sent by a port leaves by, if there is only one and it is open; with the port's counts, and its longest frame in bytes.
+#[inline(always)]
+pub fn open_receiver(
+    ports: &mut [Option<LocalPort>],
+    port: PortIndex,
+) -> Option<(&mut Receiver, &PortCounters, u32)> {
+    let local = ports.get_mut(usize::from(port))?.as_mut()?;
+    let Attachment::Rings(pairs) = &mut local.attachment else {
+        return None;
+    };
+    let [pair] = &mut pairs[..] else {
+        return None;
+    };
+    let receiver = pair.receiver.as_mut().filter(|queue| queue.is_open())?;
+    Some((receiver, &local.counters, local.max_frame))
 }
 
 /// Sends the frames `order` of `frames` by a port, and counts.

@@ -32,6 +32,23 @@ pub struct NetHeader {
 }
 
 impl NetHeader {
+    /// Nothing left to do, nothing said.
+    pub const NONE: Self = Self {
+        first: 0,
+        last: ONE_BUFFER,
+    };
+
+    /// From the first ten bytes of a driver's header before a frame whose L4 header begins at `l4` and has its sum at `field` from there: the header for a receiver, if only that sum is left
+    /// to do.
+    pub fn of_own_sum(first: u64, csum_offset: u16, l4: u16, field: u16) -> Option<Self> {
+        let (kind, start) = (first as u16, (first >> 48) as u16);
+        let own = kind == u16::from(F_NEEDS_CSUM) && (start, csum_offset) == (l4, field);
+        own.then_some(Self {
+            first: u64::from(F_NEEDS_CSUM) | u64::from(start) << 48,
+            last: u32::from(csum_offset) | ONE_BUFFER,
+        })
+    }
+
     /// As it lies in memory.
     pub fn to_bytes(self) -> [u8; NET_HEADER_LEN] {
         let mut bytes = [0; NET_HEADER_LEN];
@@ -132,6 +149,15 @@ impl Offload {
             ecn: gso != Gso::None && bytes[1] & GSO_ECN != 0,
             gso_size,
         })
+    }
+
+    /// Whether nothing is left to do to a parsed frame, or only the sum of its outermost L4 header.
+    #[inline(always)]
+    pub fn is_own_sum_at_most(&self, layout: &Layout) -> bool {
+        let outer = layout.outer();
+        let offset = if outer.l4_proto == 6 { 16 } else { 6 };
+        let own = (self.csum_start, self.csum_offset) == (outer.l4, offset);
+        self.is_none() || self.partial_csum && !self.verified && self.gso == Gso::None && own
     }
 
     /// Holds the offload against the parsed frame of `frame_len` bytes, of which `captured` were parsed.

@@ -4,12 +4,14 @@
 //! out by it. A queue that breaks the ring's rules is stopped here and stays so until the front end sets it up again.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use sumeru_virtio::slice::{prefetch_read, prefetch_write};
 use sumeru_virtio::{Chain, GuestSlice, RingError, Single, SplitQueue};
 
-use crate::egress::{Outgoing, write_whole};
+use crate::egress::{Outgoing, PlainFrame, write_whole};
 use crate::frame::{BURST, Frame, MAX_FRAME};
-use crate::net_header::{Accepts, Gso, NET_HEADER_LEN, Offload};
+use crate::net_header::{Accepts, Gso, NET_HEADER_LEN, NetHeader, Offload};
 use crate::stats::Drop;
 
 /// Bytes of a cache line.
@@ -36,6 +38,34 @@ pub struct Sender {
     enabled: bool,
     fault: Option<QueueFault>,
     reported: bool,
+    /// The chains of the burst in hand.
+    taken: Box<[Taken; BURST]>,
+}
+
+/// A chain that was taken: the frame in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// Its buffer, if it has but one.
+    buffer: GuestSlice,
+    head: u16,
+    segments: u16,
+    /// Of several buffers the first one's place in the burst's list.
+    first: u32,
+}
+
+impl Taken {
+    const NONE: Self = Self {
+        buffer: GuestSlice::EMPTY,
+        head: 0,
+        segments: 0,
+        first: 0,
+    };
+
+    /// The one buffer that it is of.
+    #[inline(always)]
+    pub fn single(&self) -> Option<GuestSlice> {
+        (self.segments == 1).then_some(self.buffer)
+    }
 }
 
 impl Sender {
@@ -48,6 +78,7 @@ impl Sender {
             enabled,
             fault: None,
             reported: false,
+            taken: Box::new([Taken::NONE; BURST]),
         }
     }
 
@@ -98,30 +129,31 @@ impl Sender {
         available.into()
     }
 
-    /// Takes the next `available` chains; each becomes a frame with its segments in `list`. Returns how many.
+    /// Asks for the descriptors of the chains behind those that were taken, as far as they are known to be there.
     #[inline(always)]
-    pub fn receive(
-        &mut self,
-        available: usize,
-        frames: &mut [Frame; BURST],
-        list: &mut Vec<GuestSlice>,
-    ) -> usize {
+    pub fn fetch_next(&self) {
+        self.queue
+            .prefetch_descriptors(self.queue.known().min(BURST as u16), 4);
+    }
+
+    /// Takes the next `available` chains; the buffers of those that have several are in `list`, behind [`BURST`] places. Returns how many.
+    #[inline(always)]
+    pub fn receive(&mut self, available: usize, list: &mut Vec<GuestSlice>) -> usize {
         list.clear();
-        list.resize(BURST, GuestSlice::EMPTY);
         let mut count = 0;
-        for frame in frames.iter_mut().take(available) {
+        while count < available {
             match self.queue.single(count as u16) {
                 Some(single) if !single.writable => {
-                    // Its place in the list is its place in the burst; those of longer chains are behind.
-                    list[count] = single.buffer;
-                    frame.head = single.head;
-                    frame.first_segment = count as u32;
-                    frame.segments = 1;
-                    frame.len = single.buffer.len();
+                    self.taken[count] = Taken {
+                        buffer: single.buffer,
+                        head: single.head,
+                        segments: 1,
+                        first: 0,
+                    };
                     fetch(single.buffer);
                 }
                 _ => {
-                    if let Err(fault) = self.receive_chain(count as u16, frame, list) {
+                    if let Err(fault) = self.receive_chain(count, list) {
                         self.fault = Some(fault.into());
                         break;
                     }
@@ -131,37 +163,65 @@ impl Sender {
         }
         self.queue.take(count as u16);
         if !self.enabled {
-            self.release(&frames[..count]);
+            self.release(count);
             self.queue.notify();
             return 0;
         }
         count
     }
 
-    /// Any chain `ahead` entries past the next one becomes `frame`.
+    /// Any chain `ahead` entries past the next one is taken.
     #[inline(never)]
-    fn receive_chain(
-        &mut self,
-        ahead: u16,
-        frame: &mut Frame,
-        list: &mut Vec<GuestSlice>,
-    ) -> Result<(), RingError> {
-        let chain = self.queue.peek(ahead, list)?;
-        frame.head = chain.head;
-        frame.first_segment = chain.first;
-        frame.segments = chain.readable;
-        frame.len = chain.readable_len;
-        if let Some(first) = chain.readable(list).first() {
-            fetch(*first);
-        }
+    fn receive_chain(&mut self, ahead: usize, list: &mut Vec<GuestSlice>) -> Result<(), RingError> {
+        list.resize(list.len().max(BURST), GuestSlice::EMPTY);
+        let chain = self.queue.peek(ahead as u16, list)?;
+        let buffer = chain.readable(list).first().copied();
+        self.taken[ahead] = Taken {
+            buffer: buffer.unwrap_or(GuestSlice::EMPTY),
+            head: chain.head,
+            segments: chain.readable,
+            first: chain.first,
+        };
+        buffer.into_iter().for_each(fetch);
         Ok(())
     }
 
-    /// Gives the chains of frames back; see [`Self::settle`].
+    /// The chains that were taken last.
     #[inline(always)]
-    pub fn release(&mut self, frames: &[Frame]) {
-        for frame in frames {
-            self.queue.complete(frame.head, 0);
+    pub fn taken(&self) -> &[Taken; BURST] {
+        &self.taken
+    }
+
+    /// Makes the chains `which` of those taken the frames of these places, with their buffers in `list`.
+    #[inline(always)]
+    pub fn frames(
+        &self,
+        which: Range<usize>,
+        frames: &mut [Frame; BURST],
+        list: &mut Vec<GuestSlice>,
+    ) {
+        list.resize(list.len().max(BURST), GuestSlice::EMPTY);
+        for place in which {
+            let (taken, frame) = (&self.taken[place], &mut frames[place]);
+            let mut len = taken.buffer.len();
+            frame.segments = taken.segments;
+            if taken.segments == 1 {
+                // Its place in the list is its place in the burst.
+                frame.first_segment = place as u32;
+                list[place] = taken.buffer;
+            } else {
+                frame.first_segment = taken.first;
+                len = frame.segments(list).iter().map(GuestSlice::len).sum();
+            }
+            frame.len = len;
+        }
+    }
+
+    /// Gives the first `count` chains of those taken back; see [`Self::settle`].
+    #[inline(always)]
+    pub fn release(&mut self, count: usize) {
+        for taken in &self.taken[..count] {
+            self.queue.complete(taken.head, 0);
         }
         self.queue.publish();
     }
@@ -212,6 +272,8 @@ pub struct Receiver {
     places: Box<[Place; BURST]>,
     /// How many of them are good: the next chains of the ring.
     prepared: usize,
+    /// How many of those have been filled, while plain frames are sent.
+    filled: usize,
     /// Buffers of the chains being filled, for any other frame.
     buffers: Vec<GuestSlice>,
     chains: Vec<Chain>,
@@ -245,6 +307,7 @@ impl Receiver {
             fault: None,
             reported: false,
             prepared: 0,
+            filled: 0,
             places: Box::new(
                 [Place {
                     head: 0,
@@ -358,6 +421,62 @@ impl Receiver {
             }
         }
         self.prepared
+    }
+
+    /// Sends a plain frame if its place is one buffer; false when nothing was done. [`Self::finish_plain`] must follow those that are sent in a row, of which `left` are to come.
+    ///
+    /// # Safety
+    /// The memory behind the frame is mapped.
+    #[inline(always)]
+    pub unsafe fn send_plain(&mut self, frame: &PlainFrame, left: usize, max_frame: u32) -> bool {
+        if self.filled == self.prepared {
+            self.finish_places();
+            self.prepare(left);
+        }
+        let lead_len = u32::from(self.net_header_len);
+        let len = frame.frame_len();
+        let needed = lead_len + len;
+        let Some(place) = self.places[..self.prepared].get(self.filled) else {
+            return false;
+        };
+        if len > max_frame
+            || place.buffer.len() < needed
+            || frame.lead != NetHeader::NONE && !self.accepts.partial_csum
+        {
+            return false;
+        }
+        // SAFETY: the caller's word for the frame; the buffer lies in the queue's memory.
+        unsafe { frame.write(lead_len, place.buffer) };
+        self.queue.complete(place.head, needed);
+        self.filled += 1;
+        true
+    }
+
+    /// Asks for what showing frames will write.
+    #[inline(always)]
+    pub fn fetch_index(&self) {
+        self.queue.prefetch_index();
+    }
+
+    /// Shows the frames of [`Self::send_plain`] to the guest, which is notified by [`Self::settle`].
+    #[inline(always)]
+    pub fn finish_plain(&mut self) {
+        self.finish_places();
+        self.queue.publish();
+    }
+
+    #[inline(always)]
+    fn finish_places(&mut self) {
+        if self.filled != 0 {
+            self.queue.take(self.filled as u16);
+            (self.filled, self.prepared) = (0, 0);
+        }
+    }
+
+    /// Whether frames may be delivered to it, and it keeps to the rules.
+    #[inline(always)]
+    pub fn is_open(&self) -> bool {
+        self.enabled && self.fault.is_none()
     }
 
     /// Sends frames that need nothing done and fit one buffer each; stops at the first other one. Returns how many.

@@ -29,6 +29,8 @@ counted! {
     Stage {
         /// Taken from a ring or a wire port.
         Receive = "receive",
+        /// Decided by its first bytes, without being parsed.
+        Known = "known",
         /// Headers understood.
         Parse = "parse",
         /// Decided by the signature cache.

@@ -338,8 +338,8 @@ proptest! {
             match cache.find(&key, hash, view.rules.stamps()) {
                 Some((entry, _)) => {
                     prop_assert!(!fresh.once);
-                    let cached = match cache.hit(entry) {
-                        Hit::Output(port) => vec![Op::Output(port)],
+                    let cached: Vec<Op> = match cache.hit(entry) {
+                        Hit::Output(quick) => quick.counter().map(Op::Count).into_iter().chain([Op::Output(quick.port)]).collect(),
                         Hit::Run(ops, counter) => counter.map(Op::Count).into_iter().chain(ops.iter().cloned()).collect(),
                         Hit::Tracked(..) => unreachable!("no rule tracks"),
                     };

@@ -5,12 +5,14 @@
 #![allow(unsafe_code)]
 
 mod connections;
+mod express;
 mod ports;
 mod report;
 mod slow;
 mod upkeep;
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use crate::capture::Seen;
 use crate::classifier::arena::CounterArena;
 use crate::egress;
 use crate::fdb::Fdb;
-use crate::frame::{BURST, MAX_FRAME, PortIndex};
+use crate::frame::{BURST, MAX_FRAME, PortIndex, bits};
 use crate::lane::{Attachment, Lane, LocalPort, Outcome};
 use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
 use crate::qos::meter_table::MeterTable;
@@ -62,6 +64,7 @@ pub struct SwitchWorker {
     neighbours: Neighbours,
     sources: Vec<Source>,
     received: Vec<Received>,
+    heads: express::Heads,
     /// Room for the neighbours to be asked for, kept from second to second.
     questions: Vec<IpAddr>,
     faults: FaultSink,
@@ -97,6 +100,7 @@ impl SwitchWorker {
             neighbours: Neighbours::default(),
             sources: Vec::with_capacity(64),
             received: Vec::with_capacity(BURST),
+            heads: express::Heads::default(),
             questions: Vec::new(),
             faults,
             parsing: Parsing::default(),
@@ -148,11 +152,17 @@ impl SwitchWorker {
             return 0;
         };
         let options = port.parse;
-        let (count, mut alive) = match &mut port.attachment {
+        let (from, count, mut alive) = match &mut port.attachment {
             Attachment::Rings(_) => match self.receive_ring(source) {
                 (0, _) => return 0,
                 (count, net_header_len) => {
-                    (count, self.load_ring(source.port, count, net_header_len))
+                    let sent = self.express(source, count, net_header_len, &options);
+                    if sent == count {
+                        self.release(source, count);
+                        return count;
+                    }
+                    let alive = self.load_ring(source, sent..count, net_header_len);
+                    (sent, count, alive)
                 }
             },
             Attachment::Wire(wire) => {
@@ -161,12 +171,12 @@ impl SwitchWorker {
                 if count == 0 {
                     return 0;
                 }
-                (count, self.load_wire(source.port))
+                (0, count, self.load_wire(source.port))
             }
         };
-        alive = self.parse(count, alive, options);
-        self.count_received(source.port, count, alive);
-        self.decide_all(source.port, alive);
+        alive = self.parse(alive, &options);
+        self.count_received(source.port, from..count, alive);
+        self.decide_all(source.port, alive, &options);
         self.lane.flush(source.port);
         self.release(source, count);
         count
@@ -192,8 +202,8 @@ impl SwitchWorker {
         let Some(sender) = sender_of(&mut self.lane.ports, source) else {
             return (0, 0);
         };
-        let (frames, list) = (&mut self.lane.frames, &mut self.lane.list);
-        let count = sender.receive(available, frames, list);
+        let count = sender.receive(available, &mut self.lane.list);
+        sender.fetch_next();
         let net_header_len = sender.net_header_len();
         if let Some(usual) = self.lane.usual(source.port) {
             usual.prepare(count);
@@ -203,11 +213,15 @@ impl SwitchWorker {
 
     /// Copies the headers of a ring's frames into their scratch; answers which frames go on.
     #[inline(always)]
-    fn load_ring(&mut self, port: PortIndex, count: usize, net_header_len: u16) -> u32 {
+    fn load_ring(&mut self, source: Source, which: Range<usize>, net_header_len: u16) -> u32 {
         let mut alive = 0_u32;
         let lane = &mut self.lane;
-        for (index, frame) in lane.frames[..count].iter_mut().enumerate() {
-            frame.in_port = port;
+        if let Some(sender) = sender_of(&mut lane.ports, source) {
+            sender.frames(which.clone(), &mut lane.frames, &mut lane.list);
+        }
+        for index in which {
+            let frame = &mut lane.frames[index];
+            frame.in_port = source.port;
             let Some(len) = frame
                 .len
                 .checked_sub(u32::from(net_header_len))
@@ -261,65 +275,62 @@ impl SwitchWorker {
 
     /// Parses the frames that go on; answers those that still do.
     #[inline(always)]
-    fn parse(&mut self, count: usize, mut alive: u32, options: ParseOptions) -> u32 {
-        let lane = &mut self.lane;
-        for (index, frame) in lane.frames[..count].iter_mut().enumerate() {
-            if alive >> index & 1 == 0 {
-                continue;
-            }
-            frame.key.set_metadata(frame.in_port.into(), 0, 0);
-            let mut parsed = parse(
-                frame.header.header(),
-                frame.len as usize,
-                &mut frame.key,
-                &mut frame.layout,
-                &options,
-            );
-            if parsed == Err(Malformed::HeaderTooLong) {
-                // SAFETY: as in `load_ring` and `load_wire`.
-                let longer = unsafe { egress::load_more(frame, &lane.list, HEADER_MAX) };
-                if longer {
-                    parsed = parse(
-                        frame.header.header(),
-                        frame.len as usize,
-                        &mut frame.key,
-                        &mut frame.layout,
-                        &options,
-                    );
-                }
-            }
-            let fault = match parsed {
-                Err(malformed) => Some(DropReason::Malformed(malformed)),
-                Ok(()) => {
-                    let checked =
-                        frame
-                            .offload
-                            .checked(&frame.layout, frame.header.len(), frame.len);
-                    checked.err().map(|_| Drop::BadOffload.into())
-                }
-            };
-            if let Some(reason) = fault {
-                lane.counters.dropped(reason);
+    fn parse(&mut self, mut alive: u32, options: &ParseOptions) -> u32 {
+        for index in bits(alive) {
+            if let Err(reason) = self.parse_one(index, options) {
+                self.lane.counters.dropped(reason);
                 alive &= !(1 << index);
             }
         }
         // A loop of its own: reading back at once what the parser has just stored would wait for the stores.
-        for (index, frame) in self.lane.frames[..count].iter_mut().enumerate() {
-            if alive >> index & 1 == 1 {
-                frame.hash = self.cache.hash(&frame.key);
-                self.cache.prefetch(frame.hash);
-            }
+        for index in bits(alive) {
+            let frame = &mut self.lane.frames[index];
+            frame.hash = self.cache.hash(&frame.key);
+            self.cache.prefetch(frame.hash);
         }
         alive
     }
 
     #[inline(always)]
-    fn count_received(&mut self, port: PortIndex, count: usize, alive: u32) {
+    fn parse_one(&mut self, index: usize, options: &ParseOptions) -> Result<(), DropReason> {
+        let lane = &mut self.lane;
+        let frame = &mut lane.frames[index];
+        frame.key.set_metadata(frame.in_port.into(), 0, 0);
+        let mut parsed = parse(
+            frame.header.header(),
+            frame.len as usize,
+            &mut frame.key,
+            &mut frame.layout,
+            options,
+        );
+        if parsed == Err(Malformed::HeaderTooLong) {
+            // SAFETY: as in `load_ring` and `load_wire`.
+            let longer = unsafe { egress::load_more(frame, &lane.list, HEADER_MAX) };
+            if longer {
+                parsed = parse(
+                    frame.header.header(),
+                    frame.len as usize,
+                    &mut frame.key,
+                    &mut frame.layout,
+                    options,
+                );
+            }
+        }
+        parsed.map_err(DropReason::Malformed)?;
+        frame
+            .offload
+            .checked(&frame.layout, frame.header.len(), frame.len)
+            .map_err(|_| Drop::BadOffload.into())
+    }
+
+    #[inline(always)]
+    fn count_received(&mut self, port: PortIndex, which: Range<usize>, alive: u32) {
+        let count = which.len();
         let lane = &self.lane;
         let Some(Some(port)) = lane.ports.get(usize::from(port)) else {
             return;
         };
-        let bytes: u64 = lane.frames[..count]
+        let bytes: u64 = lane.frames[which]
             .iter()
             .map(|frame| u64::from(frame.len))
             .sum();
@@ -336,17 +347,14 @@ impl SwitchWorker {
 
     /// Decides and carries out.
     #[inline(always)]
-    fn decide_all(&mut self, port: PortIndex, alive: u32) {
+    fn decide_all(&mut self, port: PortIndex, alive: u32, options: &ParseOptions) {
         if self.cache.is_large(port) {
             self.fetch_ahead(alive);
         }
         self.lane.expect_strangers(alive);
-        let mut left = alive;
         let mut exact = 0;
         let watched = self.lane.tap.is_some();
-        while left != 0 {
-            let index = left.trailing_zeros() as usize;
-            left &= left - 1;
+        for index in bits(alive) {
             let seen = if watched { self.see(index) } else { None };
             let frame = &self.lane.frames[index];
             let stamps = self.rules.rules.stamps();
@@ -357,7 +365,10 @@ impl SwitchWorker {
                         self.lane.counters.passed(Stage::WildcardHit, 1);
                     }
                     match self.cache.hit(entry) {
-                        Hit::Output(port) => self.lane.enqueue(index, port),
+                        Hit::Output(quick) => {
+                            self.cache.acquaint(frame, entry, options);
+                            self.lane.send_quick(index, quick)
+                        }
                         Hit::Run(ops, counter) => self.lane.execute(index, ops, counter),
                         Hit::Tracked(track, ops, counter) => {
                             match self.lane.execute_tracked(index, track, ops, counter) {
@@ -428,7 +439,7 @@ impl SwitchWorker {
     #[inline(always)]
     fn release(&mut self, source: Source, count: usize) {
         if let Some(sender) = sender_of(&mut self.lane.ports, source) {
-            sender.release(&self.lane.frames[..count]);
+            sender.release(count);
             self.lane.unsettled(source.port);
         }
     }

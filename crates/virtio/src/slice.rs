@@ -4,6 +4,8 @@
 //! read once with [`GuestSlice::load`] (volatile), and bulk data is moved with raw copies whose content nobody trusts.
 #![allow(unsafe_code)]
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 /// A run of bytes in guest memory, mapped here, in bounds when it was made.
 ///
 /// It holds nothing: whoever keeps it must keep the [`GuestMemory`](crate::memory::GuestMemory) that it came from. That is the
@@ -103,6 +105,8 @@ impl GuestSlice {
         let len = to.len().min(self.len as usize);
         // SAFETY: in bounds of both; `to` is ours alone and cannot overlap a mapping that nobody has a reference to.
         unsafe { copy(self.ptr, to.as_mut_ptr(), len) };
+        // What is looked at from here on is the copy, which the compiler must not take for the original.
+        compiler_fence(Ordering::AcqRel);
         len
     }
 
@@ -125,9 +129,41 @@ impl GuestSlice {
     #[inline(always)]
     pub unsafe fn write_slice(&self, from: &GuestSlice) -> usize {
         let len = from.len.min(self.len) as usize;
-        // SAFETY: in bounds of both; `copy` allows overlap.
-        unsafe { std::ptr::copy(from.ptr, self.ptr, len) };
+        // SAFETY: in bounds of both. Blocks are read whole before they are written, and `std::ptr::copy` allows overlap.
+        unsafe {
+            match len {
+                8..=SHORT => copy(from.ptr, self.ptr, len),
+                _ => std::ptr::copy(from.ptr, self.ptr, len),
+            }
+        }
         len
+    }
+
+    /// Reads `N` bytes at `offset`, once. `None` when there are not so many.
+    ///
+    /// # Safety
+    /// The memory behind this slice is still mapped.
+    #[inline(always)]
+    pub unsafe fn read_array<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        if offset > self.len || ((self.len - offset) as usize) < N {
+            return None;
+        }
+        let place = self.ptr.wrapping_add(offset as usize).cast::<[u8; N]>();
+        // SAFETY: in bounds.
+        Some(unsafe { place.read_unaligned() })
+    }
+
+    /// Writes bytes at `offset`. No effect when they do not fit.
+    ///
+    /// # Safety
+    /// The memory behind this slice is still mapped.
+    #[inline(always)]
+    pub unsafe fn write_array<const N: usize>(&self, offset: u32, bytes: &[u8; N]) {
+        if offset <= self.len && (self.len - offset) as usize >= N {
+            let place = self.ptr.wrapping_add(offset as usize).cast::<[u8; N]>();
+            // SAFETY: in bounds.
+            unsafe { place.write_unaligned(*bytes) }
+        }
     }
 
     /// Stores one value at `offset` unless it is there already: a line that says so stays clean in the other side's cache. No effect when it does not fit.
@@ -176,7 +212,7 @@ const SHORT: usize = 128;
 /// Copies between memory of the two sides; short runs in line, in blocks from both ends that may overlap in the middle.
 ///
 /// # Safety
-/// `len` bytes are readable at `from` and writable at `to`, and the two do not overlap.
+/// `len` bytes are readable at `from` and writable at `to`; unless they are 8 to [`SHORT`], the two do not overlap.
 #[inline(always)]
 unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     /// Copies `N` bytes at each of `places`.
@@ -202,6 +238,11 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     unsafe {
         match len {
             64 => blocks::<32, 2>(from, to, [0, 32]),
+            // No block over another: whoever reads one back at once need not wait for two stores.
+            48 => {
+                blocks::<32, 1>(from, to, [0]);
+                blocks::<16, 1>(from, to, [32]);
+            }
             65..=SHORT => blocks::<32, 4>(from, to, [0, 32, len - 64, len - 32]),
             32..64 => blocks::<32, 2>(from, to, [0, len - 32]),
             16..32 => blocks::<16, 2>(from, to, [0, len - 16]),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use crate::eventfd::Eventfd;
 use crate::memory::{GuestMemory, Window};
-use crate::slice::{GuestSlice, prefetch_read};
+use crate::slice::{GuestSlice, prefetch_read, prefetch_write};
 
 /// Largest queue size (Virtio 1.2, 2.7).
 pub const MAX_QUEUE_SIZE: u16 = 32768;
@@ -360,7 +360,7 @@ impl SplitQueue {
     /// [`RingError::AvailableIndex`] when the index ran more than a ring ahead; [`RingError::MemoryLost`].
     #[inline]
     pub fn available(&mut self, wanted: u16) -> Result<u16, RingError> {
-        let known = self.seen_avail.wrapping_sub(self.next_avail);
+        let known = self.known();
         if known >= wanted {
             return Ok(known);
         }
@@ -382,6 +382,12 @@ impl SplitQueue {
         }
         self.seen_avail = index;
         Ok(ahead)
+    }
+
+    /// Chains not taken yet that the last look at the shared index found.
+    #[inline(always)]
+    pub fn known(&self) -> u16 {
+        self.seen_avail.wrapping_sub(self.next_avail)
     }
 
     /// The head of the chain `ahead` entries past the next one; `ahead` must be below what [`Self::available`] answered.
@@ -614,6 +620,12 @@ impl SplitQueue {
             }
         }
         self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Asks for the line that [`Self::publish`] will write.
+    #[inline(always)]
+    pub fn prefetch_index(&self) {
+        prefetch_write(self.used.cast());
     }
 
     /// Shows the completed chains to the driver.

@@ -98,6 +98,11 @@ impl ParseOptions {
         ..ParseOptions::TUNNELS
     };
 
+    /// Whether any UDP datagram may be one of the tunnels.
+    pub(crate) const fn has_tunnels(&self) -> bool {
+        self.vxlan_port | self.vxlan_gpe_port | self.geneve_port | self.gtpu_port != 0
+    }
+
     /// Whether a UDP datagram to `port` may be one of the tunnels; true for port 0 when one of them is off. All four
     /// ports are compared at once: a 16-bit lane of the difference is zero where one is equal.
     #[inline(always)]

@@ -9,8 +9,11 @@
 //! any of that changes, the epoch does, and an entry of an older epoch is checked class by class at its next hit. Nothing is
 //! searched or freed when the configuration changes.
 
+mod plain;
 mod sweep;
 mod table;
+
+use std::num::NonZeroU32;
 
 use sumeru_packet::key::ActiveWords;
 use sumeru_packet::{FlowKey, FlowMask};
@@ -22,6 +25,7 @@ use crate::interned::Interned;
 use crate::program::Op;
 use crate::snapshot::NetworkId;
 use crate::track::{Track, Tracks};
+use plain::{PlainPort, PlainSlots};
 use table::{Entry, Far, NEAR, Table};
 
 /// Most entries.
@@ -32,7 +36,7 @@ pub const MAX_MASKS: usize = 64;
 const SIGNATURES: [usize; 2] = [1 << 15, 1 << 23];
 /// Ways of a set in the signature cache.
 const WAYS: usize = 2;
-/// A program of one output, without a table: the port is in the low bits.
+/// A program of one output, whose frames may be counted: the port is in the low bits.
 const QUICK: u32 = 1 << 31;
 /// Classes of things that this lcore learns, as a power of two.
 const LOCAL_CLASSES: u32 = 16;
@@ -115,6 +119,8 @@ struct PortMasks {
     active: ActiveWords,
     tuples: Vec<u32>,
     entries: u32,
+    /// How plain frames are told apart by their bytes, once one of them was to be.
+    plain: Option<PlainPort>,
 }
 
 /// Which level answered.
@@ -141,11 +147,28 @@ pub struct Decision {
     pub tracks: Tracks,
 }
 
+/// Where to send a frame, and where to count it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quick {
+    /// The port that it leaves by.
+    pub port: PortIndex,
+    /// Where it is counted, plus one.
+    counter: Option<NonZeroU32>,
+}
+
+impl Quick {
+    /// The counter of the rule.
+    #[inline(always)]
+    pub fn counter(&self) -> Option<u32> {
+        self.counter.map(|counter| counter.get() - 1)
+    }
+}
+
 /// What to do with a frame that met an entry.
 #[derive(Clone, Copy, Debug)]
 pub enum Hit<'a> {
-    /// Send it to this port.
-    Output(PortIndex),
+    /// Send it.
+    Output(Quick),
     /// Run these, and count.
     Run(&'a [Op], Option<u32>),
     /// As before, if this still holds.
@@ -155,6 +178,7 @@ pub enum Hit<'a> {
 /// The cache.
 #[derive(Debug)]
 pub struct Cache {
+    plain: PlainSlots,
     signatures: Box<[[Signature; WAYS]]>,
     table: Table,
     tuples: Vec<Option<Tuple>>,
@@ -169,6 +193,8 @@ pub struct Cache {
     learned: Box<[u64]>,
     victim: u32,
     salt: u32,
+    /// Of the decision put in last.
+    serial: u32,
     limit: u32,
     /// Where a sweep is, while one is under way.
     sweeping: Option<u32>,
@@ -183,6 +209,7 @@ impl Cache {
     /// An empty cache for at most `limit` entries.
     pub fn with_limit(limit: u32) -> Self {
         Self {
+            plain: PlainSlots::new(),
             signatures: signatures(SIGNATURES[0]),
             table: Table::new(limit),
             tuples: Vec::new(),
@@ -194,6 +221,7 @@ impl Cache {
             learned: vec![0; 1 << LOCAL_CLASSES].into(),
             victim: 0,
             salt: 0,
+            serial: 0,
             limit,
             sweeping: None,
         }
@@ -421,8 +449,8 @@ impl Cache {
             return Hit::Run(&[], None);
         };
         entry.hits = entry.hits.wrapping_add(1);
-        if entry.program & QUICK != 0 {
-            return Hit::Output(entry.program as PortIndex);
+        if entry.is_quick() {
+            return Hit::Output(entry.quick());
         }
         let (counter, track) = (entry.counter.checked_sub(1), entry.track);
         let ops = self.programs.get(entry.program).unwrap_or_default();
@@ -453,16 +481,17 @@ impl Cache {
             _ => 0,
         };
         ops.splice(..0, tracks.iter().skip(1).copied().map(Op::Track));
-        let program = self.intern(ops, counter == 0 && tracks.is_empty());
+        let program = self.intern(ops, tracks.is_empty());
         let (hash, near, far) = match self.tuples.get(number as usize) {
             Some(Some(tuple)) => tuple.split(key),
             _ => (0, [0; NEAR], None),
         };
         let index = self.place(number, hash, &near, far.as_deref());
-        let (epoch, version) = (self.epoch, self.version);
+        let (epoch, version, serial) = (self.epoch, self.version, self.next_serial());
         let Some(entry) = self.table.get_mut(index) else {
             return index;
         };
+        entry.serial = serial;
         let old = std::mem::replace(&mut entry.program, program);
         let linked = entry.used();
         (entry.epoch, entry.version, entry.hits, entry.swept) = (epoch, version, 0, 0);
@@ -542,6 +571,7 @@ impl Cache {
             // Hashes of before lead nowhere now; the signatures fill again by themselves.
             masks.relevant.merge(&mask);
             masks.active = masks.relevant.active();
+            masks.plain = None;
         }
         self.salt = self.salt.wrapping_add(0x9e37_79b9);
         let tuple = Tuple {
@@ -637,6 +667,7 @@ impl Cache {
     pub fn bytes(&self) -> usize {
         self.table.reserved() as usize * size_of::<Entry>()
             + self.signatures.len() * size_of::<[Signature; WAYS]>()
+            + self.plain.bytes()
     }
 }
 

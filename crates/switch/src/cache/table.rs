@@ -2,11 +2,13 @@
 //! insertion ever waits for a table to be made anew. Entries do not move.
 
 use std::mem::size_of;
+use std::num::NonZeroU32;
 
 use sumeru_packet::field::{INNER_BASE, OUTER_BASE};
 use sumeru_packet::key::WORDS;
 
-use super::{Rests, Sender};
+use super::{QUICK, Quick, Rests, Sender};
+use crate::frame::PortIndex;
 use crate::track::Track;
 
 /// Chains at first, as a power of two.
@@ -34,14 +36,16 @@ pub struct Entry {
     pub program: u32,
     /// Frames that met it, wrapping.
     pub hits: u32,
+    /// Told apart by this from others that had or will have its place.
+    pub serial: u32,
+    /// Where it counts, plus one.
+    pub counter: u32,
     /// The bits that must agree, masked.
     pub near: [u64; NEAR],
     /// Its mask.
     pub tuple: u32,
     /// The next of its chain; of a free entry the next free one.
     pub next: u32,
-    /// Where it counts, plus one.
-    pub counter: u32,
     /// `hits` when it was last looked after.
     pub swept: u32,
     /// The connection it is about.
@@ -65,10 +69,11 @@ impl Entry {
             epoch: 0,
             program: 0,
             hits: 0,
+            serial: 0,
+            counter: 0,
             near: [0; NEAR],
             tuple: NONE,
             next: NONE,
-            counter: 0,
             swept: 0,
             track: None,
             version: 0,
@@ -96,6 +101,21 @@ impl Entry {
             Some((network, mac)) if mac_of(self.near[INNER_BASE + 1]) == mac => network | INNER,
             _ => NO_NETWORK,
         };
+    }
+
+    /// Whether its frames need nothing but to be sent.
+    #[inline(always)]
+    pub fn is_quick(&self) -> bool {
+        self.program & QUICK != 0
+    }
+
+    /// What to do with its frames, if it [is quick](Self::is_quick).
+    #[inline(always)]
+    pub fn quick(&self) -> Quick {
+        Quick {
+            port: self.program as PortIndex,
+            counter: NonZeroU32::new(self.counter),
+        }
     }
 
     /// Whether it holds a decision.

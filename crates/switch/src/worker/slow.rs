@@ -107,7 +107,7 @@ impl SwitchWorker {
         };
         let entry = self.cache.insert(&key, kept);
         match self.cache.hit(entry) {
-            Hit::Output(port) => self.lane.enqueue(index, port),
+            Hit::Output(quick) => self.lane.send_quick(index, quick),
             Hit::Run(ops, counter) => self.lane.execute(index, ops, counter),
             Hit::Tracked(_, ops, counter) => {
                 let own = ops

@@ -50,6 +50,29 @@ pub fn frame(seed: &mut Seed, station: u8) -> Vec<u8> {
     }
 }
 
+/// A frame without tags, options or fragments, TCP or UDP over IPv4; one in twelve is damaged.
+pub fn plain_frame(seed: &mut Seed, station: u8) -> Vec<u8> {
+    loop {
+        let mut bytes = mac(seed.below(6) as u8).to_vec();
+        bytes.extend(mac(station));
+        bytes.extend([8, 0]);
+        let proto = seed.one_of(&[6, 17]);
+        let payload = transport(seed, proto);
+        let word = seed.one_of(&[0x4000, 0]);
+        header_4(seed, &mut bytes, proto, word, 0, &payload);
+        if seed.once_in(2) {
+            bytes.resize(bytes.len().max(60), 0);
+        }
+        set_checksums(&mut bytes);
+        if seed.once_in(12) {
+            damage(seed, &mut bytes);
+        }
+        if read(&bytes, ARRIVING) != Err(Fault::Unknown) && is_known(&bytes) {
+            return bytes;
+        }
+    }
+}
+
 /// Of a malformed frame, whether what the engine sees first is known too, looked into or not.
 fn is_known(bytes: &[u8]) -> bool {
     let plain = Known {

@@ -18,6 +18,8 @@ pub struct About {
     pub connections: bool,
     /// What leaves a port too.
     pub leaving: bool,
+    /// Nothing but plain frames, and fields that are read from each.
+    pub plain: bool,
 }
 
 impl About {
@@ -41,6 +43,17 @@ struct Demanded {
 
 /// A rule's text and the port that it is made on.
 pub fn rule(seed: &mut Seed, about: About) -> (u16, String) {
+    /// Fields that are read only if a rule asks for them, of all frames then.
+    const EXTRA: [&str; 3] = ["version_ihl", "fragment_offset", "flow is"];
+    loop {
+        let (port, text) = any_rule(seed, about);
+        if !about.plain || EXTRA.iter().all(|field| !text.contains(field)) {
+            return (port, text);
+        }
+    }
+}
+
+fn any_rule(seed: &mut Seed, about: About) -> (u16, String) {
     let port = seed.below(SWITCH_PORTS.into()) as u16;
     let group = seed.one_of(&[0, 0, 0, 1, 1, 2, 3]);
     let mut pattern = Vec::new();
@@ -76,6 +89,9 @@ pub fn rule(seed: &mut Seed, about: About) -> (u16, String) {
     let once = !about.leaving || group == 0 && direction != "egress";
     let drops = direction == "egress" && seed.once_in(3);
     let mut actions = actions(seed, about, (group, once), outer, inner);
+    if about.plain && !seed.once_in(4) {
+        actions = vec!["count".into(), output(seed)];
+    }
     if drops {
         actions = vec!["count".into(), "drop".into()];
     }

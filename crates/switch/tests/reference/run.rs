@@ -6,7 +6,7 @@ use std::fmt::Write;
 use sumeru_flow::syntax::{Command, parse};
 use sumeru_switch::stats::Stage;
 
-use super::frames::frame;
+use super::frames::{frame, plain_frame};
 use super::pipeline::{Dropped, Named, Pipeline};
 use super::rules::{About, SWITCH_PORTS, rule, tracking};
 use super::seed::Seed;
@@ -41,6 +41,8 @@ pub struct Totals {
     /// Hits of the two levels of the cache.
     pub exact: u64,
     pub wildcard: u64,
+    /// Frames decided by their bytes.
+    pub known: u64,
     /// Decisions of the switch that caches.
     pub slow: u64,
     pub rules: u64,
@@ -58,7 +60,17 @@ impl World {
             tunnels: seed.once_in(2),
             connections: seed.once_in(3),
             leaving: seed.once_in(2),
+            plain: seed.once_in(3),
         };
+        let about = match about.plain {
+            true => About {
+                tunnels: false,
+                connections: false,
+                ..about
+            },
+            false => about,
+        };
+        let frame = if about.plain { plain_frame } else { frame };
         // Bursts between changes of the rules; the first only if large.
         let calm = seed.one_of(&[1, 1, 8, 1000]);
         let mut steps = Vec::new();
@@ -98,7 +110,15 @@ impl World {
             for _ in 0..seed.below(3) {
                 pool[seed.below(POOL)] = frame(&mut seed, port as u8);
             }
-            let frames = (0..BURST).map(|_| seed.one_of(pool)).collect();
+            let mut frames: Vec<_> = (0..BURST).map(|_| seed.one_of(pool)).collect();
+            if about.plain {
+                // Those that are known are so only as long as all before them are.
+                let few: Vec<_> = frames.drain(..4).collect();
+                frames = few
+                    .iter()
+                    .flat_map(|one| vec![one.clone(); BURST / 4])
+                    .collect();
+            }
             steps.push(Step::Burst(port, frames));
         }
         Self { about, steps }
@@ -156,6 +176,7 @@ impl World {
             forgetful.stage(Stage::ExactHit) + forgetful.stage(Stage::WildcardHit),
             0
         );
+        totals.known += cached.stage(Stage::Known);
         totals.exact += cached.stage(Stage::ExactHit);
         totals.wildcard += cached.stage(Stage::WildcardHit);
         totals.slow += cached.stage(Stage::SlowPath);

@@ -230,7 +230,7 @@ fn stages(report: &mut Report, daemons: &[Daemon]) -> Result<()> {
     const ON_THE_PATH: [(&str, &[&str]); 8] = [
         ("receive", &["receive"]),
         ("parse", &["parse"]),
-        ("cache hit", &["exact-hit", "wildcard-hit"]),
+        ("cache hit", &["known", "exact-hit", "wildcard-hit"]),
         ("slow path", &["slow-path"]),
         ("segment for the wire", &["segment"]),
         ("encapsulate", &["encapsulate"]),

@@ -1,0 +1,405 @@
+//! Plain frames that are known by their bytes: what the parser, the hash and the compare would come to is looked up by the first 48 bytes of the frame, as far as any decision
+//! of its port looks at them ([`PlainMask`]). It stands in front of the two levels and holds none of their decisions: only which entry they answered.
+//!
+//! Only entries whose frames need nothing but to be sent are found here.
+
+use sumeru_packet::ParseOptions;
+use sumeru_packet::plain::{PlainKey, PlainMask, is_plain};
+use sumeru_virtio::slice::prefetch_read;
+
+use super::{Cache, Quick};
+use crate::classifier::Stamps;
+use crate::frame::{Frame, PortIndex};
+
+/// Frames that are told apart, a power of two; 64 bytes each.
+const SLOTS: usize = 1 << 17;
+/// Ways of a set.
+const WAYS: usize = 2;
+
+/// Which entry frames with these bytes met.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    key: PlainKey,
+    known: Known,
+    port: PortIndex,
+}
+
+const _: () = assert!(size_of::<Slot>() == 64);
+
+/// An entry, by its place and what tells it apart from others in that place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    entry: u32,
+    serial: u32,
+}
+
+impl Known {
+    /// No entry: none has this serial.
+    const NONE: Known = Known {
+        entry: 0,
+        serial: 0,
+    };
+}
+
+/// The slots.
+#[derive(Debug)]
+pub(super) struct PlainSlots {
+    sets: Box<[[Slot; WAYS]]>,
+    /// Newcomers that found every way taken.
+    refused: u32,
+}
+
+impl PlainSlots {
+    pub(super) fn new() -> Self {
+        let free = Slot {
+            key: PlainKey::NONE,
+            known: Known::NONE,
+            port: 0,
+        };
+        let slots = vec![[free; WAYS]; SLOTS / WAYS];
+        sumeru_engine::huge::advise(&slots);
+        Self {
+            sets: slots.into(),
+            refused: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn place(&self, key: &PlainKey) -> usize {
+        key.hash() as usize & (self.sets.len() - 1)
+    }
+
+    #[inline(always)]
+    fn get(&self, place: usize, key: &PlainKey, port: PortIndex) -> Option<Known> {
+        let known = |slot: &Slot| slot.port == port && slot.key == *key;
+        match self.sets.get(place)? {
+            [first, _] if known(first) => Some(first.known),
+            [_, second] if known(second) => Some(second.known),
+            _ => None,
+        }
+    }
+
+    /// Bytes reserved.
+    pub(super) fn bytes(&self) -> usize {
+        self.sets.len() * size_of::<[Slot; WAYS]>()
+    }
+
+    fn put(&mut self, slot: Slot) {
+        let place = self.place(&slot.key);
+        let Some(set) = self.sets.get_mut(place) else {
+            return;
+        };
+        let same = |other: &Slot| {
+            other.known == Known::NONE || (other.key, other.port) == (slot.key, slot.port)
+        };
+        let way = set.iter().position(same).or_else(|| {
+            self.refused = self.refused.wrapping_add(1);
+            self.refused
+                .is_multiple_of(ONE_IN)
+                .then_some((self.refused / ONE_IN) as usize % WAYS)
+        });
+        if let Some(way) = way {
+            set[way] = slot;
+        }
+    }
+}
+
+/// What is known of the plain frames of one port.
+#[derive(Debug)]
+pub(super) struct PlainPort {
+    mask: PlainMask,
+    /// What the mask was made for.
+    options: ParseOptions,
+    /// Frames that were known less frames that were not, between bounds.
+    credit: i32,
+    /// Bursts left in which nobody looks, as too few frames were known.
+    rest: u32,
+}
+
+/// Frames not known, beyond those that were, after which nobody looks for a while.
+const PATIENCE: i32 = 4096;
+/// For so many bursts.
+const REST: u32 = 2048;
+/// When all ways of a set are taken, one newcomer of so many gets a place: many flows that take turns would else do nothing but push each other out.
+const ONE_IN: u32 = 16;
+
+impl Cache {
+    /// What of the frames of a port is asked for by [`Self::known`]; nothing when none of them would be known.
+    #[inline(always)]
+    pub fn plain_mask(&mut self, port: PortIndex, options: &ParseOptions) -> Option<PlainMask> {
+        let plain = self.ports.get_mut(usize::from(port))?.plain.as_mut()?;
+        if plain.rest != 0 {
+            plain.rest -= 1;
+            return None;
+        }
+        (plain.options == *options).then_some(plain.mask)
+    }
+
+    /// Where frames with these bytes are looked up; what is there is fetched.
+    #[inline(always)]
+    pub fn plain_place(&self, key: &PlainKey) -> usize {
+        let place = self.plain.place(key);
+        if let Some(set) = self.plain.sets.get(place) {
+            prefetch_read(std::ptr::from_ref(set).cast());
+        }
+        place
+    }
+
+    /// Counts a frame of `port` if frames with its bytes met an entry before, which is still right, and answers what to do with it.
+    #[inline(always)]
+    pub fn known(
+        &mut self,
+        key: &PlainKey,
+        place: usize,
+        port: PortIndex,
+        stamps: &Stamps,
+    ) -> Option<Quick> {
+        let known = self.plain.get(place, key, port)?;
+        let entry = self.table.get(known.entry)?;
+        if entry.serial != known.serial
+            || entry.epoch != self.epoch && !self.check(known.entry, stamps)
+        {
+            return None;
+        }
+        let entry = self.table.get_mut(known.entry)?;
+        entry.hits = entry.hits.wrapping_add(1);
+        Some(entry.quick())
+    }
+
+    /// Of a burst of a port, so many frames were known and so many not. Asking is given up for a while if it is for nothing.
+    #[inline(always)]
+    pub fn asked_plain(&mut self, port: PortIndex, known: usize, strange: usize) {
+        let masks = self.ports.get_mut(usize::from(port));
+        if let Some(plain) = masks.and_then(|masks| masks.plain.as_mut()) {
+            plain.credit = (plain.credit + known as i32 - strange as i32).min(PATIENCE);
+            if plain.credit < -PATIENCE {
+                (plain.credit, plain.rest) = (0, REST);
+            }
+        }
+    }
+
+    /// A parsed frame met an entry: frames with its bytes will be known, if it is plain and the entry of those that need nothing but to be sent.
+    #[inline(always)]
+    pub fn acquaint(&mut self, frame: &Frame, entry: u32, options: &ParseOptions) {
+        if is_plain(&frame.key, &frame.layout) && frame.offload.is_own_sum_at_most(&frame.layout) {
+            self.acquaint_plain(frame, entry, options);
+        }
+    }
+
+    #[inline(never)]
+    fn acquaint_plain(&mut self, frame: &Frame, entry: u32, options: &ParseOptions) {
+        let serial = match self.table.get(entry) {
+            Some(entry) if entry.is_quick() => entry.serial,
+            _ => return,
+        };
+        let port = frame.in_port;
+        let Some(masks) = self.ports.get_mut(usize::from(port)) else {
+            return;
+        };
+        if masks
+            .plain
+            .as_ref()
+            .is_none_or(|plain| plain.options != *options)
+        {
+            masks.plain = PlainMask::of(&masks.relevant, options).map(|mask| PlainPort {
+                mask,
+                options: *options,
+                credit: 0,
+                rest: 0,
+            });
+        }
+        let Some(plain) = masks.plain.as_ref().filter(|plain| plain.rest == 0) else {
+            return;
+        };
+        let first = frame.header.header().first_chunk();
+        if let Some(key) = first.and_then(|first| plain.mask.read(first, frame.len as usize)) {
+            let known = Known { entry, serial };
+            self.plain.put(Slot { key, known, port });
+        }
+    }
+
+    /// The serial of a decision that is put in.
+    pub(super) fn next_serial(&mut self) -> u32 {
+        self.serial = self.serial.wrapping_add(1);
+        if self.serial == 0 {
+            // A slot may be older than all serials.
+            (self.plain, self.serial) = (PlainSlots::new(), 1);
+        }
+        self.serial
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{decision, mask};
+    use super::*;
+    use crate::program::Op;
+    use sumeru_packet::{FlowMask, parse};
+
+    const OPTIONS: ParseOptions = ParseOptions::PLAIN;
+
+    /// A datagram from 10.0.0.1 to `dst`.
+    fn frame(port: PortIndex, dst: [u8; 4], ttl: u8) -> Frame {
+        let mut bytes = vec![
+            2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0,
+        ];
+        bytes.extend([ttl, 17, 0, 0, 10, 0, 0, 1]);
+        bytes.extend(dst);
+        bytes.extend([0, 7, 0, 9, 0, 20, 0, 0]);
+        bytes.resize(60, 0);
+        let mut frame = Frame::new();
+        (frame.in_port, frame.len) = (port, bytes.len() as u32);
+        frame.header.load(&bytes);
+        frame.key.set_metadata(port.into(), 0, 0);
+        parse(
+            &bytes,
+            bytes.len(),
+            &mut frame.key,
+            &mut frame.layout,
+            &OPTIONS,
+        )
+        .unwrap();
+        frame
+    }
+
+    /// What is done with a frame that is known.
+    fn known(cache: &mut Cache, frame: &Frame) -> Option<Quick> {
+        let mask = cache.plain_mask(frame.in_port, &OPTIONS)?;
+        let first = frame.header.header().first_chunk()?;
+        let key = mask.read(first, frame.len as usize)?;
+        let place = cache.plain_place(&key);
+        cache.known(&key, place, frame.in_port, &Stamps::default())
+    }
+
+    fn keep(cache: &mut Cache, frame: &Frame, mask: FlowMask, ops: Vec<Op>) -> u32 {
+        let entry = cache.insert(&frame.key, decision(mask, ops));
+        cache.acquaint(frame, entry, &OPTIONS);
+        entry
+    }
+
+    fn port_of(quick: Option<Quick>) -> Option<PortIndex> {
+        quick.map(|quick| quick.port)
+    }
+
+    #[test]
+    fn frames_are_known_by_the_bits_that_matter() {
+        let mut cache = Cache::new();
+        let first = frame(1, [10, 1, 2, 3], 64);
+        assert_eq!(known(&mut cache, &first), None);
+        keep(
+            &mut cache,
+            &first,
+            mask(16),
+            vec![Op::Count(4), Op::Output(7)],
+        );
+        let quick = known(&mut cache, &first).unwrap();
+        assert_eq!((quick.port, quick.counter()), (7, Some(4)));
+        assert_eq!(
+            port_of(known(&mut cache, &frame(1, [10, 1, 9, 9], 1))),
+            Some(7)
+        );
+        assert_eq!(known(&mut cache, &frame(1, [10, 2, 2, 3], 64)), None);
+        assert_eq!(
+            known(&mut cache, &frame(2, [10, 1, 2, 3], 64)),
+            None,
+            "another port"
+        );
+    }
+
+    #[test]
+    fn what_is_no_longer_right_is_not_known() {
+        let mut cache = Cache::new();
+        let first = frame(1, [10, 1, 2, 3], 64);
+        keep(&mut cache, &first, mask(16), vec![Op::Output(7)]);
+        // A newer decision in the same place, and one that is not quick.
+        let entry = cache.insert(&first.key, decision(mask(16), vec![Op::Output(8)]));
+        assert_eq!(known(&mut cache, &first), None);
+        cache.acquaint(&first, entry, &OPTIONS);
+        assert_eq!(port_of(known(&mut cache, &first)), Some(8));
+        keep(
+            &mut cache,
+            &first,
+            mask(16),
+            vec![Op::Output(8), Op::Output(9)],
+        );
+        assert_eq!(known(&mut cache, &first), None);
+        // One that went.
+        keep(&mut cache, &first, mask(16), vec![Op::Output(8)]);
+        cache.invalidate();
+        assert_eq!(known(&mut cache, &first), None);
+        // More bits matter than when the frame was acquainted.
+        let entry = keep(&mut cache, &first, mask(16), vec![Op::Output(8)]);
+        keep(
+            &mut cache,
+            &frame(1, [10, 1, 9, 9], 64),
+            mask(32),
+            vec![Op::Output(9)],
+        );
+        assert_eq!(known(&mut cache, &first), None);
+        cache.acquaint(&first, entry, &OPTIONS);
+        assert_eq!(port_of(known(&mut cache, &first)), Some(8));
+        assert_eq!(
+            port_of(known(&mut cache, &frame(1, [10, 1, 9, 9], 64))),
+            Some(9)
+        );
+        // Frames are parsed otherwise.
+        assert!(cache.plain_mask(1, &ParseOptions::VXLAN).is_none());
+    }
+
+    #[test]
+    fn serials_that_begin_anew_meet_no_slot_of_before() {
+        let mut cache = Cache::new();
+        let first = frame(1, [10, 1, 2, 3], 64);
+        cache.serial = u32::MAX - 1;
+        keep(&mut cache, &first, mask(16), vec![Op::Output(7)]);
+        assert!(known(&mut cache, &first).is_some());
+        cache.insert(&frame(1, [10, 2, 2, 3], 64).key, decision(mask(16), vec![]));
+        assert_eq!((known(&mut cache, &first), cache.serial), (None, 1));
+    }
+
+    #[test]
+    fn nobody_asks_in_vain_for_long() {
+        let mut cache = Cache::new();
+        let first = frame(1, [10, 1, 2, 3], 64);
+        keep(&mut cache, &first, mask(16), vec![Op::Output(7)]);
+        while cache.plain_mask(1, &OPTIONS).is_some() {
+            cache.asked_plain(1, 1, 31);
+        }
+        let rest = (1..).find(|_| known(&mut cache, &first).is_some());
+        assert_eq!(rest, Some(REST as usize));
+    }
+
+    #[test]
+    fn flows_that_take_turns_in_a_set_do_not_push_each_other_out_every_time() {
+        let mut slots = PlainSlots::new();
+        let mask = PlainMask::of(&FlowMask::EXACT, &OPTIONS).unwrap();
+        let mut same_set = (0..=u16::MAX).flat_map(|n| {
+            let [a, b] = n.to_be_bytes();
+            (0..=31).filter_map(move |c| {
+                let frame = frame(1, [10, a, b, c], 64);
+                mask.read(frame.header.header().first_chunk()?, 60)
+            })
+        });
+        let first = same_set.next().unwrap();
+        let place = slots.place(&first);
+        let keys: Vec<_> = [first]
+            .into_iter()
+            .chain(same_set.filter(|key| slots.place(key) == place).take(3))
+            .collect();
+        let mut found = 0;
+        for turn in 0..400_u32 {
+            let key = keys[turn as usize % 4];
+            found += u32::from(slots.get(place, &key, 1).is_some());
+            slots.put(Slot {
+                key,
+                known: Known {
+                    entry: 1,
+                    serial: 1,
+                },
+                port: 1,
+            });
+        }
+        assert!(found > 150, "{found}");
+    }
+}
