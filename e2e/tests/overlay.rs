@@ -14,6 +14,8 @@ use sumeru_e2e::workload::SHORT;
 use sumeru_e2e::{Config, Daemon, Guest, Lifetime, Namespace, process};
 
 const UNDERLAY_MTU: u32 = 1600;
+/// Of the Geneve network; the guest's device does not know it, and need not: it is not critical.
+const OPTION: &str = "0x0102:0x03:00112233";
 /// Overlay, identifier, and the guest's command for it.
 const OVERLAYS: [(&str, u32, &str); 3] = [
     ("geneve", 100, "geneve id 100 remote 192.0.2.1 noudpcsum"),
@@ -103,6 +105,11 @@ fn geneve_gre_and_vxlan_reach_a_stock_kernel() {
             ("network", &quoted(overlay)),
             ("mtu", &1450),
         ];
+        let options = format!("[{}]", quoted(OPTION));
+        let mut fields = fields.to_vec();
+        if overlay == "geneve" {
+            fields.push(("geneve_options", &options));
+        }
         config = config.table("network", &fields).table("port", &port);
     }
     guest.check(&format!("set -e; {script}"), SHORT).unwrap();

@@ -480,6 +480,7 @@ fn snapshot(small: bool) -> Snapshot {
         flood_limit: 0,
         ageing_s: 3,
         static_macs: Vec::new(),
+        outer: Default::default(),
     };
     let underlay = Underlay {
         port: UPLINK,

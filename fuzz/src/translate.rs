@@ -84,6 +84,7 @@ impl Switch {
             flood_limit: 0,
             ageing_s: 0,
             static_macs: Vec::new(),
+            outer: Default::default(),
         };
         let mut networks = HashMap::from([(7, network(7, vec![0, 1]))]);
         if bits & 4 != 0 {

@@ -20,7 +20,7 @@ use serde::Serialize;
 use sumeru_flow::Rule;
 use sumeru_flow::model::{IndirectAction, MeterProfile};
 
-use crate::model::{Controller, Flow, MeterSpec, Network, Node, Port, Volume};
+use crate::model::{Controller, Flow, FrameSelection, MeterSpec, Network, Node, Port, Volume};
 use crate::settings::SwitchSettings;
 use crate::value::MacAddr;
 
@@ -526,6 +526,9 @@ pub struct Neighbour {
     pub state: NeighbourState,
     /// Seconds since the last answer.
     pub age_s: u64,
+    /// Longest packet that gets there, in bytes, if a router told of less than the uplink's MTU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u16>,
 }
 
 /// What happened to a traced frame on its way.
@@ -559,22 +562,27 @@ pub struct TraceOutput {
 }
 
 /// A capture to start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Capture {
     /// Name, unique among the captures that run.
     pub name: String,
-    /// Port whose frames are written; all ports without one.
-    pub port: Option<String>,
     /// The file; it must not exist.
     pub path: String,
     /// Bytes kept of each frame, 64 ..= 65535.
     pub snaplen: u32,
     /// Ends by itself after so many frames.
     pub max_packets: Option<u64>,
+    /// Ends by itself before the file is longer than this.
+    pub max_bytes: Option<u64>,
+    /// Ends by itself after so many seconds.
+    pub max_seconds: Option<u64>,
+    /// Which frames are written.
+    #[serde(flatten)]
+    pub selection: FrameSelection,
 }
 
 /// A capture that runs, or what a stopped one came to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CaptureState {
     /// What was asked for.
     #[serde(flatten)]

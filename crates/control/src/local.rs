@@ -6,19 +6,19 @@ mod capture;
 mod disks;
 mod flows;
 mod objects;
+mod observe;
 mod report;
 mod tracking;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sumeru_block::{Bdev, BlkMonitor};
 use sumeru_engine::{EngineError, IdlePolicy, Lcore, LcoreConfig};
 use sumeru_flow::model::{IndirectAction, MeterProfile};
-use sumeru_switch::snapshot::{NetworkView, PortView, Underlay};
+use sumeru_switch::snapshot::{NetworkView, OuterHeaders, Policy, PortView, Underlay};
 use sumeru_switch::switch::{Switch, SwitchError};
 use sumeru_switch::vhost_net::{NetState, VhostNet};
 use sumeru_switch::wire::packet::PacketSocket;
@@ -31,8 +31,8 @@ use sumeru_virtio::vhost_user::{Endpoint, EndpointError};
 use self::capture::Recorder;
 use crate::dataplane::*;
 use crate::model::{
-    Controller, Flow, MeterSpec, Network, NetworkSpec, Node, NodeSpec, Overlay, Poll, Port,
-    PortKind, PortSpec, SocketMode, Volume,
+    Controller, Flow, MeterSpec, Network, NetworkSpec, Node, NodeSpec, OuterField, Overlay, Poll,
+    Port, PortKind, PortSpec, SocketMode, Volume,
 };
 use crate::settings::SwitchSettings;
 
@@ -279,7 +279,27 @@ impl Local {
                 .iter()
                 .map(|known| (known.mac.0, known.remote))
                 .collect(),
+            outer: outer_headers(spec),
         }
+    }
+}
+
+fn outer_headers(spec: &NetworkSpec) -> OuterHeaders {
+    let policy = |field: OuterField, default| match field {
+        OuterField::Fixed(value) => Policy::Fixed(value),
+        OuterField::Copy => Policy::Copied(default),
+    };
+    let default = OuterHeaders::default();
+    let mut options = Vec::new();
+    spec.geneve_options
+        .iter()
+        .for_each(|option| option.encode(&mut options));
+    OuterHeaders {
+        udp_checksum: spec.udp_checksum,
+        ttl: policy(spec.ttl, default.ttl.value(None)),
+        dscp: policy(spec.dscp, default.dscp.value(None)),
+        ecn: spec.ecn,
+        geneve_options: options.into(),
     }
 }
 
@@ -622,57 +642,11 @@ impl DataPlane for Local {
     }
 
     fn capture_start(&mut self, capture: &Capture) -> Done {
-        if let Some(running) = self.captures.keys().next() {
-            return Err(Refusal::Unsupported {
-                what: format!("a second capture beside {running}"),
-                expected: "one capture at a time; stop the other first".to_owned(),
-            });
-        }
-        let names = self
-            .ports
-            .values()
-            .map(|port| (port.spec.index(), port.spec.name.clone()))
-            .collect();
-        let index = match &capture.port {
-            None => None,
-            Some(name) => Some(
-                self.ports
-                    .get(name)
-                    .ok_or_else(|| unknown("port", name))?
-                    .spec
-                    .index(),
-            ),
-        };
-        let file = std::fs::File::create_new(&capture.path).map_err(|source| Refusal::System {
-            action: "create",
-            target: capture.path.clone(),
-            source,
-        })?;
-        let (seen, lost) = self.switch()?.start_tap(index, capture.snaplen)?;
-        let recorder = Recorder::start(capture.clone(), file, seen, lost, names).map_err(
-            |source: io::Error| Refusal::System {
-                action: "write",
-                target: capture.path.clone(),
-                source,
-            },
-        );
-        match recorder {
-            Ok(recorder) => self.captures.insert(capture.name.clone(), recorder),
-            Err(refusal) => {
-                self.switch()?.stop_tap()?;
-                return Err(refusal);
-            }
-        };
-        Ok(())
+        self.begin_capture(capture)
     }
 
     fn capture_stop(&mut self, name: &str) -> Done<CaptureState> {
-        let recorder = self
-            .captures
-            .remove(name)
-            .ok_or_else(|| unknown("capture", name))?;
-        self.switch()?.stop_tap()?;
-        Ok(recorder.finish())
+        self.end_capture(name)
     }
 
     fn captures(&self) -> Vec<CaptureState> {

@@ -199,8 +199,8 @@ impl Control {
 
     /// Starts a capture. Captures are not objects: they end with the daemon.
     pub fn capture_start(&mut self, mut capture: Capture) -> Result<Capture, Error> {
-        if let Some(port) = &capture.port {
-            capture.port = Some(self.live_port(port)?.spec.name.clone());
+        for port in &mut capture.selection.ports {
+            *port = self.live_port(port)?.spec.name.clone();
         }
         let object = format!("capture {}", capture.name);
         if self

@@ -3,6 +3,7 @@
 
 mod answer;
 mod encapsulate;
+mod erspan;
 mod icmp_error;
 mod neighbour;
 mod router;
@@ -13,6 +14,7 @@ pub use encapsulate::{
     Carried, Encapsulated, Encapsulation, GENEVE_OPTIONS_MAX, Outer, Pending, Policy, TunnelHeader,
     Underlay,
 };
+pub use erspan::{Erspan, ErspanKind, Mirrored};
 pub use icmp_error::{IcmpError, icmp_error};
 pub use neighbour::{
     ARP_LEN, NEIGHBOUR_LEN, NeighbourFlags, arp_reply, arp_request, neighbour_advertisement,

@@ -3,7 +3,9 @@
 //! Offsets are bytes from the first byte of the frame. They never exceed [`HEADER_MAX`](crate::HEADER_MAX) and always
 //! point inside the captured header bytes that were parsed, so a header at an offset is there in full.
 
+use crate::checksum::{Checksum, pseudo_ipv4, pseudo_ipv6};
 use crate::field::TunnelKind;
+use crate::parse::PROTO_UDP;
 
 /// Network-layer protocol of a layer.
 #[repr(u8)]
@@ -51,6 +53,22 @@ pub struct LayerLayout {
 const _: () = assert!(size_of::<LayerLayout>() == 16);
 
 impl LayerLayout {
+    /// The sum of the pseudo-header of a UDP datagram of `len` bytes in this layer's IP packet (RFC 768, RFC 8200 section 8.1).
+    pub fn udp_pseudo_header(&self, header: &[u8], len: u32) -> Checksum {
+        let at = usize::from(self.l3);
+        let wide = |from: usize| {
+            let bytes = header.get(from..).and_then(|b| b.first_chunk::<16>());
+            bytes.map_or(0, |b| u128::from_be_bytes(*b))
+        };
+        if self.l3_kind == L3Kind::Ipv4 {
+            // Both addresses are the last eight bytes of the fixed header.
+            let both = wide(at + 4) as u64;
+            pseudo_ipv4((both >> 32) as u32, both as u32, PROTO_UDP, len)
+        } else {
+            pseudo_ipv6(wide(at + 8), wide(at + 24), PROTO_UDP, len)
+        }
+    }
+
     /// Bit of `flags`: the packet is a fragment (first or later).
     pub const FRAGMENT: u8 = 1;
     /// Bit of `flags`: an IPv6 routing header has segments left, so the destination address in the header is not

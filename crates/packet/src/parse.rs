@@ -18,6 +18,7 @@ pub(crate) mod tunnel;
 
 pub use malformed::Malformed;
 pub use options::{GeneveExtract, ParseOptions, RawBase, RawExtract};
+pub use tunnel::geneve_option_types;
 
 use crate::field::{
     INNER_BASE, LAYER_INNER_ETHERNET, LAYER_INNER_PRESENT, LAYER_OUTER_PRESENT, LAYERS_END,

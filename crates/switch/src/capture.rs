@@ -1,7 +1,7 @@
-//! Watching frames: an lcore hands copies of what it sees to a writer thread, and never waits for it.
+//! Capturing frames: an lcore hands copies of what it sees to a writer thread, and never waits for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use sumeru_engine::spsc::Producer;
@@ -9,18 +9,10 @@ use sumeru_virtio::GuestSlice;
 
 use crate::egress;
 use crate::frame::{Frame, PortIndex};
+use crate::selection::{Direction, Selector};
 use crate::stats::DropReason;
 
-/// Which way a watched frame went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// It came in.
-    In,
-    /// It went out.
-    Out,
-}
-
-/// A copy of a watched frame.
+/// A copy of a captured frame.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// When.
@@ -41,55 +33,43 @@ pub struct Seen {
 pub struct Tap {
     /// To the writer.
     pub to: Producer<Seen>,
-    /// Only this port; all without one.
-    pub port: Option<PortIndex>,
+    /// Which frames.
+    pub selector: Selector,
     /// Bytes kept of a frame.
     pub snaplen: u32,
     /// Frames that the writer could not follow.
     pub lost: Arc<AtomicU64>,
+    /// Set once the writer wants no more.
+    pub ended: Arc<AtomicBool>,
 }
 
 impl Tap {
-    /// Whether this port is watched.
-    pub fn watches(&self, port: PortIndex) -> bool {
-        self.port.is_none_or(|only| only == port)
-    }
-
-    /// A copy of a frame as it is now.
+    /// A copy of a frame as it is now, if it is wanted.
     #[allow(unsafe_code)]
-    fn copy(
-        &self,
-        port: PortIndex,
-        direction: Direction,
+    pub fn copy(
+        &mut self,
+        (port, direction): (PortIndex, Direction),
         frame: &Frame,
         list: &[GuestSlice],
-    ) -> Seen {
+        vxlan_port: u16,
+    ) -> Option<Seen> {
+        if self.ended.load(Ordering::Relaxed)
+            || !self.selector.takes(port, direction, frame, vxlan_port)
+        {
+            return None;
+        }
         let mut bytes = vec![0; frame.len.min(self.snaplen) as usize];
         // SAFETY: called with the burst in hand, whose memory is mapped.
         let len = unsafe { egress::linear(frame, list, &mut bytes) };
         bytes.truncate(len);
-        Seen {
+        Some(Seen {
             time: SystemTime::now(),
             port,
             direction,
             dropped: None,
             len: frame.len,
             bytes: bytes.into(),
-        }
-    }
-
-    /// A frame that came in, before anything is done to it. To be given to [`Self::put`] when its fate is known.
-    pub fn received(&self, frame: &Frame, list: &[GuestSlice]) -> Option<Seen> {
-        self.watches(frame.in_port)
-            .then(|| self.copy(frame.in_port, Direction::In, frame, list))
-    }
-
-    /// A frame that goes out.
-    pub fn sent(&mut self, port: PortIndex, frame: &Frame, list: &[GuestSlice]) {
-        if self.watches(port) {
-            let seen = self.copy(port, Direction::Out, frame, list);
-            self.put(seen);
-        }
+        })
     }
 
     /// Hands a copy to the writer.

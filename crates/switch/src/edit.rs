@@ -115,7 +115,9 @@ fn modify(frame: &mut Frame, change: &Modify) -> Result<(), DropReason> {
         edit::modify(header, layer, change.bits, change.change, value, partial)?;
         // The tunnel's checksum covers what is inside. None is better than a wrong one (RFC 6935).
         let udp = usize::from(outer.l4) + 6;
+        let completed_later = frame.offload.partial_csum && frame.offload.csum_start == outer.l4;
         if change.layer == Layer::Inner
+            && !completed_later
             && outer.tunnel_kind().is_udp()
             && header.get(udp..udp + 2).is_some_and(|sum| sum != [0, 0])
         {
@@ -158,18 +160,33 @@ fn encapsulate(frame: &mut Frame, tunnel: &Tunnel) -> Result<(), DropReason> {
         frame.layout.layers[1] = LayerLayout::EMPTY;
     }
     let entropy = frame.key.entropy(Layer::Outer);
-    let pushed = tunnel.headers.push(
+    let pushed = tunnel.headers.encapsulate(
         &mut frame.header,
         &mut frame.layout,
         frame.len as usize,
         entropy,
+        &[],
     );
-    pushed.map_err(reason)?;
+    let pending = pushed.map_err(reason)?.pending;
     grow(frame, tunnel.headers.len() as u16);
     let outer = *frame.layout.outer();
     let header = frame.header.header_mut();
+    match pending {
+        None => {}
+        // Whoever sends the frame completes one checksum, and that may be one inside: the outer one does without then.
+        Some(pending) if frame.offload.partial_csum => pending.give_up(header),
+        Some(pending) => {
+            pending.leave(header);
+            frame.offload.partial_csum = true;
+            frame.offload.csum_start = pending.start;
+            frame.offload.csum_offset = pending.at - pending.start;
+        }
+    }
     if let Some(tos) = tunnel.tos {
         edit::set_tos(header, &outer, tos).map_err(reason)?;
+    }
+    if frame.longest_piece() > u32::from(outer.l3) + u32::from(tunnel.mtu) {
+        return Err(Drop::ExceedsMtu.into());
     }
     // Outer lengths of a frame that will be cut are set per segment; any other must fit one packet.
     let too_long =

@@ -106,6 +106,54 @@ pub unsafe fn load_behind(frame: &mut Frame, list: &[GuestSlice], to: usize) -> 
     true
 }
 
+/// The first bytes of a frame as it came in, behind a virtio-net header of `lead` bytes; returns how many were read. The sender may have changed them
+/// since: they are to be looked at anew, and to be told to nobody else.
+///
+/// # Safety
+/// The memory behind the frame's segments is mapped.
+#[cold]
+pub unsafe fn original(frame: &Frame, list: &[GuestSlice], lead: u16, to: &mut [u8]) -> usize {
+    let segments = frame.segments(list);
+    let whole: usize = segments.iter().map(|segment| segment.len() as usize).sum();
+    let len = whole.saturating_sub(lead.into()).min(to.len());
+    // SAFETY: mapped by the caller's word.
+    let read = unsafe { gather_into(segments, lead.into(), &mut to[..len]) };
+    if read { len } else { 0 }
+}
+
+/// Adds `len` bytes of the frame from `from` on, which is in its header copy, to `sum`; false when there are not so many.
+///
+/// # Safety
+/// The memory behind the frame's segments is mapped.
+#[cold]
+pub unsafe fn add_to(
+    sum: &mut Checksum,
+    frame: &Frame,
+    list: &[GuestSlice],
+    from: usize,
+    len: usize,
+) -> bool {
+    let header = frame.header.header();
+    let (Some(covered), true) = (header.get(from..), from + len <= frame.len as usize) else {
+        return false;
+    };
+    let head = covered.len().min(len);
+    sum.add(&covered[..head]);
+    let mut left = (len - head) as u32;
+    let mut payload = Payload::new(frame, list, header.len());
+    let mut chunk = [0; CHUNK];
+    while left > 0
+        && let Some(run) = payload.next(left.min(CHUNK as u32))
+    {
+        let chunk = &mut chunk[..run.len() as usize];
+        // SAFETY: mapped by the caller's word.
+        unsafe { run.read(chunk) };
+        sum.add(chunk);
+        left -= run.len();
+    }
+    left == 0
+}
+
 /// The whole frame, or its first `to.len()` bytes; returns how many.
 ///
 /// # Safety
@@ -461,6 +509,12 @@ impl<'a> Outgoing<'a> {
                 index,
             }
         })
+    }
+
+    /// The piece of a number, and on from there.
+    pub fn nth(&mut self, index: usize) -> Option<Piece> {
+        self.next = index;
+        self.next()
     }
 
     /// What an uncut frame leaves to the receiver.

@@ -182,6 +182,7 @@ mod tests {
             flood_limit: 0,
             ageing_s,
             static_macs: vec![([2, 0, 0, 0, 0, 9], "192.0.2.9".parse().unwrap())],
+            outer: Default::default(),
         };
         Snapshot {
             ports: vec![port(0), port(1)],

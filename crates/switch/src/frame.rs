@@ -7,7 +7,7 @@ use sumeru_packet::headroom::Headroom;
 use sumeru_packet::{FlowKey, Layout};
 use sumeru_virtio::GuestSlice;
 
-use crate::net_header::Offload;
+use crate::net_header::{Gso, Offload};
 
 /// Frames handled in one go.
 pub const BURST: usize = 32;
@@ -79,6 +79,18 @@ impl Frame {
     pub fn segments<'a>(&self, list: &'a [GuestSlice]) -> &'a [GuestSlice] {
         let first = self.first_segment as usize;
         &list[first..first + usize::from(self.segments)]
+    }
+
+    /// The length of what leaves: of the frame, or of the longest segment that it is cut into.
+    #[inline]
+    pub fn longest_piece(&self) -> u32 {
+        match self.offload.gso {
+            Gso::None => self.len,
+            _ => {
+                let headers = u32::from(self.layout.innermost().payload);
+                self.len.min(headers + u32::from(self.offload.gso_size))
+            }
+        }
     }
 
     /// Bytes that are not in the header copy.

@@ -5,6 +5,9 @@
 
 mod connections;
 mod execute;
+mod observe;
+mod too_long;
+mod tunnel;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +20,6 @@ use sumeru_packet::{Layer, ParseOptions};
 use sumeru_virtio::GuestSlice;
 
 use crate::cache::Quick;
-use crate::capture::Tap;
 use crate::classifier::arena::CounterArena;
 use crate::conntrack::{Conntrack, Fragments};
 use crate::egress::Outgoing;
@@ -29,6 +31,9 @@ use crate::snapshot::NetworkId;
 use crate::stats::{Drop, DropReason, PipelineCounters, PortCounters, Stage};
 use crate::track::{Fresh, Known, MAX_TRACKS, Track};
 use crate::wire::Wire;
+
+pub use observe::{Observers, Sighting};
+pub use too_long::ERRORS_PER_SECOND;
 
 /// A pair of a guest's queues; each may be absent for a while.
 #[derive(Debug, Default)]
@@ -66,6 +71,10 @@ pub struct LocalPort {
     pub max_frame: u32,
     /// How deep its frames are parsed.
     pub parse: ParseOptions,
+    /// Whether those who send frames by it are told why they did not arrive; not on the way to other nodes.
+    pub answers: bool,
+    /// ICMP errors that may still be sent by it in this second.
+    pub errors_left: u8,
     /// Where frames that came in by it went last.
     usual: PortIndex,
     /// Frames of the burst in hand that leave by it.
@@ -82,6 +91,8 @@ impl LocalPort {
             counters,
             max_frame: 0,
             parse: ParseOptions::PLAIN,
+            answers: true,
+            errors_left: ERRORS_PER_SECOND,
             usual: 0,
             pending: ArrayVec::new(),
             steered: ArrayVec::new(),
@@ -99,8 +110,10 @@ pub struct Lane {
     pub ports: Vec<Option<LocalPort>>,
     /// The lcore's counts.
     pub counters: Arc<PipelineCounters>,
-    /// Who is watching.
-    pub tap: Option<Tap>,
+    /// Who looks at frames, if anybody does.
+    pub observers: Option<Box<Observers>>,
+    /// Geneve options that are known here besides those that rules look at, by class and type.
+    pub geneve_options: Vec<(u16, u8)>,
     /// Flooding left in this second, by network; a network without an entry has no limit.
     pub floods: HashMap<NetworkId, u32>,
     /// What rules count.
@@ -164,7 +177,8 @@ impl Lane {
             list: Vec::with_capacity(64 * BURST),
             ports: Vec::new(),
             counters,
-            tap: None,
+            observers: None,
+            geneve_options: Vec::new(),
             floods: HashMap::new(),
             rule_counters,
             connections: None,
@@ -323,12 +337,13 @@ impl Lane {
         };
         let pending = std::mem::take(&mut port.pending);
         let steered = std::mem::take(&mut port.steered);
-        if let Some(tap) = &mut self.tap {
-            pending
-                .iter()
-                .for_each(|i| tap.sent(index, &self.frames[usize::from(*i)], &self.list));
+        if self.observers.is_some() {
+            self.see_sent(index, &pending);
         }
-        send(
+        let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else {
+            return;
+        };
+        let too_long = send(
             port,
             &*self.frames,
             &pending,
@@ -336,6 +351,9 @@ impl Lane {
             &self.list,
             &self.counters,
         );
+        if too_long {
+            self.answer_all_too_long(index, &pending);
+        }
         self.unsettled(index);
     }
 
@@ -379,7 +397,7 @@ pub fn open_receiver(
     Some((receiver, &local.counters, local.max_frame))
 }
 
-/// Sends the frames `order` of `frames` by a port, and counts.
+/// Sends the frames `order` of `frames` by a port, and counts. Answers whether some were too long for it.
 #[inline(always)]
 fn send(
     port: &mut LocalPort,
@@ -388,9 +406,11 @@ fn send(
     steered: &[(u8, Choice)],
     list: &[GuestSlice],
     counters: &PipelineCounters,
-) {
+) -> bool {
     let port_counters = &*port.counters;
+    let mut too_long = false;
     let lost = |reason: Drop| {
+        too_long |= reason == Drop::ExceedsMtu;
         counters.dropped(reason.into());
         port_counters.tx_drops.add(1);
     };
@@ -421,6 +441,7 @@ fn send(
     if sent.checksums != 0 {
         counters.passed(Stage::Checksum, sent.checksums);
     }
+    too_long
 }
 
 #[inline(always)]

@@ -19,6 +19,8 @@ pub struct Tunnel {
     pub headers: Encapsulation,
     /// Type of service or traffic class of the outer header, where that of the headers is not meant.
     pub tos: Option<u8>,
+    /// Longest outer IP packet that gets through, in bytes.
+    pub mtu: u16,
 }
 
 /// What is taken from the front of a frame.

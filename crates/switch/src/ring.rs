@@ -11,7 +11,7 @@ use sumeru_virtio::{Chain, GuestSlice, RingError, Single, SplitQueue};
 
 use crate::egress::{Outgoing, PlainFrame, write_whole};
 use crate::frame::{BURST, Frame, MAX_FRAME};
-use crate::net_header::{Accepts, Gso, NET_HEADER_LEN, NetHeader, Offload};
+use crate::net_header::{Accepts, Gso, NET_HEADER_LEN, NetHeader};
 use crate::stats::Drop;
 
 /// Bytes of a cache line.
@@ -613,14 +613,7 @@ fn fetch(first: GuestSlice) {
 
 /// Refuses what is longer than the receiver's MTU allows; a frame that will be cut is judged by its segments.
 pub fn check_mtu(frame: &Frame, max_frame: u32) -> Result<(), Drop> {
-    let Offload { gso, gso_size, .. } = frame.offload;
-    let len = match gso {
-        Gso::None => frame.len,
-        _ => frame
-            .len
-            .min(u32::from(frame.layout.innermost().payload) + u32::from(gso_size)),
-    };
-    if len > max_frame {
+    if frame.longest_piece() > max_frame {
         Err(Drop::ExceedsMtu)
     } else {
         Ok(())

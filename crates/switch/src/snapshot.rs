@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sumeru_packet::TunnelKind;
+pub use sumeru_packet::build::Policy;
 
 use crate::frame::PortIndex;
+use crate::mirror::{MirrorView, Target};
 
 /// A tenant network's identifier on the wire and everywhere here: its VNI, 24 bits.
 pub type NetworkId = u32;
@@ -32,7 +34,7 @@ pub enum Overlay {
     /// VXLAN (RFC 7348).
     #[default]
     Vxlan,
-    /// Geneve (RFC 8926), without options.
+    /// Geneve (RFC 8926).
     Geneve,
     /// Ethernet in GRE (RFC 2784) with the network's identifier as key (RFC 2890).
     Gre,
@@ -58,6 +60,34 @@ impl Overlay {
     }
 }
 
+/// What a network says of its tunnels' headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OuterHeaders {
+    /// Whether outer UDP headers carry a checksum; without a word, those over IPv6 do: RFC 8200 section 8.1 asks for it, and RFC 6936 section 5
+    /// leaves doing without to those who configured both ends.
+    pub udp_checksum: Option<bool>,
+    /// Time to live or hop limit.
+    pub ttl: Policy,
+    /// DSCP, 0 to 63.
+    pub dscp: Policy,
+    /// Whether congestion marks are copied (RFC 6040 normal mode).
+    pub ecn: bool,
+    /// Geneve options as they are on the wire.
+    pub geneve_options: Arc<[u8]>,
+}
+
+impl Default for OuterHeaders {
+    fn default() -> Self {
+        Self {
+            udp_checksum: None,
+            ttl: Policy::Fixed(64),
+            dscp: Policy::Fixed(0),
+            ecn: true,
+            geneve_options: Arc::default(),
+        }
+    }
+}
+
 /// A tenant network.
 #[derive(Clone, Debug)]
 pub struct NetworkView {
@@ -77,6 +107,8 @@ pub struct NetworkView {
     pub ageing_s: u32,
     /// Addresses that are known without being learned.
     pub static_macs: Vec<([u8; 6], IpAddr)>,
+    /// Headers of its tunnels.
+    pub outer: OuterHeaders,
 }
 
 /// Where tunnels start and end.
@@ -137,9 +169,24 @@ pub struct Snapshot {
     pub underlay: Option<Underlay>,
     /// Ports whose frames go nowhere unless a rule takes them.
     pub isolated: BTreeSet<PortIndex>,
+    /// Mirrors.
+    pub mirrors: Vec<MirrorView>,
 }
 
 impl Snapshot {
+    /// Addresses on the underlay that frames are sent to: remotes of networks, collectors of mirrors.
+    pub fn correspondents(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let remotes = self.networks.values().flat_map(|network| &network.remotes);
+        let collectors = self
+            .mirrors
+            .iter()
+            .filter_map(|mirror| match mirror.target {
+                Target::Collector { address, .. } => Some(address),
+                Target::Port(_) => None,
+            });
+        remotes.copied().chain(collectors)
+    }
+
     /// The port with this number.
     pub fn port(&self, index: PortIndex) -> Option<&PortView> {
         self.ports.get(usize::from(index))?.as_ref()

@@ -49,6 +49,10 @@ counted! {
         Segment = "segment",
         /// Checksum completed in software on the way out.
         Checksum = "checksum",
+        /// Its sender was told that it is too long for where it was to go (RFC 1191, RFC 8201).
+        PathMtu = "path-mtu",
+        /// Copied for a mirror.
+        Mirror = "mirror",
         /// Given to a ring or a wire port.
         Transmit = "transmit",
     }
@@ -81,6 +85,10 @@ counted! {
         Isolated = "isolated",
         /// It met congestion in a tunnel and its sender would not understand the mark (RFC 6040 section 4.2).
         Congestion = "tunnel-congestion",
+        /// The checksum of a tunnel's outer UDP header is wrong.
+        TunnelChecksum = "tunnel-checksum",
+        /// A critical Geneve option that neither its network nor a rule knows (RFC 8926 section 3.5), or a Geneve control packet.
+        GeneveOption = "geneve-option",
         /// A rule's action does not fit the frame (no such header).
         Action = "action-failed",
         /// Time to live or hop limit ran out.

@@ -8,7 +8,7 @@ mod objects;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
@@ -20,10 +20,12 @@ use sumeru_flow::model::MeterError;
 use crate::capture::{Seen, Tap};
 use crate::fdb::Entry;
 use crate::frame::PortIndex;
+use crate::mirror::MirrorView;
 use crate::qos::QosError;
 use crate::ring::QueueFault;
 use crate::rules::RuleError;
 use crate::rules::queue::{FlowQueue, SharedRules, lock};
+use crate::selection::{Selection, Selector};
 use crate::snapshot::{NetworkId, NetworkView, PortView, Snapshot, Underlay};
 use crate::stats::{DropReason, PipelineCounters, PortCounters, Stage};
 use crate::underlay::Neighbour;
@@ -69,9 +71,6 @@ pub enum SwitchError {
     /// A wire port's descriptor.
     #[error("cannot wait for frames on port {0}: {1}")]
     Watch(PortIndex, std::io::Error),
-    /// Someone is capturing already.
-    #[error("a capture is running already; stop it first")]
-    CaptureRunning,
 }
 
 /// How to reach the switch's part on one lcore.
@@ -124,7 +123,8 @@ pub struct Switch {
     pipeline: Vec<Arc<PipelineCounters>>,
     ports: BTreeMap<PortIndex, PortBlocks>,
     faults: Faults,
-    tapped: bool,
+    /// Captures so far.
+    taps: u64,
 }
 
 impl Switch {
@@ -183,7 +183,7 @@ impl Switch {
             pipeline,
             ports: BTreeMap::new(),
             faults,
-            tapped: false,
+            taps: 0,
         })
     }
 
@@ -463,42 +463,61 @@ impl Switch {
             .call(move |worker, _| worker.trace(port, &mut frame))?)
     }
 
-    /// Starts watching frames: of one port or of all, `snaplen` bytes of each. Answers where they arrive and the count of those lost.
-    ///
-    /// # Errors
-    /// [`SwitchError::CaptureRunning`].
-    pub fn start_tap(
-        &mut self,
-        port: Option<PortIndex>,
-        snaplen: u32,
-    ) -> Result<(spsc::Consumer<Seen>, Arc<AtomicU64>), SwitchError> {
-        if self.tapped {
-            return Err(SwitchError::CaptureRunning);
-        }
-        let (to, from) = spsc::channel(TAP_DEPTH);
-        let lost = Arc::new(AtomicU64::new(0));
-        let tap = Tap {
-            to,
-            port,
-            snaplen,
-            lost: lost.clone(),
-        };
-        self.owner()
-            .call(move |worker, _| drop(worker.set_tap(Some(tap))))?;
-        self.tapped = true;
-        Ok((from, lost))
-    }
-
-    /// Ends watching. The consumer still holds what was seen before.
+    /// Starts capturing frames, `snaplen` bytes of each. Answers where they arrive and the number that ends it.
     ///
     /// # Errors
     /// An lcore that is gone.
-    pub fn stop_tap(&mut self) -> Result<(), SwitchError> {
+    pub fn start_tap(
+        &mut self,
+        selection: Selection,
+        snaplen: u32,
+    ) -> Result<(u64, Capturing), SwitchError> {
+        let (to, seen) = spsc::channel(TAP_DEPTH);
+        let (lost, ended) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let tap = Tap {
+            to,
+            selector: Selector::new(selection),
+            snaplen,
+            lost: lost.clone(),
+            ended: ended.clone(),
+        };
+        self.taps += 1;
+        let number = self.taps;
         self.owner()
-            .call(|worker, _| worker.set_tap(None).is_some())?;
-        self.tapped = false;
-        Ok(())
+            .call(move |worker, _| worker.add_tap(number, tap))?;
+        Ok((number, Capturing { seen, lost, ended }))
     }
+
+    /// Ends capturing. The consumer still holds what was seen before.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn stop_tap(&mut self, number: u64) -> Result<(), SwitchError> {
+        Ok(self
+            .owner()
+            .call(move |worker, _| worker.remove_tap(number))?)
+    }
+
+    /// Replaces the mirrors.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn set_mirrors(&mut self, mirrors: Vec<MirrorView>) -> Result<(), SwitchError> {
+        self.change(|snapshot| snapshot.mirrors = mirrors)
+    }
+}
+
+/// A capture's end of what an lcore sees.
+pub struct Capturing {
+    /// Where frames arrive.
+    pub seen: spsc::Consumer<Seen>,
+    /// Those that found no room.
+    pub lost: Arc<AtomicU64>,
+    /// To be set when no more are wanted.
+    pub ended: Arc<AtomicBool>,
 }
 
 fn put_port(snapshot: &mut Snapshot, view: PortView) {

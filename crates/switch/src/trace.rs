@@ -5,8 +5,9 @@ use sumeru_virtio::GuestSlice;
 
 use crate::conntrack::Conntrack;
 use crate::edit;
-use crate::egress;
+use crate::egress::Outgoing;
 use crate::frame::{Frame, PortIndex};
+use crate::net_header::Accepts;
 use crate::program::Op;
 use crate::rules::Parsing;
 use crate::stats::{Drop, DropReason};
@@ -154,11 +155,16 @@ impl Run<'_> {
     }
 }
 
+/// The frame as it would leave by a port that completes nothing itself.
 #[allow(unsafe_code)]
 fn whole(frame: &Frame, list: &[GuestSlice]) -> Vec<u8> {
     let mut bytes = vec![0; frame.len as usize];
-    // SAFETY: `list` lies over the caller's own bytes, which are borrowed for the whole trace.
-    let len = unsafe { egress::linear(frame, list, &mut bytes) };
-    bytes.truncate(len);
+    let outgoing = Outgoing::new(frame, list, Accepts::default()).ok();
+    let piece = outgoing.and_then(|mut outgoing| Some((outgoing.next()?, outgoing)));
+    if let Some((piece, outgoing)) = piece {
+        let to = [GuestSlice::from_own(&mut bytes)];
+        // SAFETY: `list` lies over the caller's own bytes, which are borrowed for the whole trace, and `to` over ours.
+        unsafe { outgoing.write(&piece, &[], &to) };
+    }
     bytes
 }

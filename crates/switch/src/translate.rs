@@ -29,6 +29,7 @@ mod tunnel;
 
 use act::Next;
 use seen::Seen;
+pub use tunnel::GENEVE_PORT;
 
 /// Rules that one frame may meet by jumping from group to group, on its way in and again on its way to each port.
 const MAX_JUMPS: usize = 16;

@@ -229,6 +229,7 @@ fn snapshot() -> Snapshot {
             flood_limit: 0,
             ageing_s: 300,
             static_macs: Vec::new(),
+            outer: Default::default(),
         };
         snapshot.networks.insert(id, network);
     }

@@ -3,7 +3,9 @@
 //!
 //! Every lcore has its own table of neighbours. It routes nothing and takes every remote to be on the link.
 
-use std::collections::HashMap;
+mod path_mtu;
+
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sumeru_packet::build::{self, NeighbourFlags};
@@ -37,18 +39,50 @@ pub struct Neighbour {
     pub answered: u32,
     /// Questions since then.
     pub probes: u8,
+    /// Longest packet that gets there as far as routers told, and when one did.
+    pub path_mtu: Option<(u16, u32)>,
 }
 
 /// The link-layer addresses of the underlay.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Neighbours {
     entries: HashMap<IpAddr, Neighbour>,
+    /// Reports of path MTUs that count in this second.
+    reports_left: u8,
+}
+
+impl Default for Neighbours {
+    fn default() -> Self {
+        Self {
+            entries: HashMap::new(),
+            reports_left: path_mtu::PER_SECOND,
+        }
+    }
 }
 
 impl Neighbours {
     /// The link-layer address of a neighbour.
     pub fn mac(&self, address: IpAddr) -> Option<[u8; 6]> {
         self.entries.get(&address)?.mac
+    }
+
+    /// Longest packet that gets to a neighbour, if a router told.
+    pub fn path_mtu(&self, address: IpAddr) -> Option<u16> {
+        Some(self.entries.get(&address)?.path_mtu?.0)
+    }
+
+    /// Takes note of a router's report; true when it changes anything.
+    fn lower(&mut self, address: IpAddr, mtu: u16, now: u32) -> bool {
+        let Some(entry) = self.entries.get_mut(&address) else {
+            return false;
+        };
+        let lower = entry.path_mtu.is_none_or(|(known, _)| mtu < known);
+        if !lower || self.reports_left == 0 {
+            return false;
+        }
+        self.reports_left -= 1;
+        entry.path_mtu = Some((mtu, now));
+        true
     }
 
     /// Wants to know this neighbour from now on; true when it was not wanted before.
@@ -60,20 +94,13 @@ impl Neighbours {
         true
     }
 
-    /// Takes over the remotes of all networks as neighbours that are wanted; forgets the others.
+    /// Takes over whom frames are sent to as neighbours that are wanted; forgets the others.
     pub fn reconcile(&mut self, snapshot: &Snapshot) {
-        let wanted = |address: &IpAddr| {
-            snapshot
-                .networks
-                .values()
-                .any(|network| network.remotes.contains(address))
-        };
+        let wanted: HashSet<IpAddr> = snapshot.correspondents().collect();
         self.entries
-            .retain(|address, entry| wanted(address) || entry.mac.is_some());
-        for network in snapshot.networks.values() {
-            for remote in &network.remotes {
-                self.want(*remote);
-            }
+            .retain(|address, entry| wanted.contains(address) || entry.mac.is_some());
+        for address in wanted {
+            self.want(address);
         }
     }
 
@@ -90,12 +117,13 @@ impl Neighbours {
             mac: Some(mac),
             answered: now,
             probes: 0,
+            ..*entry
         };
         changed
     }
 
     /// Those that are to be asked now: in every `new_second` all whose answer is due, in between only who was never asked. Tells
-    /// which were given up, so that decisions change.
+    /// which were given up, or whose path MTU was forgotten, so that decisions change.
     pub fn ask(
         &mut self,
         now: u32,
@@ -103,7 +131,15 @@ impl Neighbours {
         mut ask: impl FnMut(IpAddr),
         mut lost: impl FnMut(IpAddr),
     ) {
+        if new_second {
+            self.reports_left = path_mtu::PER_SECOND;
+        }
         for (address, entry) in &mut self.entries {
+            let told = entry.path_mtu.map(|(_, since)| now.saturating_sub(since));
+            if told.is_some_and(|age| age >= path_mtu::LIFETIME) {
+                entry.path_mtu = None;
+                lost(*address);
+            }
             let stale = entry.mac.is_none() || now.saturating_sub(entry.answered) >= REACHABLE;
             if !stale || !new_second && entry.probes > 0 {
                 continue;
@@ -133,7 +169,7 @@ impl Neighbours {
 /// What a frame for the node itself leads to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Reaction {
-    /// A neighbour's address is new or changed.
+    /// A neighbour's address is new or changed, or the path to it became narrower.
     pub learned: Option<IpAddr>,
     /// Length of the answer that was written, 0 for none.
     pub reply_len: usize,
@@ -167,10 +203,7 @@ pub fn handle(
 ) -> Reaction {
     match layout.outer().l3_kind {
         L3Kind::Arp => arp(frame, layout, underlay, neighbours, now, reply),
-        L3Kind::Ipv4 => Reaction {
-            learned: None,
-            reply_len: echo4(frame, layout, underlay, reply).unwrap_or(0),
-        },
+        L3Kind::Ipv4 => icmp4(frame, layout, underlay, neighbours, now, reply).unwrap_or_default(),
         L3Kind::Ipv6 => icmp6(frame, layout, underlay, neighbours, now, reply).unwrap_or_default(),
         L3Kind::None => Reaction::default(),
     }
@@ -228,19 +261,25 @@ fn turn_ethernet(frame: &[u8], underlay: &Underlay, reply: &mut [u8]) -> Option<
     Some(())
 }
 
-fn echo4(frame: &[u8], layout: &Layout, underlay: &Underlay, reply: &mut [u8]) -> Option<usize> {
+fn icmp4(
+    frame: &[u8],
+    layout: &Layout,
+    underlay: &Underlay,
+    neighbours: &mut Neighbours,
+    now: u32,
+    reply: &mut [u8],
+) -> Option<Reaction> {
     let layer = layout.outer();
     let (l3, l4) = (usize::from(layer.l3), usize::from(layer.l4));
     let total = usize::from(u16::from_be_bytes(bytes(frame, l3 + 2)?));
     let packet_end = l3 + total;
     let message = frame.get(l4..packet_end)?;
-    if layer.l4_proto != 1
-        || l4 == 0
-        || layer.is_fragment()
-        || message.first() != Some(&8)
-        || checksum(message) != 0
-    {
+    if layer.l4_proto != 1 || l4 == 0 || layer.is_fragment() || checksum(message) != 0 {
         return None;
+    }
+    if *message.first()? != 8 {
+        let report = path_mtu::reported4(message, underlay);
+        return Some(narrowed(report, neighbours, now));
     }
     let answer = reply.get_mut(..packet_end)?;
     answer.copy_from_slice(frame.get(..packet_end)?);
@@ -253,7 +292,19 @@ fn echo4(frame: &[u8], layout: &Layout, underlay: &Underlay, reply: &mut [u8]) -
         .get_mut(l3 + 10..l3 + 12)?
         .copy_from_slice(&sum.to_be_bytes());
     finish_echo(answer, l4, 0, sumeru_packet::Checksum::new())?;
-    Some(packet_end)
+    Some(Reaction {
+        learned: None,
+        reply_len: packet_end,
+    })
+}
+
+/// What a report of a path MTU leads to.
+fn narrowed(report: Option<(IpAddr, u16)>, neighbours: &mut Neighbours, now: u32) -> Reaction {
+    let changed = report.filter(|(remote, mtu)| neighbours.lower(*remote, *mtu, now));
+    Reaction {
+        learned: changed.map(|(remote, _)| remote),
+        reply_len: 0,
+    }
 }
 
 /// Makes an echo request at `l4` the reply of type `kind`.
@@ -337,6 +388,10 @@ fn icmp6(
                     .then(|| target.into()),
                 reply_len: 0,
             })
+        }
+        2 if underlay.owns(dst.into()) => {
+            let report = path_mtu::reported6(message, underlay);
+            Some(narrowed(report, neighbours, now))
         }
         128 if underlay.owns(dst.into()) => {
             let answer = reply.get_mut(..packet_end)?;

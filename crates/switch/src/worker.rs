@@ -21,12 +21,11 @@ use sumeru_engine::{Armed, Cx, Poller, Tsc};
 use sumeru_packet::{HEADER_MAX, Malformed, ParseOptions, parse};
 
 use crate::cache::{Cache, Hit, Level};
-use crate::capture::Seen;
 use crate::classifier::arena::CounterArena;
 use crate::egress;
 use crate::fdb::Fdb;
 use crate::frame::{BURST, MAX_FRAME, PortIndex, bits};
-use crate::lane::{Attachment, Lane, LocalPort, Outcome};
+use crate::lane::{Attachment, Lane, LocalPort, Outcome, Sighting};
 use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
 use crate::qos::meter_table::MeterTable;
 use crate::ring::{QueueFault, Sender};
@@ -353,9 +352,9 @@ impl SwitchWorker {
         }
         self.lane.expect_strangers(alive);
         let mut exact = 0;
-        let watched = self.lane.tap.is_some();
+        let watched = self.lane.observers.is_some();
         for index in bits(alive) {
-            let seen = if watched { self.see(index) } else { None };
+            let seen = if watched { self.lane.see(index) } else { None };
             let frame = &self.lane.frames[index];
             let stamps = self.rules.rules.stamps();
             let outcome = match self.cache.find(&frame.key, frame.hash, stamps) {
@@ -415,23 +414,17 @@ impl SwitchWorker {
         }
     }
 
-    /// What a capture keeps of a frame that came in.
-    #[cold]
-    fn see(&self, index: usize) -> Option<Seen> {
-        let tap = self.lane.tap.as_ref()?;
-        tap.received(&self.lane.frames[index], &self.lane.list)
-    }
-
     #[inline(always)]
-    fn conclude(&mut self, index: usize, outcome: Outcome, seen: Option<Seen>) {
+    fn conclude(&mut self, index: usize, outcome: Outcome, seen: Option<Sighting>) {
         if outcome == Outcome::Consume {
             self.consume(index);
         }
-        if let (Some(mut seen), Some(tap)) = (seen, &mut self.lane.tap) {
-            if let Outcome::Dropped(reason) = outcome {
-                seen.dropped = Some(reason);
-            }
-            tap.put(seen);
+        if let Some(seen) = seen {
+            let dropped = match outcome {
+                Outcome::Dropped(reason) => Some(reason),
+                _ => None,
+            };
+            self.lane.saw(seen, dropped);
         }
     }
 

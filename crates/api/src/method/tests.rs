@@ -473,11 +473,11 @@ fn captures_have_names() {
     let first = ok(
         &state,
         "capture.start",
-        json!({ "path": "/tmp/a.pcapng", "port": 0 }),
+        json!({ "path": "/tmp/a.pcapng", "ports": "vm1", "protocol": "tcp", "pattern": "eth / ipv4" }),
     );
     assert_eq!(
-        (&first["name"], &first["port"]),
-        (&json!("capture-1"), &json!("vm1"))
+        (&first["name"], &first["ports"], &first["protocol"]),
+        (&json!("capture-1"), &json!(["vm1"]), &json!(6))
     );
     assert_eq!(
         ok(&state, "capture.start", json!({ "path": "/tmp/b.pcapng" }))["name"],

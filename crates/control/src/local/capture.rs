@@ -8,7 +8,7 @@ use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use pcap_file::DataLink;
 use pcap_file::pcapng::PcapNgWriter;
@@ -16,8 +16,9 @@ use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPa
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
-use sumeru_engine::spsc::Consumer;
-use sumeru_switch::capture::{Direction, Seen};
+use sumeru_switch::capture::Seen;
+use sumeru_switch::selection::Direction;
+use sumeru_switch::switch::Capturing;
 
 use crate::dataplane::{Capture, CaptureState};
 
@@ -29,6 +30,7 @@ const NANOSECONDS: u8 = 9;
 /// A capture that runs.
 pub struct Recorder {
     capture: Capture,
+    number: u64,
     shared: Arc<Shared>,
     lost: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
@@ -42,21 +44,31 @@ struct Shared {
 }
 
 impl Recorder {
-    /// Starts the writer. `names` are those of the ports by index.
+    /// Starts the writer of what the switch sees under a number. `names` are those of the ports by index.
     pub fn start(
         capture: Capture,
         file: File,
-        seen: Consumer<Seen>,
-        lost: Arc<AtomicU64>,
+        (number, seen): (u64, Capturing),
         names: BTreeMap<u16, String>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let (theirs, limit, path) = (shared.clone(), capture.max_packets, capture.path.clone());
+        let (theirs, path) = (shared.clone(), capture.path.clone());
+        let limits = Limits {
+            packets: capture.max_packets.unwrap_or(u64::MAX),
+            bytes: capture.max_bytes.unwrap_or(u64::MAX),
+            until: capture
+                .max_seconds
+                .map(|seconds| Instant::now() + Duration::from_secs(seconds)),
+        };
+        let lost = seen.lost.clone();
         let writer = Writer::new(file, names, capture.snaplen)?;
         let run = move || {
-            if let Err(error) = record(writer, seen, &theirs, limit) {
+            let ended = seen.ended.clone();
+            if let Err(error) = record(writer, seen, &theirs, &limits) {
                 tracing::error!(%path, %error, "the capture ended");
             }
+            // Nothing is copied any more for a file that is complete.
+            ended.store(true, Ordering::Relaxed);
             theirs.ended.store(true, Ordering::Release);
         };
         let thread = std::thread::Builder::new()
@@ -65,10 +77,16 @@ impl Recorder {
             .spawn(run)?;
         Ok(Self {
             capture,
+            number,
             shared,
             lost,
             thread: Some(thread),
         })
+    }
+
+    /// The number under which the switch knows it.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// What it came to so far.
@@ -101,18 +119,25 @@ impl Drop for Recorder {
     }
 }
 
+/// When a capture ends by itself.
+struct Limits {
+    packets: u64,
+    bytes: u64,
+    until: Option<Instant>,
+}
+
 fn record(
     mut writer: Writer,
-    mut seen: Consumer<Seen>,
+    mut seen: Capturing,
     shared: &Shared,
-    limit: Option<u64>,
+    limits: &Limits,
 ) -> io::Result<()> {
     let mut packets = 0;
     loop {
         // Read before the ring is emptied: what came before the stop is still written.
         let stop = shared.stop.load(Ordering::Acquire);
-        while let Some(frame) = seen.pop() {
-            if limit.is_some_and(|limit| packets >= limit) {
+        while let Some(frame) = seen.seen.pop() {
+            if packets >= limits.packets || writer.after(&frame) > limits.bytes {
                 return writer.flush();
             }
             writer.write(&frame)?;
@@ -120,7 +145,8 @@ fn record(
             shared.packets.store(packets, Ordering::Relaxed);
         }
         writer.flush()?;
-        if stop {
+        let over = limits.until.is_some_and(|until| Instant::now() >= until);
+        if stop || over || packets >= limits.packets {
             return Ok(());
         }
         std::thread::sleep(PERIOD);
@@ -133,7 +159,12 @@ struct Writer {
     interfaces: BTreeMap<u16, u32>,
     names: BTreeMap<u16, String>,
     snaplen: u32,
+    /// Bytes of the blocks so far, at most.
+    written: u64,
 }
+
+/// Most bytes of a block besides a frame and names: its header, options and their padding.
+const BLOCK: u64 = 128;
 
 impl Writer {
     fn new(file: File, names: BTreeMap<u16, String>, snaplen: u32) -> io::Result<Self> {
@@ -143,7 +174,18 @@ impl Writer {
             interfaces: BTreeMap::new(),
             names,
             snaplen,
+            written: BLOCK,
         })
+    }
+
+    /// The length of the file with another frame, at most.
+    fn after(&self, seen: &Seen) -> u64 {
+        let name = self.names.get(&seen.port).map_or(0, String::len);
+        let interface = match self.interfaces.contains_key(&seen.port) {
+            true => 0,
+            false => BLOCK + name as u64,
+        };
+        self.written + BLOCK + seen.bytes.len() as u64 + interface
     }
 
     /// The interface block of a port, written when its first frame comes.
@@ -173,6 +215,7 @@ impl Writer {
     }
 
     fn write(&mut self, seen: &Seen) -> io::Result<()> {
+        self.written = self.after(seen);
         let interface_id = self.interface(seen.port)?;
         // Bits 0 and 1 of epb_flags: 1 inbound, 2 outbound.
         let direction = match seen.direction {

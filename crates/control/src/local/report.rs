@@ -181,6 +181,7 @@ impl Local {
                     (None, _) => NeighbourState::Failed,
                 },
                 age_s: age.into(),
+                path_mtu: neighbour.path_mtu.map(|(mtu, _)| mtu),
             };
         let mut list: Vec<_> = neighbours.into_iter().map(one).collect();
         list.sort_by_key(|neighbour| neighbour.address);

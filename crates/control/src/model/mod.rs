@@ -13,6 +13,8 @@ mod node;
 mod port;
 mod port_policy;
 mod security_group;
+mod selection;
+mod tunnel;
 mod volume;
 
 use std::fmt;
@@ -37,6 +39,8 @@ pub use node::{NodeSpec, Poll};
 pub use port::{PortKind, PortSpec};
 pub use port_policy::{AllowedAddress, BURST_MS, PortPolicy};
 pub use security_group::{Direction, GroupRule, Member, Protocol, Remote, SecurityGroupSpec};
+pub use selection::{FrameSelection, HeaderPattern, Way};
+pub use tunnel::{GeneveOption, OuterField};
 pub use volume::{BlockSize, ControllerSpec, VolumeKind, VolumeSpec};
 
 /// The kinds of object. The order is that of creation: an object refers only to kinds before it.

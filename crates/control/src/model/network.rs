@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::tunnel::{GeneveOption, OPTIONS_MAX, OuterField, read_outer};
 use super::{Kind, Spec, read_tables};
 use crate::decode::{Field, Fields, FromValue, Name, Wrong, optional, required};
 use crate::value::{MacAddr, Vni};
@@ -57,6 +58,18 @@ pub struct NetworkSpec {
     pub mtu: u16,
     /// Addresses that are known beforehand.
     pub static_macs: Vec<StaticMac>,
+    /// Whether outer UDP headers carry a checksum; without a word, those over IPv6 do (RFC 8200 section 8.1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub udp_checksum: Option<bool>,
+    /// Time to live or hop limit of outer headers.
+    pub ttl: OuterField,
+    /// DSCP of outer headers.
+    pub dscp: OuterField,
+    /// Whether congestion marks cross the tunnel's ends (RFC 6040 normal mode).
+    pub ecn: bool,
+    /// Options that every Geneve header carries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub geneve_options: Vec<GeneveOption>,
 }
 
 /// Most tunnel end points that a flooded frame is copied to.
@@ -105,6 +118,31 @@ impl Spec for NetworkSpec {
             "list of {mac, remote}",
             "addresses known to be behind a tunnel end point",
         ),
+        optional(
+            "udp_checksum",
+            "boolean",
+            "checksum in the outer UDP header, of VXLAN and Geneve (default: over IPv6 only)",
+        ),
+        optional(
+            "ttl",
+            "1..255 | \"copy\"",
+            "time to live of outer headers; copy: the inner packet's (default 64)",
+        ),
+        optional(
+            "dscp",
+            "0..63 | \"copy\"",
+            "DSCP of outer headers; copy: the inner packet's (default 0)",
+        ),
+        optional(
+            "ecn",
+            "boolean",
+            "congestion marks cross the tunnel, RFC 6040 (default true)",
+        ),
+        optional(
+            "geneve_options",
+            "list of CLASS:TYPE:DATA",
+            "options that every Geneve header carries, numbers and hexadecimal data; types from 128 on are critical",
+        ),
     ];
 
     fn name(&self) -> String {
@@ -147,7 +185,28 @@ impl Spec for NetworkSpec {
         let flood_limit = fields.integer("flood_limit", 1..=100_000_000, 10_000);
         let ageing_s = fields.integer("ageing_s", 1..=86_400, 300);
         let mtu = fields.integer("mtu", 68..=9216, 1500);
+        let udp_checksum = fields.optional::<bool>("udp_checksum");
+        if overlay == Overlay::Gre && udp_checksum.is_some() {
+            fields.fault("udp_checksum", "given", "none: GRE has no UDP header");
+        }
+        let geneve_options = fields.list::<GeneveOption>("geneve_options");
+        let length: usize = geneve_options.iter().map(|o| 4 + o.data.len()).sum();
+        if length > OPTIONS_MAX {
+            fields.fault(
+                "geneve_options",
+                format!("{length} bytes with their headers"),
+                format!("at most {OPTIONS_MAX}"),
+            );
+        }
+        if overlay != Overlay::Geneve && !geneve_options.is_empty() {
+            fields.fault("geneve_options", "given", "none: the overlay is not geneve");
+        }
         Some(Self {
+            udp_checksum,
+            ttl: read_outer(fields, "ttl", 1..=255, 64),
+            dscp: read_outer(fields, "dscp", 0..=63, 0),
+            ecn: fields.or("ecn", true),
+            geneve_options,
             name: name?.0,
             vni: vni?,
             overlay,

@@ -11,10 +11,11 @@ pub use prepare::{Carried, Outer, Policy, TunnelHeader, Underlay};
 use zerocopy::IntoBytes;
 use zerocopy::big_endian::U16;
 
-use prepare::{Stack, put_network, put_tunnel};
+use prepare::put_tunnel;
+pub(super) use prepare::{Stack, put_network};
 
 use super::BuildError;
-use crate::checksum::{Checksum, pseudo_ipv4, pseudo_ipv6};
+use crate::checksum::Checksum;
 use crate::ecn;
 use crate::edit::{EditError, change_ipv4_word};
 use crate::field::TunnelKind;
@@ -36,17 +37,35 @@ pub const GENEVE_OPTIONS_MAX: usize = 252;
 pub struct Pending {
     /// Everything covered but the payload.
     pub sum: Checksum,
+    /// Where what is covered begins in the header, the pseudo-header aside.
+    pub start: u16,
     /// Where the field is in the header.
     pub at: u16,
+    /// Sum of the pseudo-header alone: what the field holds if the receiver completes it (virtio `NEEDS_CSUM`).
+    pub pseudo: u16,
 }
 
 impl Pending {
-    /// Writes the finished checksum into the header. A zero is written as 0xffff, which is right for UDP and equal for GRE.
-    pub fn write(&self, header: &mut [u8]) {
+    /// Leaves the checksum to whoever takes the frame from the header on: writes the sum of the pseudo-header.
+    pub fn leave(&self, header: &mut [u8]) {
+        self.put(header, self.pseudo);
+    }
+
+    /// Does without a checksum (RFC 6935).
+    pub fn give_up(&self, header: &mut [u8]) {
+        self.put(header, 0);
+    }
+
+    fn put(&self, header: &mut [u8], value: u16) {
         let at = usize::from(self.at);
         if let Some(field) = header.get_mut(at..at + 2) {
-            field.copy_from_slice(&self.sum.udp_value().to_be_bytes());
+            field.copy_from_slice(&value.to_be_bytes());
         }
+    }
+
+    /// Writes the finished checksum into the header. A zero is written as 0xffff, which is right for UDP and equal for GRE.
+    pub fn write(&self, header: &mut [u8]) {
+        self.put(header, self.sum.udp_value());
     }
 }
 
@@ -399,29 +418,19 @@ fn checksum_outer(header: &mut [u8], layout: &Layout, frame_len: usize) -> Optio
     let mut sum = if gre {
         Checksum::new()
     } else {
-        outer_pseudo(header, &outer, frame_len.saturating_sub(from) as u32)
+        outer.udp_pseudo_header(header, frame_len.saturating_sub(from) as u32)
     };
+    let pseudo = sum.folded();
     // The field is zero so far.
     sum.add(header.get(from..).unwrap_or_default());
     if let Some(field) = header.get_mut(usize::from(at)..usize::from(at) + 2) {
         // Segmentation sees by this that there is to be one.
         field.copy_from_slice(&[0xff; 2]);
     }
-    Some(Pending { sum, at })
-}
-
-/// The pseudo-header of an outer UDP datagram of `len` bytes.
-fn outer_pseudo(header: &[u8], outer: &LayerLayout, len: u32) -> Checksum {
-    let at = usize::from(outer.l3);
-    let wide = |from: usize| {
-        let bytes = header.get(from..).and_then(|b| b.first_chunk::<16>());
-        bytes.map_or(0, |b| u128::from_be_bytes(*b))
-    };
-    if outer.l3_kind == L3Kind::Ipv4 {
-        // Both addresses are the last eight bytes of the fixed header.
-        let both = wide(at + 4) as u64;
-        pseudo_ipv4((both >> 32) as u32, both as u32, PROTO_UDP, len)
-    } else {
-        pseudo_ipv6(wide(at + 8), wide(at + 24), PROTO_UDP, len)
-    }
+    Some(Pending {
+        sum,
+        start: from as u16,
+        at,
+        pseudo,
+    })
 }

@@ -202,6 +202,16 @@ pub(super) fn geneve_options<'a>(
     Ok(())
 }
 
+/// Class and type of each Geneve option in `options` (RFC 8926 section 3.5), as far as they are whole.
+pub fn geneve_option_types(options: &[u8]) -> impl Iterator<Item = (u16, u8)> + '_ {
+    let mut rest = options;
+    core::iter::from_fn(move || {
+        let (head, after) = rest.split_first_chunk::<4>()?;
+        rest = after.get(usize::from(head[3] & 0x1f) * 4..)?;
+        Some((be16(head, 0), head[2]))
+    })
+}
+
 fn parse_gtpu(
     mut input: Input<'_>,
     at: usize,

@@ -2,12 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 
 use super::{Context, say, text};
 use crate::failure::Failure;
 use crate::table::{Table, cell};
+
+fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
+}
+
+fn number(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    option(name, value, help).value_parser(value_parser!(u64))
+}
 
 pub fn grammar() -> Command {
     let start = Command::new("start")
@@ -21,31 +29,56 @@ pub fn grammar() -> Command {
                 .help("pcapng file to write; it must not exist"),
         )
         .arg(
-            Arg::new("port")
-                .long("port")
-                .value_name("PORT")
-                .help("Only this port [default: all]"),
+            option(
+                "port",
+                "PORT",
+                "Only these ports (may be repeated) [default: all]",
+            )
+            .value_delimiter(',')
+            .action(ArgAction::Append),
         )
         .arg(
-            Arg::new("name")
-                .long("name")
-                .value_name("NAME")
-                .help("Name of the capture [default: capture-N]"),
+            option(
+                "direction",
+                "WAY",
+                "Only frames that come in, or go out [default: both]",
+            )
+            .value_parser(["ingress", "egress", "both"]),
         )
-        .arg(
-            Arg::new("snaplen")
-                .long("snaplen")
-                .value_name("BYTES")
-                .value_parser(value_parser!(u64))
-                .help("Bytes kept of each frame [default: 65535]"),
-        )
-        .arg(
-            Arg::new("packets")
-                .long("packets")
-                .value_name("N")
-                .value_parser(value_parser!(u64))
-                .help("End after so many frames"),
-        );
+        .arg(option(
+            "filter",
+            "PATTERN",
+            "Only frames that match: eth / ipv4 / tcp dst is 80",
+        ))
+        .arg(option(
+            "host",
+            "ADDRESS",
+            "Only packets from or to this address, in a tunnel too",
+        ))
+        .arg(number(
+            "l4-port",
+            "N",
+            "Only packets from or to this TCP, UDP or SCTP port",
+        ))
+        .arg(option(
+            "protocol",
+            "PROTOCOL",
+            "Only packets of this IP protocol: tcp, udp, icmp, …",
+        ))
+        .arg(number("sample", "N", "One frame in N, by chance"))
+        .arg(option(
+            "name",
+            "NAME",
+            "Name of the capture [default: capture-N]",
+        ))
+        .arg(number(
+            "snaplen",
+            "BYTES",
+            "Bytes kept of each frame [default: 65535]",
+        ))
+        .arg(number("packets", "N", "End after so many frames"))
+        .arg(number("bytes", "BYTES", "End before the file is longer"))
+        .arg(number("seconds", "N", "End after so many seconds"));
     Command::new("capture")
         .about("Write frames to pcapng files")
         .subcommand_required(true)
@@ -73,12 +106,25 @@ pub fn run(matches: &ArgMatches, context: &mut Context) -> Result<(), Failure> {
             // The daemon has a folder of its own.
             let path = std::path::absolute(path)
                 .map_err(|error| Failure::Usage(format!("--write {}: {error}", path.display())))?;
+            let (text, number) = (
+                |name: &str| matches.get_one::<String>(name),
+                |name: &str| matches.get_one::<u64>(name),
+            );
+            let ports: Vec<&String> = matches.get_many("port").into_iter().flatten().collect();
             let params = json!({
                 "path": path,
-                "port": matches.get_one::<String>("port"),
-                "name": matches.get_one::<String>("name"),
-                "snaplen": matches.get_one::<u64>("snaplen"),
-                "max_packets": matches.get_one::<u64>("packets"),
+                "name": text("name"),
+                "ports": ports,
+                "direction": text("direction"),
+                "pattern": text("filter"),
+                "host": text("host"),
+                "l4_port": number("l4-port"),
+                "protocol": text("protocol"),
+                "sample": number("sample"),
+                "snaplen": number("snaplen"),
+                "max_packets": number("packets"),
+                "max_bytes": number("bytes"),
+                "max_seconds": number("seconds"),
             });
             let answer = context.call("capture.start", params)?;
             context.show(&answer, |answer| {
@@ -111,18 +157,24 @@ fn list(answer: &Value) -> Result<(), Failure> {
     if captures.is_empty() {
         return say("No captures run.");
     }
-    let mut table = Table::new(&["NAME", "PORT", "PACKETS", "LOST", "FILE"]);
+    let mut table = Table::new(&["NAME", "PORTS", "PACKETS", "LOST", "STATE", "FILE"]);
     for capture in captures {
-        let port = if capture["port"].is_null() {
+        let all = capture["ports"].as_array().is_none_or(Vec::is_empty);
+        let ports = if all {
             "(all)".to_owned()
         } else {
-            cell(&capture["port"])
+            cell(&capture["ports"])
+        };
+        let state = match capture["running"] == true {
+            true => "running",
+            false => "complete",
         };
         table.row([
             cell(&capture["name"]),
-            port,
+            ports,
             cell(&capture["packets"]),
             cell(&capture["lost"]),
+            state.to_owned(),
             cell(&capture["path"]),
         ]);
     }

@@ -68,13 +68,14 @@ pub fn neighbours(context: &mut Context) -> Result<(), Failure> {
         if entries.is_empty() {
             return say("No neighbours are known.");
         }
-        let mut table = Table::new(&["ADDRESS", "MAC", "STATE", "AGE-S"]);
+        let mut table = Table::new(&["ADDRESS", "MAC", "STATE", "AGE-S", "PATH-MTU"]);
         for entry in entries {
             table.row([
                 cell(&entry["address"]),
                 cell(&entry["mac"]),
                 cell(&entry["state"]),
                 cell(&entry["age_s"]),
+                cell(&entry["path_mtu"]),
             ]);
         }
         Ok(table.print()?)

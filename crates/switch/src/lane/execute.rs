@@ -109,12 +109,19 @@ impl Lane {
     /// Changes the frame.
     fn edit(&mut self, index: usize, op: &Op) -> Result<(), DropReason> {
         match op {
-            Op::Decapsulate => self.counters.passed(Stage::Decapsulate, 1),
+            Op::Decapsulate => {
+                self.counters.passed(Stage::Decapsulate, 1);
+                self.check_tunnel(index)?;
+            }
             Op::Encapsulate(_) => self.counters.passed(Stage::Encapsulate, 1),
             _ => {}
         }
         let frame = &mut self.frames[index];
         match edit::apply(frame, op) {
+            Err(DropReason::Other(Drop::ExceedsMtu)) => {
+                self.answer_too_long_for(index, op);
+                Err(Drop::ExceedsMtu.into())
+            }
             Err(reason) if edit::is_short(reason, frame) => {
                 // SAFETY: the frame is of the burst in hand, whose memory is mapped.
                 let longer = unsafe { egress::load_behind(frame, &self.list, HEADER_MAX) };

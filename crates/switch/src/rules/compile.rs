@@ -128,6 +128,39 @@ pub fn compile_with(
     })
 }
 
+/// Compiles a pattern that is no rule's: what a frame's headers must be. It names no port and nothing that a rule gave the frame.
+///
+/// # Errors
+/// See [`RuleError`].
+pub fn compile_pattern(items: &[Item]) -> Result<Vec<(FlowMask, FlowKey)>, RuleError> {
+    let refused = |item: &Item| {
+        let given = matches!(
+            item,
+            Item::Mark(_) | Item::Meta(_) | Item::Tag(_) | Item::Conntrack(_) | Item::Ct(_)
+        );
+        item.port().is_some() || given || matches!(item, Item::PortRepresentor { .. })
+    };
+    if items.iter().any(refused) {
+        return Err(RuleError::Unsupported {
+            what: "an item that is not about the frame's headers",
+            expected: "items of headers only",
+        });
+    }
+    let mut pattern = Pattern::default();
+    for (position, item) in items.iter().enumerate() {
+        let mut behind = items.iter().skip(position + 1);
+        pattern.add(item, behind.find(|item| !matches!(item, Item::Void)))?;
+    }
+    let Compiled { places, extracts } = pattern.finish()?;
+    if !extracts.is_empty() {
+        return Err(RuleError::Unsupported {
+            what: "a pattern with the data of Geneve options or raw bytes outside a rule",
+            expected: "items of fixed headers",
+        });
+    }
+    Ok(places)
+}
+
 /// The index of a port that an item or action names.
 ///
 /// # Errors

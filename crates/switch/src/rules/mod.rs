@@ -18,7 +18,7 @@ use crate::classifier::Full;
 use crate::frame::PortIndex;
 pub use action::{ActionList, CtChange, CtRule, RuleAction};
 pub use ageing::Aged;
-pub use compile::{CompiledRule, Context, EGRESS_START, compile, compile_with};
+pub use compile::{CompiledRule, Context, EGRESS_START, compile, compile_pattern, compile_with};
 pub use extract::{Extracts, Parsing};
 pub use indirect::Answer;
 pub use objects::Objects;

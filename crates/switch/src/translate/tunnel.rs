@@ -19,9 +19,7 @@ use crate::underlay;
 
 const OUTER: Layer = Layer::Outer;
 /// UDP port of Geneve (RFC 8926, section 3.3).
-const GENEVE_PORT: u16 = 6081;
-/// Time to live of tunnels that no rule made.
-const TUNNEL_TTL: u8 = 64;
+pub const GENEVE_PORT: u16 = 6081;
 /// The bits of a type of service that tell of congestion.
 const ECN: u8 = 3;
 /// First UDP source port of a tunnel; the others follow by the hash of what is inside.
@@ -93,11 +91,15 @@ impl Walk<'_> {
             self.drop(Drop::NoUnderlay);
             return false;
         };
-        let network = self.tables.snapshot.networks.get(&vni);
-        let overlay = network.map_or(Overlay::Vxlan, |network| network.overlay);
+        let Some(network) = self.tables.snapshot.networks.get(&vni) else {
+            self.drop(Drop::NoNetwork);
+            return false;
+        };
+        let (overlay, told) = (network.overlay, &network.outer);
+        let options = &told.geneve_options;
         let (header, port) = match overlay {
             Overlay::Vxlan => (TunnelHeader::Vxlan { vni }, underlay.vxlan_port),
-            Overlay::Geneve => (TunnelHeader::Geneve { vni, options: &[] }, GENEVE_PORT),
+            Overlay::Geneve => (TunnelHeader::Geneve { vni, options }, GENEVE_PORT),
             Overlay::Gre => (
                 TunnelHeader::Gre {
                     key: Some(vni),
@@ -111,19 +113,19 @@ impl Walk<'_> {
             eth_src: underlay.mac,
             vlan_tci: None,
             underlay: addresses,
-            ttl: Policy::Fixed(TUNNEL_TTL),
-            dscp: Policy::Fixed(0),
-            ecn: true,
+            ttl: told.ttl,
+            dscp: told.dscp,
+            ecn: told.ecn,
             port,
             source_port: None,
-            udp_checksum: false,
+            udp_checksum: told.udp_checksum.unwrap_or(remote.is_ipv6()),
             carried: Carried::Ethernet,
         };
         self.note(
             "tunnel",
             format_args!("{} {vni} from {src} to {remote}", overlay.as_str()),
         );
-        let there = self.put_into(&outer, header, 0);
+        let there = self.put_into(&outer, header, None);
         if there {
             self.output(underlay.port);
         }
@@ -196,45 +198,78 @@ impl Walk<'_> {
             ecn: wanted.tos & ECN == 0,
             port: wanted.ports.1,
             source_port: wanted.ports.0,
-            udp_checksum: false,
+            udp_checksum: matches!(wanted.addresses, TunnelAddresses::V6 { .. }),
             carried: Carried::Ethernet,
         };
-        self.put_into(&outer, wanted.header, wanted.tos)
+        self.put_into(&outer, wanted.header, Some(wanted.tos))
     }
 
-    /// Puts a tunnel's headers in front, with this type of service; false when that cannot be done.
-    fn put_into(&mut self, outer: &Outer, header: TunnelHeader<'static>, tos: u8) -> bool {
+    /// Puts a tunnel's headers in front, with the type of service that a rule says; false when that cannot be done.
+    fn put_into(&mut self, outer: &Outer, header: TunnelHeader<'_>, ruled: Option<u8>) -> bool {
         let Ok(headers) = Encapsulation::prepare(outer, header) else {
             self.drop(Drop::Action);
             return false;
         };
-        // What the mark is copied from, while it is still outermost.
-        let is_ip = matches!(self.key.get(Field::EthType(OUTER)), 0x0800 | 0x86dd);
-        let mut from = self.origin(Field::EthType(OUTER), u128::MAX);
-        from.merge(&self.origin(Field::IpTos(OUTER), ECN.into()));
+        // What is copied out of the packet, while it is still outermost.
+        let copies_dscp = matches!(outer.dscp, Policy::Copied(_));
+        let copies_ttl = matches!(outer.ttl, Policy::Copied(_));
+        let copied = if outer.ecn { ECN } else { 0 } | if copies_dscp { !ECN } else { 0 };
+        let kind = self.origin(Field::EthType(OUTER), u128::MAX);
+        let (mut tos_from, mut ttl_from) = (kind, kind);
+        if copied != 0 {
+            tos_from.merge(&self.origin(Field::IpTos(OUTER), copied.into()));
+        }
+        if copies_ttl {
+            ttl_from.merge(&self.origin(Field::IpTtl(OUTER), u128::MAX));
+        }
         if self.over {
             return false;
         }
-        let inner_tos = self.key.get(Field::IpTos(OUTER)) as u8;
-        let mark = if is_ip {
-            ecn::encapsulated(inner_tos)
-        } else {
-            0
+        let is_ip = matches!(self.key.get(Field::EthType(OUTER)), 0x0800 | 0x86dd);
+        let inner = |field| is_ip.then(|| self.key.get(field) as u8);
+        let (tos, ttl) = (inner(Field::IpTos(OUTER)), inner(Field::IpTtl(OUTER)));
+        let mark = match tos {
+            Some(tos) if outer.ecn => ecn::encapsulated(tos),
+            _ => 0,
         };
+        // What a rule says is said whole, unless it leaves the mark to the tunnel.
+        let whole = ruled.filter(|_| !outer.ecn);
+        let class = whole.unwrap_or(outer.dscp.value(tos.map(|tos| tos >> 2)) << 2 | mark);
         let tunnel = Tunnel {
             headers,
-            tos: (!outer.ecn).then_some(tos),
+            tos: whole,
+            mtu: self.path_mtu(outer),
         };
         self.out.ops.push(Op::Encapsulate(Box::new(tunnel)));
-        self.put_in_front(outer, header, tos);
-        if outer.ecn {
-            self.derive(Field::IpTos(OUTER), ECN.into(), mark.into(), from);
+        self.put_in_front(outer, header, (class, outer.ttl.value(ttl)));
+        if copied != 0 && whole.is_none() {
+            self.derive(Field::IpTos(OUTER), copied.into(), class.into(), tos_from);
+        }
+        if copies_ttl {
+            let ttl = outer.ttl.value(ttl);
+            self.derive(Field::IpTtl(OUTER), u128::MAX, ttl.into(), ttl_from);
         }
         true
     }
 
+    /// Longest outer packet that gets to the tunnel's far end, as far as is known.
+    fn path_mtu(&mut self, outer: &Outer) -> u16 {
+        let Some(underlay) = &self.tables.snapshot.underlay else {
+            return u16::MAX;
+        };
+        let uplink = self.tables.snapshot.port(underlay.port);
+        let remote = match outer.underlay {
+            Addresses::Ipv4(_, remote) => remote.into(),
+            Addresses::Ipv6(_, remote) => remote.into(),
+        };
+        self.out.rests.on_learned(underlay::change_of(remote));
+        let learned = self.tables.neighbours.path_mtu(remote);
+        let own = uplink.map_or(u16::MAX, |port| port.mtu);
+        learned.map_or(own, |learned| learned.min(own))
+    }
+
     /// What the key says of a frame with new outer headers.
-    fn put_in_front(&mut self, outer: &Outer, header: TunnelHeader<'static>, tos: u8) {
+    fn put_in_front(&mut self, outer: &Outer, header: TunnelHeader<'_>, (tos, ttl): (u8, u8)) {
         for word in 0..sumeru_packet::field::LAYER_WORDS {
             let old = self.key.word(OUTER.base() + word);
             self.key.set_word(Layer::Inner.base() + word, old);
@@ -250,8 +285,6 @@ impl Walk<'_> {
             mac.iter()
                 .fold(0_u128, |all, byte| all << 8 | u128::from(*byte))
         };
-        // None of those here is copied.
-        let (Policy::Fixed(ttl) | Policy::Copied(ttl)) = outer.ttl;
         let (eth_type, src, dst) = match outer.underlay {
             Addresses::Ipv4(src, dst) => (0x0800, src.to_bits().into(), dst.to_bits().into()),
             Addresses::Ipv6(src, dst) => (0x86dd, src.to_bits(), dst.to_bits()),

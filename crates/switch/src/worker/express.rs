@@ -84,8 +84,8 @@ impl SwitchWorker {
             heads,
             ..
         } = self;
-        // Who watches is told what a frame is.
-        if lane.tap.is_some() {
+        // Who looks is told what a frame is.
+        if lane.observers.is_some() {
             return 0;
         }
         let Some(mask) = cache.plain_mask(source.port, options) else {

@@ -5,17 +5,43 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use sumeru_engine::Watch;
+use sumeru_packet::parse::geneve_option_types;
 use sumeru_virtio::eventfd::Eventfd;
 
 use super::upkeep::allow_floods;
 use super::{Source, SwitchWorker};
 use crate::capture::Tap;
 use crate::frame::PortIndex;
-use crate::lane::{Attachment, LocalPort, RingPair};
+use crate::lane::{Attachment, LocalPort, Observers, RingPair};
+use crate::mirror::Mirror;
 use crate::ring::{Receiver, Sender};
 use crate::rules::Parsing;
+use crate::snapshot::Snapshot;
 use crate::stats::PortCounters;
 use crate::wire::Wire;
+
+/// UDP port of VXLAN where nothing else is said (RFC 7348 section 5).
+const VXLAN_PORT: u16 = 4789;
+
+/// Geneve options that a network sends, which the other nodes on it send too, or that rules look at.
+fn known_geneve_options(snapshot: &Snapshot, parsing: &Parsing) -> Vec<(u16, u8)> {
+    let mut known: Vec<(u16, u8)> = snapshot
+        .networks
+        .values()
+        .flat_map(|network| geneve_option_types(&network.outer.geneve_options))
+        .chain(
+            parsing
+                .extracts
+                .geneve
+                .iter()
+                .flatten()
+                .map(|o| (o.class, o.kind)),
+        )
+        .collect();
+    known.sort_unstable();
+    known.dedup();
+    known
+}
 
 impl SwitchWorker {
     /// Puts a port of a guest here, without queues yet.
@@ -141,9 +167,41 @@ impl SwitchWorker {
         true
     }
 
-    /// Starts or ends watching; answers the old tap.
-    pub fn set_tap(&mut self, tap: Option<Tap>) -> Option<Tap> {
-        std::mem::replace(&mut self.lane.tap, tap)
+    /// Who looks at frames, to be changed; nobody if it is left empty.
+    fn observe<R>(&mut self, change: impl FnOnce(&mut Observers) -> R) -> R {
+        let mut observers = self.lane.observers.take().unwrap_or_default();
+        let vxlan_port = self.snapshot.underlay.as_ref().map(|own| own.vxlan_port);
+        observers.vxlan_port = vxlan_port.unwrap_or(VXLAN_PORT);
+        let done = change(&mut observers);
+        self.lane.observers = Some(observers).filter(|observers| !observers.is_empty());
+        done
+    }
+
+    /// Begins a capture under a number of its own.
+    pub fn add_tap(&mut self, number: u64, tap: Tap) {
+        self.observe(|observers| observers.taps.push((number, tap)));
+    }
+
+    /// Ends the capture of a number.
+    pub fn remove_tap(&mut self, number: u64) {
+        self.observe(|observers| observers.taps.retain(|(at, _)| *at != number));
+    }
+
+    /// Takes over the mirrors of a new configuration.
+    fn set_mirrors(&mut self) {
+        let mirrors: Vec<Mirror> = self.snapshot.mirrors.iter().map(Mirror::new).collect();
+        self.observe(|observers| observers.mirrors = mirrors);
+        self.resolve_mirrors();
+    }
+
+    /// Finds the ways to the collectors of mirrors.
+    pub(super) fn resolve_mirrors(&mut self) {
+        let Some(observers) = &mut self.lane.observers else {
+            return;
+        };
+        for mirror in &mut observers.mirrors {
+            mirror.resolve(&self.snapshot, &self.neighbours);
+        }
     }
 
     /// Takes over a new configuration.
@@ -154,6 +212,7 @@ impl SwitchWorker {
         self.set_parsing();
         self.lane.floods.clear();
         allow_floods(&mut self.lane.floods, &self.snapshot);
+        self.set_mirrors();
         self.list_sources();
         // Neighbours that are new are asked at once.
         self.next_tick = self.started;
@@ -190,7 +249,7 @@ impl SwitchWorker {
             .snapshot
             .underlay
             .as_ref()
-            .map_or(4789, |underlay| underlay.vxlan_port);
+            .map_or(VXLAN_PORT, |underlay| underlay.vxlan_port);
         for (index, port) in self.lane.ports.iter_mut().enumerate() {
             let Some(port) = port else { continue };
             let view = self.snapshot.port(index as PortIndex);
@@ -198,7 +257,9 @@ impl SwitchWorker {
             port.max_frame = view.map_or(1500, |view| u32::from(view.mtu)) + 18;
             let uplink = view.is_some_and(|view| view.uplink);
             port.parse = self.parsing.options(vxlan_port, uplink);
+            port.answers = !uplink;
         }
+        self.lane.geneve_options = known_geneve_options(&self.snapshot, &self.parsing);
         if !self.parsing.extras {
             // The parser leaves alone what it does not fetch.
             for frame in self.lane.frames.iter_mut() {

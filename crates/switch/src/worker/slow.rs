@@ -146,6 +146,7 @@ impl SwitchWorker {
         let port = frame.in_port;
         if let Some(address) = reaction.learned {
             self.cache.learned(underlay::change_of(address));
+            self.resolve_mirrors();
         }
         if reaction.reply_len > 0 {
             self.lane.send_own(port, &mut reply[..reaction.reply_len]);

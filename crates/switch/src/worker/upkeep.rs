@@ -7,7 +7,7 @@ use sumeru_engine::Tsc;
 use super::SwitchWorker;
 use crate::fdb::change_of;
 use crate::frame::PortIndex;
-use crate::lane::{Attachment, LocalPort};
+use crate::lane::{Attachment, ERRORS_PER_SECOND, LocalPort};
 use crate::ring::Receiver;
 use crate::snapshot::{NetworkId, Snapshot};
 use crate::stats::Drop;
@@ -35,10 +35,14 @@ impl SwitchWorker {
         }
         questions.drain(..).for_each(|remote| self.ask(remote));
         self.questions = questions;
+        self.resolve_mirrors();
         if !new_second {
             return;
         }
         allow_floods(&mut self.lane.floods, &self.snapshot);
+        for port in self.lane.ports.iter_mut().flatten() {
+            port.errors_left = ERRORS_PER_SECOND;
+        }
         if seconds.is_multiple_of(SWEEP) {
             self.cache.begin_sweep();
         }

@@ -300,6 +300,7 @@ impl Node {
             flood_limit,
             ageing_s: 0,
             static_macs: Vec::new(),
+            outer: Default::default(),
         };
         self.switch.set_network(network).unwrap();
     }

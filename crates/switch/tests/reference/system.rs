@@ -165,6 +165,7 @@ fn snapshot() -> Snapshot {
         flood_limit: 0,
         ageing_s: 0,
         static_macs: Vec::new(),
+        outer: Default::default(),
     };
     Snapshot {
         ports: (0..SWITCH_PORTS).map(|index| Some(port(index))).collect(),

@@ -79,7 +79,8 @@ pub enum Policy {
 }
 
 impl Policy {
-    pub(super) const fn value(self, inner: Option<u8>) -> u8 {
+    /// The value, with that of the carried packet if it is IP.
+    pub const fn value(self, inner: Option<u8>) -> u8 {
         match (self, inner) {
             (Policy::Copied(_), Some(inner)) => inner,
             (Policy::Fixed(value) | Policy::Copied(value), _) => value,
@@ -114,8 +115,18 @@ pub struct Outer {
     pub carried: Carried,
 }
 
+impl Outer {
+    /// Bytes of the IP header.
+    pub const fn ip_len(&self) -> usize {
+        match self.underlay {
+            Underlay::Ipv4(..) => Ipv4::LEN,
+            Underlay::Ipv6(..) => Ipv6::LEN,
+        }
+    }
+}
+
 /// Header bytes one after the other.
-pub(super) struct Stack {
+pub(in crate::build) struct Stack {
     pub bytes: [u8; ROOM],
     pub len: usize,
 }
@@ -134,7 +145,7 @@ impl Stack {
 }
 
 /// The link and IP headers.
-pub(super) fn put_network(
+pub(in crate::build) fn put_network(
     stack: &mut Stack,
     outer: &Outer,
     proto: u8,

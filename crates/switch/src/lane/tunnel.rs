@@ -1,0 +1,73 @@
+//! What must hold of a tunnel's headers before they are taken off.
+#![allow(unsafe_code)]
+
+use sumeru_packet::TunnelKind;
+use sumeru_packet::parse::geneve_option_types;
+
+use super::Lane;
+use crate::egress;
+use crate::frame::Frame;
+use crate::stats::{Drop, DropReason};
+
+/// Of the second byte of a Geneve header: a control packet, and a critical option among the options (RFC 8926 section 3.4).
+const GENEVE_CONTROL: u8 = 0x80;
+const GENEVE_CRITICAL: u8 = 0x40;
+/// Of an option's type: who does not know it drops the frame.
+const CRITICAL: u8 = 0x80;
+/// The fixed part of a Geneve header.
+const GENEVE_LEN: usize = 8;
+
+impl Lane {
+    /// Checks the outer checksum and the options of frame `index`, which is in a tunnel.
+    #[inline]
+    pub(super) fn check_tunnel(&self, index: usize) -> Result<(), DropReason> {
+        let frame = &self.frames[index];
+        let outer = frame.layout.outer();
+        let kind = outer.tunnel_kind();
+        if !kind.is_udp() {
+            return Ok(());
+        }
+        let header = frame.header.header();
+        let at = usize::from(outer.l4) + 6;
+        let summed = header.get(at..at + 2).is_some_and(|sum| sum != [0; 2]);
+        // One left to do comes from this host's kernel, and so from no wire.
+        if summed && !frame.offload.verified && !frame.offload.partial_csum && !self.sums_up(frame)
+        {
+            return Err(Drop::TunnelChecksum.into());
+        }
+        if kind != TunnelKind::Geneve {
+            return Ok(());
+        }
+        let at = usize::from(outer.payload);
+        match header.get(at..at + GENEVE_LEN) {
+            Some([_, flags, ..]) if flags & (GENEVE_CONTROL | GENEVE_CRITICAL) == 0 => Ok(()),
+            Some([first, flags, ..]) if flags & GENEVE_CONTROL == 0 => {
+                let len = usize::from(first & 0x3f) * 4;
+                let options = header.get(at + GENEVE_LEN..at + GENEVE_LEN + len);
+                let unknown = |option: (u16, u8)| {
+                    option.1 & CRITICAL != 0 && !self.geneve_options.contains(&option)
+                };
+                match geneve_option_types(options.unwrap_or_default()).any(unknown) {
+                    true => Err(Drop::GeneveOption.into()),
+                    false => Ok(()),
+                }
+            }
+            _ => Err(Drop::GeneveOption.into()),
+        }
+    }
+
+    /// Whether the outer UDP checksum of a frame is right (RFC 768, RFC 8200 section 8.1).
+    #[cold]
+    fn sums_up(&self, frame: &Frame) -> bool {
+        let (header, outer) = (frame.header.header(), frame.layout.outer());
+        let at = usize::from(outer.l4);
+        let Some(field) = header.get(at + 4..at + 6).and_then(|b| b.first_chunk()) else {
+            return false;
+        };
+        let len = u16::from_be_bytes(*field);
+        let mut sum = outer.udp_pseudo_header(header, len.into());
+        // SAFETY: the frame is of the burst in hand, whose memory is mapped.
+        let whole = unsafe { egress::add_to(&mut sum, frame, &self.list, at, len.into()) };
+        whole && sum.folded() == 0xffff
+    }
+}
