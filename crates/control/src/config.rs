@@ -1,5 +1,5 @@
 //! The configuration file: TOML with one `[node]` and any number of `[[network]]`, `[[volume]]`,
-//! `[[port]]`, `[[controller]]` and `[[flow]]`, whose fields are those of the object model. Reading
+//! `[[port]]`, `[[controller]]`, `[[mirror]]`, `[[exporter]]` and `[[flow]]`, whose fields are those of the object model. Reading
 //! goes on after a fault and reports each with its line. It changes nothing by itself.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,6 +9,7 @@
 
 mod connections;
 mod objects;
+mod observers;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,12 +21,13 @@ use serde::Serialize;
 use sumeru_flow::Rule;
 use sumeru_flow::model::{IndirectAction, MeterProfile};
 
-use crate::model::{Controller, Flow, FrameSelection, MeterSpec, Network, Node, Port, Volume};
+use crate::model::{Controller, Exporter, Flow, MeterSpec, Mirror, Network, Node, Port, Volume};
 use crate::settings::SwitchSettings;
 use crate::value::MacAddr;
 
 pub use connections::*;
 pub use objects::*;
+pub use observers::*;
 
 /// Why a data plane did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -210,6 +212,35 @@ pub trait DataPlane: Send {
     fn delete_controller(&mut self, controller: &Controller) -> Done;
     /// What a controller is doing.
     fn controller_state(&self, name: &str) -> Done<ControllerState>;
+
+    /// Begins to copy frames.
+    fn create_mirror(&mut self, mirror: &Mirror) -> Done;
+    /// Changes a mirror.
+    fn update_mirror(&mut self, old: &Mirror, new: &Mirror) -> Done {
+        self.delete_mirror(old)?;
+        self.create_mirror(new).inspect_err(|_| {
+            // What was possible a moment ago is possible again; if not, the first refusal is what counts.
+            let _ = self.create_mirror(old);
+        })
+    }
+    /// Ends a mirror.
+    fn delete_mirror(&mut self, mirror: &Mirror) -> Done;
+    /// What a mirror is doing.
+    fn mirror_state(&self, name: &str) -> Done<MirrorState>;
+
+    /// Begins to tell a collector of flows.
+    fn create_exporter(&mut self, exporter: &Exporter) -> Done;
+    /// Changes an exporter: it tells of the flows that there are, and begins anew.
+    fn update_exporter(&mut self, old: &Exporter, new: &Exporter) -> Done {
+        self.delete_exporter(old)?;
+        self.create_exporter(new).inspect_err(|_| {
+            let _ = self.create_exporter(old);
+        })
+    }
+    /// Ends an exporter; the flows that there are are told of before this returns.
+    fn delete_exporter(&mut self, exporter: &Exporter) -> Done;
+    /// What an exporter is doing.
+    fn exporter_state(&self, name: &str) -> Done<ExporterState>;
 
     /// Counters of every lcore, in the order of the node's list.
     fn lcore_stats(&self) -> Vec<LcoreStats>;
@@ -559,38 +590,4 @@ pub struct TraceOutput {
     pub port: String,
     /// The frame as it would be on that side, in hexadecimal.
     pub frame: String,
-}
-
-/// A capture to start.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Capture {
-    /// Name, unique among the captures that run.
-    pub name: String,
-    /// The file; it must not exist.
-    pub path: String,
-    /// Bytes kept of each frame, 64 ..= 65535.
-    pub snaplen: u32,
-    /// Ends by itself after so many frames.
-    pub max_packets: Option<u64>,
-    /// Ends by itself before the file is longer than this.
-    pub max_bytes: Option<u64>,
-    /// Ends by itself after so many seconds.
-    pub max_seconds: Option<u64>,
-    /// Which frames are written.
-    #[serde(flatten)]
-    pub selection: FrameSelection,
-}
-
-/// A capture that runs, or what a stopped one came to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CaptureState {
-    /// What was asked for.
-    #[serde(flatten)]
-    pub capture: Capture,
-    /// Frames written.
-    pub packets: u64,
-    /// Frames that were lost because the writer could not follow.
-    pub lost: u64,
-    /// Whether it still runs.
-    pub running: bool,
 }

@@ -3,7 +3,7 @@
 //! was found, what was expected and (for files) the line. It knows no object kind.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -144,6 +144,12 @@ impl FromValue for Prefix {
 impl FromValue for IpAddr {
     fn from_value(value: &Value) -> Result<Self, Wrong> {
         parsed(value, "an IPv4 or IPv6 address")
+    }
+}
+
+impl FromValue for SocketAddr {
+    fn from_value(value: &Value) -> Result<Self, Wrong> {
+        parsed(value, "an address with a port, such as 192.0.2.9:4739")
     }
 }
 

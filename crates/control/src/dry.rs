@@ -11,7 +11,8 @@ use sumeru_flow::model::{IndirectAction, MeterProfile};
 
 use crate::dataplane::*;
 use crate::model::{
-    Controller, Flow, FlowObject, Kind, MeterSpec, Network, Node, Port, Volume, named_objects,
+    Controller, Exporter, Flow, FlowObject, Kind, MeterSpec, Mirror, Network, Node, Port, Volume,
+    named_objects,
 };
 use crate::settings::SwitchSettings;
 
@@ -489,6 +490,32 @@ impl DataPlane for DryRun {
             outputs: Vec::new(),
             drop_reason: Some("dry-run".to_owned()),
         })
+    }
+
+    fn create_mirror(&mut self, mirror: &Mirror) -> Done {
+        self.add(Kind::Mirror, mirror.spec.name.clone(), 0)
+    }
+
+    fn delete_mirror(&mut self, mirror: &Mirror) -> Done {
+        self.take(Kind::Mirror, &mirror.spec.name)
+    }
+
+    fn mirror_state(&self, name: &str) -> Done<MirrorState> {
+        self.need(Kind::Mirror, name)?;
+        Ok(MirrorState::default())
+    }
+
+    fn create_exporter(&mut self, exporter: &Exporter) -> Done {
+        self.add(Kind::Exporter, exporter.spec.name.clone(), 0)
+    }
+
+    fn delete_exporter(&mut self, exporter: &Exporter) -> Done {
+        self.take(Kind::Exporter, &exporter.spec.name)
+    }
+
+    fn exporter_state(&self, name: &str) -> Done<ExporterState> {
+        self.need(Kind::Exporter, name)?;
+        Ok(ExporterState::default())
     }
 
     fn capture_start(&mut self, capture: &Capture) -> Done {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::model::{
-    AddressSet, Any, Blocklist, Controller, Flow, Isolation, Kind, Network, Node, Origin, Port,
-    PortKind, SecurityGroup, Volume, check_meters,
+    AddressSet, Any, Blocklist, Controller, Exporter, Flow, FrameSelection, Isolation, Kind,
+    Mirror, MirrorTarget, Network, Node, Origin, Port, PortKind, SecurityGroup, Volume,
+    check_meters,
 };
 
 mod policy;
@@ -76,6 +77,10 @@ impl Inventory {
         blocklist: Blocklist;
         /// The isolation policy of a name.
         isolation: Isolation;
+        /// The mirror of a name.
+        mirror: Mirror;
+        /// The exporter of a name.
+        exporter: Exporter;
     }
 
     /// The object of a kind and name, except the node.
@@ -302,6 +307,7 @@ impl Inventory {
                 node.into_iter()
                     .chain(flows)
                     .chain(self.policies_with(any))
+                    .chain(self.observers_of(&name))
                     .collect()
             }
             _ => Vec::new(),
@@ -359,6 +365,17 @@ impl Inventory {
             }
             Any::AddressSet(_) => Ok(()),
             Any::SecurityGroup(_) | Any::Blocklist(_) | Any::Isolation(_) => self.admit_policy(any),
+            Any::Mirror(mirror) => {
+                let target = match &mirror.spec.target {
+                    MirrorTarget::Port { to_port } => Some(to_port),
+                    MirrorTarget::Collector { .. } => None,
+                };
+                match target.filter(|port| self.port(port).is_none()) {
+                    Some(port) => dangling("to_port", port, Kind::Port),
+                    None => self.admit_selection(&object, &mirror.spec.selection),
+                }
+            }
+            Any::Exporter(exporter) => self.admit_selection(&object, &exporter.spec.selection),
             Any::Flow(flow) => {
                 if self.port(&flow.spec.port).is_none() {
                     return dangling("port", &flow.spec.port, Kind::Port);
@@ -374,6 +391,40 @@ impl Inventory {
                 }
             }
         }
+    }
+
+    fn admit_selection(&self, object: &str, selection: &FrameSelection) -> Result<(), Error> {
+        let absent = selection
+            .ports
+            .iter()
+            .find(|port| self.port(port).is_none());
+        absent.map_or(Ok(()), |name| {
+            Err(Error::Dangling {
+                object: object.to_owned(),
+                field: "ports",
+                name: name.clone(),
+                kind: Kind::Port,
+            })
+        })
+    }
+
+    /// Mirrors and exporters that name a port.
+    fn observers_of(&self, port: &str) -> impl Iterator<Item = String> + use<'_> {
+        let port = port.to_owned();
+        let names = move |any: &&Any| match any {
+            Any::Mirror(mirror) => {
+                let target = &mirror.spec.target;
+                mirror.spec.selection.ports.contains(&port)
+                    || matches!(target, MirrorTarget::Port { to_port } if *to_port == port)
+            }
+            Any::Exporter(exporter) => exporter.spec.selection.ports.contains(&port),
+            _ => false,
+        };
+        let kinds = [Kind::Mirror, Kind::Exporter].into_iter();
+        kinds
+            .flat_map(|kind| self.of(kind))
+            .filter(names)
+            .map(Any::label)
     }
 
     /// Sockets, interfaces and volume files belong to one object each.

@@ -5,6 +5,7 @@
 mod capture;
 mod disks;
 mod flows;
+mod ipfix;
 mod objects;
 mod observe;
 mod report;
@@ -29,10 +30,11 @@ use sumeru_virtio::device::VirtioDevice;
 use sumeru_virtio::vhost_user::{Endpoint, EndpointError};
 
 use self::capture::Recorder;
+use self::observe::LiveExporter;
 use crate::dataplane::*;
 use crate::model::{
-    Controller, Flow, MeterSpec, Network, NetworkSpec, Node, NodeSpec, OuterField, Overlay, Poll,
-    Port, PortKind, PortSpec, SocketMode, Volume,
+    Controller, Exporter, Flow, MeterSpec, Mirror, Network, NetworkSpec, Node, NodeSpec,
+    OuterField, Overlay, Poll, Port, PortKind, PortSpec, SocketMode, Volume,
 };
 use crate::settings::SwitchSettings;
 
@@ -73,6 +75,7 @@ pub struct Local {
     /// Requests by CPU that controllers of before completed.
     past_ios: HashMap<u16, u64>,
     captures: BTreeMap<String, Recorder>,
+    exporters: BTreeMap<String, LiveExporter>,
 }
 
 impl From<SwitchError> for Refusal {
@@ -358,6 +361,12 @@ impl DataPlane for Local {
 
     fn stop(&mut self) {
         self.captures.clear();
+        let exporters: Vec<String> = self.exporters.keys().cloned().collect();
+        for name in exporters {
+            if let Err(error) = self.end_exporter(&name) {
+                tracing::error!(exporter = %name, %error, "its last flows are not told of");
+            }
+        }
         self.controllers.clear();
         for port in self.ports.values_mut() {
             port.endpoint = None;
@@ -643,6 +652,30 @@ impl DataPlane for Local {
 
     fn capture_start(&mut self, capture: &Capture) -> Done {
         self.begin_capture(capture)
+    }
+
+    fn create_mirror(&mut self, mirror: &Mirror) -> Done {
+        self.begin_mirror(&mirror.spec)
+    }
+
+    fn delete_mirror(&mut self, mirror: &Mirror) -> Done {
+        self.end_mirror(&mirror.spec.name)
+    }
+
+    fn mirror_state(&self, name: &str) -> Done<MirrorState> {
+        self.report_mirror(name)
+    }
+
+    fn create_exporter(&mut self, exporter: &Exporter) -> Done {
+        self.begin_exporter(&exporter.spec)
+    }
+
+    fn delete_exporter(&mut self, exporter: &Exporter) -> Done {
+        self.end_exporter(&exporter.spec.name)
+    }
+
+    fn exporter_state(&self, name: &str) -> Done<ExporterState> {
+        self.report_exporter(name)
     }
 
     fn capture_stop(&mut self, name: &str) -> Done<CaptureState> {

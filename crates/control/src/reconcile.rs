@@ -400,6 +400,8 @@ impl Control {
                 self.in_service(&Any::Volume(volume.clone()))?;
                 self.plane.create_controller(controller, &volume)
             }
+            Any::Mirror(mirror) => self.plane.create_mirror(mirror),
+            Any::Exporter(exporter) => self.plane.create_exporter(exporter),
             Any::Flow(_) => return self.plane_flows(&[], std::slice::from_ref(any)),
             Any::AddressSet(_) | Any::SecurityGroup(_) | Any::Blocklist(_) | Any::Isolation(_) => {
                 Ok(())
@@ -430,6 +432,8 @@ impl Control {
                 )?;
                 self.plane.update_port(old, new)
             }
+            (Any::Mirror(old), Any::Mirror(new)) => self.plane.update_mirror(old, new),
+            (Any::Exporter(old), Any::Exporter(new)) => self.plane.update_exporter(old, new),
             // Every field of controllers and flow rules is fixed, so only marks can differ.
             _ => Ok(()),
         };
@@ -443,6 +447,8 @@ impl Control {
             Any::Volume(volume) => self.plane.delete_volume(volume),
             Any::Port(port) => self.plane_delete_port(port),
             Any::Controller(controller) => self.plane.delete_controller(controller),
+            Any::Mirror(mirror) => self.plane.delete_mirror(mirror),
+            Any::Exporter(exporter) => self.plane.delete_exporter(exporter),
             Any::Flow(_) => return self.plane_flows(std::slice::from_ref(any), &[]),
             Any::AddressSet(_) | Any::SecurityGroup(_) | Any::Blocklist(_) | Any::Isolation(_) => {
                 Ok(())

@@ -18,6 +18,7 @@
 //! | [`segment`] | TCP and UDP segmentation plans |
 //! | [`ecn`] | congestion marks across tunnels (RFC 6040) |
 //! | [`build`] | frames made from nothing: ARP, neighbour discovery, ICMP errors, TCP answers; tunnel encapsulation |
+//! | [`ipfix`] | flow records for a collector |
 //! | [`dhcp4`], [`dhcp6`] | requests parsed, answers built |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -37,6 +38,7 @@ pub mod field;
 #[cfg(test)]
 mod golden;
 pub mod headroom;
+pub mod ipfix;
 pub mod key;
 pub mod layout;
 pub mod parse;

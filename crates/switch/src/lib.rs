@@ -7,6 +7,7 @@ pub mod conntrack;
 pub mod edit;
 pub mod egress;
 pub mod fdb;
+pub mod flow_export;
 pub mod frame;
 mod interned;
 pub mod lane;

@@ -5,27 +5,24 @@
 mod batch;
 mod connections;
 mod objects;
+mod observe;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
 use sumeru_engine::publish::Publisher;
-use sumeru_engine::{EngineError, Lcore, PollerId, Watch, spsc};
+use sumeru_engine::{EngineError, Lcore, PollerId, Watch};
 use sumeru_flow::PortRef;
 use sumeru_flow::model::MeterError;
 
-use crate::capture::{Seen, Tap};
 use crate::fdb::Entry;
 use crate::frame::PortIndex;
-use crate::mirror::MirrorView;
 use crate::qos::QosError;
 use crate::ring::QueueFault;
 use crate::rules::RuleError;
 use crate::rules::queue::{FlowQueue, SharedRules, lock};
-use crate::selection::{Selection, Selector};
 use crate::snapshot::{NetworkId, NetworkView, PortView, Snapshot, Underlay};
 use crate::stats::{DropReason, PipelineCounters, PortCounters, Stage};
 use crate::underlay::Neighbour;
@@ -35,11 +32,10 @@ use crate::worker::{SwitchWorker, Traced};
 
 pub use batch::{BatchError, NewRule};
 pub use connections::OwnerMap;
+pub use observe::Capturing;
 
 /// Most ports of a switch.
 pub const MAX_PORTS: usize = 4096;
-/// Frames that may wait for a capture's writer.
-const TAP_DEPTH: usize = 8192;
 
 /// Why the switch did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -123,8 +119,8 @@ pub struct Switch {
     pipeline: Vec<Arc<PipelineCounters>>,
     ports: BTreeMap<PortIndex, PortBlocks>,
     faults: Faults,
-    /// Captures so far.
-    taps: u64,
+    /// Captures and flow meters so far.
+    observers: u64,
 }
 
 impl Switch {
@@ -183,7 +179,7 @@ impl Switch {
             pipeline,
             ports: BTreeMap::new(),
             faults,
-            taps: 0,
+            observers: 0,
         })
     }
 
@@ -462,62 +458,6 @@ impl Switch {
             .owner()
             .call(move |worker, _| worker.trace(port, &mut frame))?)
     }
-
-    /// Starts capturing frames, `snaplen` bytes of each. Answers where they arrive and the number that ends it.
-    ///
-    /// # Errors
-    /// An lcore that is gone.
-    pub fn start_tap(
-        &mut self,
-        selection: Selection,
-        snaplen: u32,
-    ) -> Result<(u64, Capturing), SwitchError> {
-        let (to, seen) = spsc::channel(TAP_DEPTH);
-        let (lost, ended) = (
-            Arc::new(AtomicU64::new(0)),
-            Arc::new(AtomicBool::new(false)),
-        );
-        let tap = Tap {
-            to,
-            selector: Selector::new(selection),
-            snaplen,
-            lost: lost.clone(),
-            ended: ended.clone(),
-        };
-        self.taps += 1;
-        let number = self.taps;
-        self.owner()
-            .call(move |worker, _| worker.add_tap(number, tap))?;
-        Ok((number, Capturing { seen, lost, ended }))
-    }
-
-    /// Ends capturing. The consumer still holds what was seen before.
-    ///
-    /// # Errors
-    /// An lcore that is gone.
-    pub fn stop_tap(&mut self, number: u64) -> Result<(), SwitchError> {
-        Ok(self
-            .owner()
-            .call(move |worker, _| worker.remove_tap(number))?)
-    }
-
-    /// Replaces the mirrors.
-    ///
-    /// # Errors
-    /// An lcore that is gone.
-    pub fn set_mirrors(&mut self, mirrors: Vec<MirrorView>) -> Result<(), SwitchError> {
-        self.change(|snapshot| snapshot.mirrors = mirrors)
-    }
-}
-
-/// A capture's end of what an lcore sees.
-pub struct Capturing {
-    /// Where frames arrive.
-    pub seen: spsc::Consumer<Seen>,
-    /// Those that found no room.
-    pub lost: Arc<AtomicU64>,
-    /// To be set when no more are wanted.
-    pub ended: Arc<AtomicBool>,
 }
 
 fn put_port(snapshot: &mut Snapshot, view: PortView) {

@@ -501,6 +501,9 @@ impl Poller for SwitchWorker {
         if self.cache.sweeping() {
             self.sweep();
         }
+        if self.lane.observers.is_some() {
+            self.lane.sweep_meters();
+        }
         moved
     }
 

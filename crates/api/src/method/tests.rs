@@ -142,6 +142,7 @@ fn every_method_names_a_parameter_of_the_wrong_type() {
                 "members",
                 "rules",
                 "ports",
+                "geneve_options",
                 "networks",
                 "add",
                 "remove",

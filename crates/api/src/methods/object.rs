@@ -43,6 +43,8 @@ macro_rules! objects {
             Method { name: "address-set.update", doc: "Changes fields of an address set; null takes a field back to its default.", params: Params::Changes(Kind::AddressSet, NAME), call: update },
             Method { name: "blocklist.update", doc: "Changes fields of a blocklist; null takes a field back to its default.", params: Params::Changes(Kind::Blocklist, NAME), call: update },
             Method { name: "isolation.update", doc: "Changes fields of an isolation policy; null takes a field back to its default.", params: Params::Changes(Kind::Isolation, NAME), call: update },
+            Method { name: "mirror.update", doc: "Changes fields of a mirror; null takes a field back to its default.", params: Params::Changes(Kind::Mirror, NAME), call: update },
+            Method { name: "exporter.update", doc: "Changes fields of an exporter; null takes a field back to its default.", params: Params::Changes(Kind::Exporter, NAME), call: update },
             Method { name: "node.update", doc: "Changes fields of the node; null takes a field back to its default.", params: Params::Changes(Kind::Node, NONE), call: update },
             Method { name: "volume.resize", doc: "Makes a volume larger; guests that use it are told.", params: Params::Fields(RESIZE), call: resize },
         ]
@@ -59,6 +61,8 @@ pub const METHODS: &[Method] = objects! {
     "security-group" SecurityGroup;
     "blocklist" Blocklist;
     "isolation" Isolation;
+    "mirror" Mirror;
+    "exporter" Exporter;
 };
 
 /// Takes the marks of a new object out of its parameters.
@@ -202,6 +206,8 @@ pub fn view(control: &Control, any: &Any) -> Value {
             .controller_state(&name)
             .ok()
             .and_then(|s| shown(s).ok()),
+        Any::Mirror(_) => plane.mirror_state(&name).ok().and_then(|s| shown(s).ok()),
+        Any::Exporter(_) => plane.exporter_state(&name).ok().and_then(|s| shown(s).ok()),
         _ => None,
     };
     if let Some(state) = state {

@@ -4,10 +4,12 @@
 
 mod address_set;
 mod blocklist;
+mod exporter;
 mod flow;
 mod flow_object;
 mod group_rule;
 mod isolation;
+mod mirror;
 mod network;
 mod node;
 mod port;
@@ -28,12 +30,14 @@ use crate::decode::{Fault, Field, Fields, LineOf, Wrong, show};
 
 pub use address_set::{AddressSetSpec, PREFIXES_MAX};
 pub use blocklist::{Blocked, BlocklistSpec};
+pub use exporter::ExporterSpec;
 pub use flow::FlowSpec;
 pub use flow_object::{
     FlowObject, INDIRECT_FIELDS, METER_IDS, MeterSpec, check_meter_id, check_meters, named_objects,
     read_action, read_indirect,
 };
 pub use isolation::{Isolate, IsolationSpec};
+pub use mirror::{MirrorSpec, MirrorTarget};
 pub use network::{NetworkSpec, Overlay, StaticMac};
 pub use node::{NodeSpec, Poll};
 pub use port::{PortKind, PortSpec};
@@ -65,13 +69,17 @@ pub enum Kind {
     Blocklist,
     /// Which ports or networks may talk to each other.
     Isolation,
+    /// Copies of frames for a port or a collector.
+    Mirror,
+    /// What flows come to, for a collector.
+    Exporter,
     /// A flow rule of a port.
     Flow,
 }
 
 impl Kind {
     /// Every kind, in order of creation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Node,
         Self::Network,
         Self::Volume,
@@ -81,6 +89,8 @@ impl Kind {
         Self::Controller,
         Self::Blocklist,
         Self::Isolation,
+        Self::Mirror,
+        Self::Exporter,
         Self::Flow,
     ];
 
@@ -96,6 +106,8 @@ impl Kind {
             Self::SecurityGroup => "security-group",
             Self::Blocklist => "blocklist",
             Self::Isolation => "isolation",
+            Self::Mirror => "mirror",
+            Self::Exporter => "exporter",
             Self::Flow => "flow",
         }
     }
@@ -260,6 +272,10 @@ pub type SecurityGroup = Object<SecurityGroupSpec>;
 pub type Blocklist = Object<BlocklistSpec>;
 /// An isolation policy.
 pub type Isolation = Object<IsolationSpec>;
+/// A mirror.
+pub type Mirror = Object<MirrorSpec>;
+/// A flow exporter.
+pub type Exporter = Object<ExporterSpec>;
 
 /// An object of any kind. Cheap to clone: objects are immutable once made.
 #[derive(Debug, Clone, PartialEq)]
@@ -284,6 +300,10 @@ pub enum Any {
     Blocklist(Arc<Blocklist>),
     /// An isolation policy.
     Isolation(Arc<Isolation>),
+    /// A mirror.
+    Mirror(Arc<Mirror>),
+    /// A flow exporter.
+    Exporter(Arc<Exporter>),
 }
 
 macro_rules! for_any {
@@ -299,6 +319,8 @@ macro_rules! for_any {
             Any::SecurityGroup($object) => $body,
             Any::Blocklist($object) => $body,
             Any::Isolation($object) => $body,
+            Any::Mirror($object) => $body,
+            Any::Exporter($object) => $body,
         }
     };
 }
@@ -322,7 +344,9 @@ into_any!(
     AddressSet,
     SecurityGroup,
     Blocklist,
-    Isolation
+    Isolation,
+    Mirror,
+    Exporter
 );
 
 impl Any {
@@ -339,6 +363,8 @@ impl Any {
             Self::SecurityGroup(_) => Kind::SecurityGroup,
             Self::Blocklist(_) => Kind::Blocklist,
             Self::Isolation(_) => Kind::Isolation,
+            Self::Mirror(_) => Kind::Mirror,
+            Self::Exporter(_) => Kind::Exporter,
         }
     }
 
@@ -395,6 +421,8 @@ impl Any {
             Self::SecurityGroup(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
             Self::Blocklist(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
             Self::Isolation(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::Mirror(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::Exporter(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
         }
     }
 
@@ -430,6 +458,12 @@ impl Any {
                 .into(),
             Kind::Isolation => marks
                 .object(IsolationSpec::decode(label, map, line_of)?)
+                .into(),
+            Kind::Mirror => marks
+                .object(MirrorSpec::decode(label, map, line_of)?)
+                .into(),
+            Kind::Exporter => marks
+                .object(ExporterSpec::decode(label, map, line_of)?)
                 .into(),
         })
     }
@@ -489,6 +523,8 @@ pub fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::SecurityGroup => SecurityGroupSpec::FIELDS,
         Kind::Blocklist => BlocklistSpec::FIELDS,
         Kind::Isolation => IsolationSpec::FIELDS,
+        Kind::Mirror => MirrorSpec::FIELDS,
+        Kind::Exporter => ExporterSpec::FIELDS,
     }
 }
 

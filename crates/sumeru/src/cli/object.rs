@@ -10,7 +10,7 @@ use super::{Context, say, text};
 use crate::failure::Failure;
 use crate::table::{Table, cell, size};
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 10] = [
     Kind::Port,
     Kind::Network,
     Kind::Volume,
@@ -19,6 +19,8 @@ const KINDS: [Kind; 8] = [
     Kind::SecurityGroup,
     Kind::Blocklist,
     Kind::Isolation,
+    Kind::Mirror,
+    Kind::Exporter,
 ];
 
 pub fn grammars() -> Vec<Command> {
@@ -68,9 +70,15 @@ fn grammar(kind: Kind) -> Command {
         Kind::SecurityGroup => command.about("What may come to ports, and what they may send"),
         Kind::Blocklist => command.about("Addresses that ports have no traffic with"),
         Kind::Isolation => command.about("Ports or networks that may not talk to each other"),
+        Kind::Mirror => command.about("Copies of frames for a port, or for a collector by ERSPAN"),
+        Kind::Exporter => command.about("What flows come to, told to a collector by IPFIX"),
         _ => command.about("virtio-blk devices that serve volumes to guests"),
     };
-    if matches!(kind, Kind::Port | Kind::Network) || kind.is_policy() {
+    if matches!(
+        kind,
+        Kind::Port | Kind::Network | Kind::Mirror | Kind::Exporter
+    ) || kind.is_policy()
+    {
         let mut update = Command::new("update")
             .about(format!("Change a live {noun}"))
             .arg(name());
@@ -111,7 +119,7 @@ fn changeable(kind: Kind) -> impl Iterator<Item = &'static Field> {
     let fixed = match kind {
         Kind::Port => PortSpec::FIXED,
         Kind::Network => NetworkSpec::FIXED,
-        // Every field of a policy may change.
+        // Every field of the others may change.
         _ => &[],
     };
     fields_of(kind)
@@ -309,6 +317,24 @@ fn list(kind: Kind, answer: &Value) -> Result<(), Failure> {
         Kind::SecurityGroup => Table::new(&["NAME", "STATEFUL", "RULES"]),
         Kind::Blocklist => Table::new(&["NAME", "ADDRESS SET", "DIRECTION", "PORTS", "NETWORKS"]),
         Kind::Isolation => Table::new(&["NAME", "MODE", "PORTS", "NETWORKS"]),
+        Kind::Mirror => Table::new(&[
+            "NAME",
+            "PORTS",
+            "DIRECTION",
+            "TO",
+            "PACKETS",
+            "LOST",
+            "STATE",
+        ]),
+        Kind::Exporter => Table::new(&[
+            "NAME",
+            "PORTS",
+            "COLLECTOR",
+            "FLOWS",
+            "RECORDS",
+            "LOST",
+            "STATE",
+        ]),
         _ => Table::new(&["NAME", "VOLUME", "SOCKET", "QUEUES", "STATE"]),
     };
     for object in objects {
@@ -341,6 +367,37 @@ fn list(kind: Kind, answer: &Value) -> Result<(), Failure> {
                 .map(get)
                 .to_vec(),
             Kind::Isolation => ["name", "mode", "ports", "networks"].map(get).to_vec(),
+            Kind::Mirror => {
+                let to = match object["to_port"].as_str() {
+                    Some(port) => format!("port {port}"),
+                    None => format!("{} (ERSPAN {})", get("collector"), get("erspan_type")),
+                };
+                let count = |key: &str| cell(&object["state"][key]);
+                let (packets, lost) = (count("packets"), count("lost"));
+                vec![
+                    get("name"),
+                    ports(object),
+                    get("direction"),
+                    to,
+                    packets,
+                    lost,
+                    state,
+                ]
+            }
+            Kind::Exporter => {
+                let count = |key: &str| cell(&object["state"][key]);
+                let [flows, records, lost] = ["flows", "records", "lost"].map(count);
+                let collector = get("collector");
+                vec![
+                    get("name"),
+                    ports(object),
+                    collector,
+                    flows,
+                    records,
+                    lost,
+                    state,
+                ]
+            }
             Kind::Volume => {
                 let bytes = object["state"]["size"].as_u64().or(object["size"].as_u64());
                 let bytes = bytes.map_or("-".to_owned(), size);
@@ -364,6 +421,14 @@ fn list(kind: Kind, answer: &Value) -> Result<(), Failure> {
         });
     }
     Ok(table.print()?)
+}
+
+/// The ports that frames are chosen of.
+fn ports(object: &Value) -> String {
+    match object["ports"].as_array() {
+        Some(ports) if !ports.is_empty() => cell(&object["ports"]),
+        _ => "(all)".to_owned(),
+    }
 }
 
 /// One word on what an object is doing, or why it is not.

@@ -1,4 +1,4 @@
-//! Who looks at frames besides those who get them: captures, mirrors, flow export. Frames are shown as they come in, before anything is done
+//! Who looks at frames besides those who get them: captures, mirrors, flow meters. Frames are shown as they come in, before anything is done
 //! to them, and as they go out.
 #![allow(unsafe_code)]
 
@@ -10,6 +10,7 @@ use sumeru_virtio::GuestSlice;
 use super::{Lane, send};
 use crate::capture::{Seen, Tap};
 use crate::egress::Outgoing;
+use crate::flow_export::Meter;
 use crate::frame::{MAX_FRAME, PortIndex};
 use crate::mirror::{Mirror, Target};
 use crate::net_header::Accepts;
@@ -26,6 +27,8 @@ pub struct Observers {
     pub taps: Vec<(u64, Tap)>,
     /// Mirrors.
     pub mirrors: Vec<Mirror>,
+    /// Flow meters, likewise.
+    pub meters: Vec<(u64, Meter)>,
     /// UDP port of VXLAN, for looking into tunnels.
     pub vxlan_port: u16,
     /// Room for a frame with other headers in front.
@@ -35,7 +38,7 @@ pub struct Observers {
 impl Observers {
     /// Whether nobody looks.
     pub fn is_empty(&self) -> bool {
-        self.taps.is_empty() && self.mirrors.is_empty()
+        self.taps.is_empty() && self.mirrors.is_empty() && self.meters.is_empty()
     }
 }
 
@@ -54,6 +57,9 @@ impl Lane {
         let copies: Vec<(usize, Seen)> = taps
             .filter_map(|(number, (_, tap))| Some((number, tap.copy(at, frame, list, port)?)))
             .collect();
+        for (_, meter) in &mut observers.meters {
+            meter.see(at, frame, port);
+        }
         self.mirror(&mut observers, index, at);
         self.observers = Some(observers);
         (!copies.is_empty()).then_some(Sighting(copies))
@@ -87,9 +93,23 @@ impl Lane {
                     tap.put(seen);
                 }
             }
+            for (_, meter) in &mut observers.meters {
+                meter.see(at, frame, observers.vxlan_port);
+            }
             self.mirror(&mut observers, index, at);
         }
         self.observers = Some(observers);
+    }
+
+    /// Lets flow meters look for flows that are over.
+    #[cold]
+    pub fn sweep_meters(&mut self) {
+        if let Some(observers) = &mut self.observers {
+            observers
+                .meters
+                .iter_mut()
+                .for_each(|(_, meter)| meter.sweep());
+        }
     }
 
     /// Sends copies of a frame where mirrors want them.

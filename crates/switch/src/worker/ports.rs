@@ -11,6 +11,7 @@ use sumeru_virtio::eventfd::Eventfd;
 use super::upkeep::allow_floods;
 use super::{Source, SwitchWorker};
 use crate::capture::Tap;
+use crate::flow_export::Meter;
 use crate::frame::PortIndex;
 use crate::lane::{Attachment, LocalPort, Observers, RingPair};
 use crate::mirror::Mirror;
@@ -185,6 +186,19 @@ impl SwitchWorker {
     /// Ends the capture of a number.
     pub fn remove_tap(&mut self, number: u64) {
         self.observe(|observers| observers.taps.retain(|(at, _)| *at != number));
+    }
+
+    /// Begins to meter flows under a number of its own.
+    pub fn add_meter(&mut self, number: u64, meter: Meter) {
+        self.observe(|observers| observers.meters.push((number, meter)));
+    }
+
+    /// Ends the meter of a number, which tells of all that it has.
+    pub fn remove_meter(&mut self, number: u64) {
+        self.observe(|observers| {
+            let gone = observers.meters.extract_if(.., |(at, _)| *at == number);
+            gone.for_each(|(_, meter)| meter.finish());
+        });
     }
 
     /// Takes over the mirrors of a new configuration.

@@ -8,7 +8,9 @@ use sumeru_flow::model::IndirectAction;
 
 use crate::dataplane::*;
 use crate::dry::DryRun;
-use crate::model::{Any, Controller, Flow, MeterSpec, Network, Node, Port, Volume};
+use crate::model::{
+    Any, Controller, Exporter, Flow, MeterSpec, Mirror, Network, Node, Port, Volume,
+};
 use crate::settings::SwitchSettings;
 
 /// What was asked of the data plane, and which asking it refuses.
@@ -56,6 +58,10 @@ impl DataPlane for Recorder {
         create_network(network: &Network) "create" network;
         update_network(old: &Network, new: &Network) "change" new;
         delete_network(network: &Network) "delete" network;
+        create_mirror(mirror: &Mirror) "create" mirror;
+        delete_mirror(mirror: &Mirror) "delete" mirror;
+        create_exporter(exporter: &Exporter) "create" exporter;
+        delete_exporter(exporter: &Exporter) "delete" exporter;
         create_port(port: &Port) "create" port;
         update_port(old: &Port, new: &Port) "change" new;
         delete_port(port: &Port) "delete" port;
@@ -204,6 +210,12 @@ impl DataPlane for Recorder {
     }
     fn trace(&mut self, port: &Port, frame: &[u8]) -> Done<Trace> {
         self.inner.trace(port, frame)
+    }
+    fn mirror_state(&self, name: &str) -> Done<MirrorState> {
+        self.inner.mirror_state(name)
+    }
+    fn exporter_state(&self, name: &str) -> Done<ExporterState> {
+        self.inner.exporter_state(name)
     }
     fn capture_start(&mut self, capture: &Capture) -> Done {
         self.inner.capture_start(capture)

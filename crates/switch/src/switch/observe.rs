@@ -1,0 +1,110 @@
+//! Who looks at frames besides those who get them, as control makes them: captures, mirrors, flow meters.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use sumeru_engine::spsc;
+use sumeru_packet::ipfix::Record;
+
+use super::{Switch, SwitchError};
+use crate::capture::{Seen, Tap};
+use crate::flow_export::{Meter, MeterCounters, Timeouts};
+use crate::mirror::MirrorView;
+use crate::selection::{Selection, Selector};
+
+/// Frames that may wait for a capture's writer, and records at least that may wait for an exporter.
+const DEPTH: usize = 8192;
+
+impl Switch {
+    fn number(&mut self) -> u64 {
+        self.observers += 1;
+        self.observers
+    }
+
+    /// Starts capturing frames, `snaplen` bytes of each. Answers where they arrive and the number that ends it.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn start_tap(
+        &mut self,
+        selection: Selection,
+        snaplen: u32,
+    ) -> Result<(u64, Capturing), SwitchError> {
+        let (to, seen) = spsc::channel(DEPTH);
+        let (lost, ended) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let tap = Tap {
+            to,
+            selector: Selector::new(selection),
+            snaplen,
+            lost: lost.clone(),
+            ended: ended.clone(),
+        };
+        let number = self.number();
+        self.owner()
+            .call(move |worker, _| worker.add_tap(number, tap))?;
+        Ok((number, Capturing { seen, lost, ended }))
+    }
+
+    /// Ends capturing. The consumer still holds what was seen before.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn stop_tap(&mut self, number: u64) -> Result<(), SwitchError> {
+        Ok(self
+            .owner()
+            .call(move |worker, _| worker.remove_tap(number))?)
+    }
+
+    /// Replaces the mirrors.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn set_mirrors(&mut self, mirrors: Vec<MirrorView>) -> Result<(), SwitchError> {
+        self.change(|snapshot| snapshot.mirrors = mirrors)
+    }
+
+    /// Starts metering at most `flows` flows at a time. Answers where records arrive and the number that ends it.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn start_meter(
+        &mut self,
+        selection: Selection,
+        timeouts: Timeouts,
+        flows: usize,
+        counters: Arc<MeterCounters>,
+    ) -> Result<(u64, spsc::Consumer<Record>), SwitchError> {
+        // All that is in the table may come at once, when it ends.
+        let (to, records) = spsc::channel(flows.max(DEPTH));
+        let sampling = selection.sample.max(1);
+        let selector = Selector::new(selection);
+        let meter = Meter::new((selector, sampling), timeouts, flows, to, counters);
+        let number = self.number();
+        self.owner()
+            .call(move |worker, _| worker.add_meter(number, meter))?;
+        Ok((number, records))
+    }
+
+    /// Ends metering. The consumer still holds what was told before, and is told of the flows that there were.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn stop_meter(&mut self, number: u64) -> Result<(), SwitchError> {
+        Ok(self
+            .owner()
+            .call(move |worker, _| worker.remove_meter(number))?)
+    }
+}
+
+/// A capture's end of what an lcore sees.
+pub struct Capturing {
+    /// Where frames arrive.
+    pub seen: spsc::Consumer<Seen>,
+    /// Those that found no room.
+    pub lost: Arc<AtomicU64>,
+    /// To be set when no more are wanted.
+    pub ended: Arc<AtomicBool>,
+}
