@@ -1,6 +1,8 @@
 //! Counters over HTTP/1.1 in Prometheus' text format 0.0.4: `GET /metrics`, and nothing else. A request has 8 KiB and ten seconds; the connection is closed
 //! after the answer.
 
+mod observers;
+
 use std::fmt::{Display, Write};
 use std::io;
 use std::sync::Arc;
@@ -239,6 +241,8 @@ pub fn render(control: &Control) -> String {
             ("volume_errors_total", "Requests that failed.", |v| v.errors),
         ],
     );
+    observers::residence(&mut text, control);
+    observers::counters(&mut text, control);
     connections(&mut text, control);
     rules(&mut text, control);
     text.0

@@ -248,6 +248,8 @@ pub trait DataPlane: Send {
     fn port_stats(&self) -> Vec<PortStats>;
     /// Counters of every pipeline stage, in the order that a packet passes them.
     fn stage_stats(&self) -> Vec<StageStats>;
+    /// How long frames stayed in the engine, by lcore; zeroes while that is not measured.
+    fn residence_stats(&self) -> Vec<ResidenceStats>;
     /// Drops by reason; reasons that never happened are included with zero.
     fn drop_stats(&self) -> Vec<DropStats>;
     /// Counters of every volume.

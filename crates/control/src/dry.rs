@@ -454,6 +454,10 @@ impl DataPlane for DryRun {
         Vec::new()
     }
 
+    fn residence_stats(&self) -> Vec<ResidenceStats> {
+        Vec::new()
+    }
+
     fn drop_stats(&self) -> Vec<DropStats> {
         Vec::new()
     }

@@ -6,6 +6,7 @@ mod capture;
 mod disks;
 mod flows;
 mod ipfix;
+mod networks;
 mod objects;
 mod observe;
 mod report;
@@ -19,7 +20,7 @@ use std::time::Duration;
 use sumeru_block::{Bdev, BlkMonitor};
 use sumeru_engine::{EngineError, IdlePolicy, Lcore, LcoreConfig};
 use sumeru_flow::model::{IndirectAction, MeterProfile};
-use sumeru_switch::snapshot::{NetworkView, OuterHeaders, Policy, PortView, Underlay};
+use sumeru_switch::snapshot::{PortView, Underlay};
 use sumeru_switch::switch::{Switch, SwitchError};
 use sumeru_switch::vhost_net::{NetState, VhostNet};
 use sumeru_switch::wire::packet::PacketSocket;
@@ -33,8 +34,8 @@ use self::capture::Recorder;
 use self::observe::LiveExporter;
 use crate::dataplane::*;
 use crate::model::{
-    Controller, Exporter, Flow, MeterSpec, Mirror, Network, NetworkSpec, Node, NodeSpec,
-    OuterField, Overlay, Poll, Port, PortKind, PortSpec, SocketMode, Volume,
+    Controller, Exporter, Flow, MeterSpec, Mirror, Network, NetworkSpec, Node, NodeSpec, Poll,
+    Port, PortKind, PortSpec, SocketMode, Volume,
 };
 use crate::settings::SwitchSettings;
 
@@ -263,47 +264,6 @@ impl Local {
             mac,
         })
     }
-
-    fn network_view(spec: &NetworkSpec) -> NetworkView {
-        NetworkView {
-            id: spec.vni.get(),
-            name: spec.name.as_str().into(),
-            overlay: match spec.overlay {
-                Overlay::Vxlan => sumeru_switch::snapshot::Overlay::Vxlan,
-                Overlay::Geneve => sumeru_switch::snapshot::Overlay::Geneve,
-                Overlay::Gre => sumeru_switch::snapshot::Overlay::Gre,
-            },
-            remotes: spec.remotes.clone(),
-            ports: Vec::new(),
-            flood_limit: spec.flood_limit,
-            ageing_s: spec.ageing_s,
-            static_macs: spec
-                .static_macs
-                .iter()
-                .map(|known| (known.mac.0, known.remote))
-                .collect(),
-            outer: outer_headers(spec),
-        }
-    }
-}
-
-fn outer_headers(spec: &NetworkSpec) -> OuterHeaders {
-    let policy = |field: OuterField, default| match field {
-        OuterField::Fixed(value) => Policy::Fixed(value),
-        OuterField::Copy => Policy::Copied(default),
-    };
-    let default = OuterHeaders::default();
-    let mut options = Vec::new();
-    spec.geneve_options
-        .iter()
-        .for_each(|option| option.encode(&mut options));
-    OuterHeaders {
-        udp_checksum: spec.udp_checksum,
-        ttl: policy(spec.ttl, default.ttl.value(None)),
-        dscp: policy(spec.dscp, default.dscp.value(None)),
-        ecn: spec.ecn,
-        geneve_options: options.into(),
-    }
 }
 
 /// A locally administered address for a port that none was given for; the same at every start.
@@ -342,7 +302,9 @@ impl DataPlane for Local {
             self.lcores.push(Arc::new(lcore));
         }
         let first = self.lcores.get(..1).unwrap_or(&[]);
-        self.switch = Some(Switch::new(first)?);
+        let mut switch = Switch::new(first)?;
+        switch.measure_residence(spec.residence)?;
+        self.switch = Some(switch);
         self.node = spec.clone();
         Ok(())
     }
@@ -355,6 +317,7 @@ impl DataPlane for Local {
                     .to_owned(),
             });
         }
+        self.switch()?.measure_residence(new.spec.residence)?;
         self.node = new.spec.clone();
         self.settle_underlay()
     }
@@ -378,8 +341,7 @@ impl DataPlane for Local {
     }
 
     fn create_network(&mut self, network: &Network) -> Done {
-        self.switch()?
-            .set_network(Self::network_view(&network.spec))?;
+        self.switch()?.set_network(networks::view(&network.spec))?;
         self.networks
             .insert(network.spec.name.clone(), network.spec.clone());
         Ok(())
@@ -625,6 +587,10 @@ impl DataPlane for Local {
 
     fn stage_stats(&self) -> Vec<StageStats> {
         self.report_stages()
+    }
+
+    fn residence_stats(&self) -> Vec<ResidenceStats> {
+        self.report_residence()
     }
 
     fn drop_stats(&self) -> Vec<DropStats> {

@@ -318,10 +318,15 @@ mod tests {
         let templates = SET_HEADER_LEN + 2 * (4 + 4 * (3 + 15));
         assert_eq!(
             sets,
-            [(2, templates), (256, one(&RECORD, 2)), (257, one(&v6, 1))],
-            "the others found no room"
+            [
+                (2, templates),
+                (256, one(&RECORD, 2)),
+                (257, one(&v6, 1)),
+                (256, one(&RECORD, 1))
+            ],
+            "the last found no room"
         );
-        assert_eq!(added, 3);
+        assert_eq!(added, 4);
     }
 
     #[test]

@@ -171,6 +171,8 @@ pub struct Snapshot {
     pub isolated: BTreeSet<PortIndex>,
     /// Mirrors.
     pub mirrors: Vec<MirrorView>,
+    /// Whether it is measured how long frames stay.
+    pub residence: bool,
 }
 
 impl Snapshot {

@@ -194,11 +194,53 @@ impl From<Drop> for DropReason {
     }
 }
 
+/// Upper bounds of the residence times that are told apart, in nanoseconds; there is one class more for those above.
+pub const RESIDENCE_BOUNDS: [u64; 14] = [
+    500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000,
+    2_000_000, 5_000_000, 10_000_000,
+];
+
+/// How long frames stayed in the engine, while that is measured.
+#[derive(Debug)]
+pub struct Residence {
+    classes: [Counter; RESIDENCE_BOUNDS.len() + 1],
+    /// Ticks of all frames together.
+    ticks: Counter,
+}
+
+impl Residence {
+    const fn new() -> Self {
+        Self {
+            classes: [const { Counter::new() }; RESIDENCE_BOUNDS.len() + 1],
+            ticks: Counter::new(),
+        }
+    }
+
+    /// Counts a burst of `frames` that took `ticks`; `bounds` are [`RESIDENCE_BOUNDS`] in ticks.
+    pub fn count(&self, bounds: &[u64; RESIDENCE_BOUNDS.len()], ticks: u64, frames: u64) {
+        let class = bounds.partition_point(|bound| *bound < ticks);
+        self.classes[class].add(frames);
+        self.ticks.add(ticks * frames);
+    }
+
+    /// Frames of each class.
+    pub fn classes(&self) -> impl Iterator<Item = u64> + '_ {
+        self.classes.iter().map(Counter::get)
+    }
+
+    /// Ticks of all frames together.
+    pub fn ticks(&self) -> u64 {
+        self.ticks.get()
+    }
+}
+
 /// One lcore's counts of stages and drops.
 #[derive(Debug)]
 pub struct PipelineCounters {
     stages: [Counter; Stage::ALL.len()],
     drops: [Counter; DropReason::COUNT],
+    /// How long frames stayed.
+    pub residence: Residence,
 }
 
 impl Default for PipelineCounters {
@@ -206,6 +248,7 @@ impl Default for PipelineCounters {
         Self {
             stages: [const { Counter::new() }; Stage::ALL.len()],
             drops: [const { Counter::new() }; DropReason::COUNT],
+            residence: Residence::new(),
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::qos::meter_table::MeterTable;
 use crate::ring::{QueueFault, Sender};
 use crate::rules::{Parsing, RuleView};
 use crate::snapshot::Snapshot;
-use crate::stats::{Drop, DropReason, PipelineCounters, Stage};
+use crate::stats::{Drop, DropReason, PipelineCounters, RESIDENCE_BOUNDS, Stage};
 use crate::track::Track;
 use crate::translate::{Note, Tables};
 use crate::underlay::Neighbours;
@@ -74,6 +74,8 @@ pub struct SwitchWorker {
     tracking: ConnectionSettings,
     /// Which state of the indirect actions was decided by.
     generation: u64,
+    /// Bounds of residence times in ticks.
+    residence_bounds: [u64; RESIDENCE_BOUNDS.len()],
     started: Tsc,
     second: u64,
     millisecond: u64,
@@ -106,6 +108,7 @@ impl SwitchWorker {
             shape: 0,
             tracking: ConnectionSettings::default(),
             generation: 0,
+            residence_bounds: RESIDENCE_BOUNDS.map(|ns| Tsc::ticks(Duration::from_nanos(ns))),
             started,
             second: Tsc::ticks(Duration::from_secs(1)),
             millisecond: Tsc::ticks(Duration::from_millis(1)).max(1),
@@ -143,6 +146,28 @@ impl SwitchWorker {
             fdb: &self.fdb,
             neighbours: &self.neighbours,
         }
+    }
+
+    /// Visits each source once, and measures how long its burst stays: from before it is taken until it was shown to its receivers.
+    #[inline(never)]
+    fn poll_timed(&mut self) -> usize {
+        let mut moved = 0;
+        for next in (0..self.sources.len()).rev() {
+            let Some(source) = self.sources.get(next).copied() else {
+                continue;
+            };
+            let before = Tsc::now();
+            let count = self.poll_source(source);
+            if count > 0 {
+                let ticks = Tsc::now().since(before);
+                let counters = &self.lane.counters;
+                counters
+                    .residence
+                    .count(&self.residence_bounds, ticks, count as u64);
+            }
+            moved += count;
+        }
+        moved
     }
 
     #[inline(always)]
@@ -491,10 +516,14 @@ impl Poller for SwitchWorker {
         }
         self.advance(cx.now);
         let mut moved = 0;
-        // From the end: a source that is taken off the list moves only those that were served already.
-        for next in (0..self.sources.len()).rev() {
-            if let Some(source) = self.sources.get(next) {
-                moved += self.poll_source(*source);
+        if self.snapshot.residence {
+            moved = self.poll_timed();
+        } else {
+            // From the end: a source that is taken off the list moves only those that were served already.
+            for next in (0..self.sources.len()).rev() {
+                if let Some(source) = self.sources.get(next) {
+                    moved += self.poll_source(*source);
+                }
             }
         }
         self.lane.settle();

@@ -169,7 +169,7 @@ fn a_wrong_outer_checksum_is_a_counted_drop() {
         let mut none = bad.clone();
         none[udp + 6..udp + 8].fill(0);
         wire.send(&[&good, &bad]);
-        assert_eq!(guest.frames(), [inner.clone()]);
+        assert_eq!(guest.frames(), std::slice::from_ref(&inner));
         assert_eq!(node.drops(Drop::TunnelChecksum), 1);
         // Without one there is nothing to be wrong (RFC 6935 section 5); what is inside is its receiver's to check.
         wire.send(&[none]);

@@ -179,7 +179,9 @@ fn names_are_nouns_and_verbs_and_occur_once() {
         "flow.meter.create flow.meter.update flow.meter.destroy flow.meter.query flow.meter.list",
         "volume.create volume.delete volume.list volume.show volume.resize",
         "controller.create controller.delete controller.list controller.show",
-        "stats.lcore stats.port stats.stage stats.drop stats.volume trace.packet",
+        "stats.lcore stats.port stats.stage stats.drop stats.residence stats.volume trace.packet",
+        "mirror.create mirror.update mirror.delete mirror.list mirror.show",
+        "exporter.create exporter.update exporter.delete exporter.list exporter.show",
         "capture.start capture.stop capture.list config.save config.load config.check",
         "node.show node.update version fdb.list neighbour.list daemon.stop rpc.methods event.list",
     ] {

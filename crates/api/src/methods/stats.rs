@@ -39,6 +39,12 @@ pub const METHODS: &[Method] = &[
         call: drops,
     },
     Method {
+        name: "stats.residence",
+        doc: "How long frames stay in the engine, while the node's field `residence` is true.",
+        params: Params::Fields(NONE),
+        call: residence,
+    },
+    Method {
         name: "stats.volume",
         doc: "Counters of volumes.",
         params: Params::Fields(NONE),
@@ -84,6 +90,11 @@ fn stage(state: &State, args: Args<'_>) -> Result<Value, Error> {
 fn drops(state: &State, args: Args<'_>) -> Result<Value, Error> {
     args.none()?;
     shown(state.control().plane().drop_stats())
+}
+
+fn residence(state: &State, args: Args<'_>) -> Result<Value, Error> {
+    args.none()?;
+    shown(state.control().plane().residence_stats())
 }
 
 fn volume(state: &State, args: Args<'_>) -> Result<Value, Error> {

@@ -1,4 +1,4 @@
-//! Who looks at frames besides those who get them: captures, mirrors and exporters.
+//! Who looks at frames besides those who get them: captures, mirrors and exporters; and how long frames stay.
 
 use serde::Serialize;
 
@@ -62,4 +62,24 @@ pub struct ExporterState {
     pub records: u64,
     /// Records that were lost here: the exporting thread could not follow, or the system did not send them.
     pub lost: u64,
+}
+
+/// How long frames stayed in the engine: from before their burst was taken until it was shown to its receivers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ResidenceStats {
+    /// The lcore's CPU.
+    pub cpu: u16,
+    /// Frames by how long they stayed, the shortest first.
+    pub classes: Vec<ResidenceClass>,
+    /// Nanoseconds of all frames together.
+    pub sum_ns: u64,
+}
+
+/// Frames that stayed about as long.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ResidenceClass {
+    /// At most so many nanoseconds, and more than the class before; the last has no bound.
+    pub up_to_ns: Option<u64>,
+    /// How many.
+    pub frames: u64,
 }

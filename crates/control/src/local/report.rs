@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use sumeru_engine::Tsc;
 use sumeru_switch::fdb::Target;
-use sumeru_switch::stats::{DropReason, Stage};
+use sumeru_switch::stats::{DropReason, RESIDENCE_BOUNDS, Stage};
 use sumeru_switch::worker::Traced;
 
 use super::{Local, disks};
@@ -160,6 +160,24 @@ impl Local {
             .collect();
         list.sort_by(|a, b| (&a.network, a.mac.0).cmp(&(&b.network, b.mac.0)));
         list
+    }
+
+    pub(super) fn report_residence(&self) -> Vec<ResidenceStats> {
+        let Some(switch) = &self.switch else {
+            return Vec::new();
+        };
+        let one = |(cpu, classes, sum): (usize, Vec<u64>, std::time::Duration)| {
+            let bounds = RESIDENCE_BOUNDS.into_iter().map(Some).chain([None]);
+            let classes = bounds.zip(classes);
+            ResidenceStats {
+                cpu: cpu as u16,
+                classes: classes
+                    .map(|(up_to_ns, frames)| ResidenceClass { up_to_ns, frames })
+                    .collect(),
+                sum_ns: sum.as_nanos() as u64,
+            }
+        };
+        switch.residence().into_iter().map(one).collect()
     }
 
     pub(super) fn report_neighbours(&self) -> Vec<Neighbour> {

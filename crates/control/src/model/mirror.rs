@@ -98,6 +98,10 @@ impl Spec for MirrorSpec {
                 "a unicast address on the underlay",
             );
         }
+        let erspan_type = fields.integer("erspan_type", 2..=3, 2);
+        let session = fields.integer("session", 0..=1023, 1);
+        let index = fields.integer("index", 0..=0xf_ffff, 0);
+        let snaplen = fields.integer("snaplen", 64..=65_535, 65_535);
         let selection = FrameSelection::read(fields, Way::Both);
         let target = match (to_port, collector) {
             (Some(to_port), None) => {
@@ -108,17 +112,15 @@ impl Spec for MirrorSpec {
                 Some(MirrorTarget::Port { to_port })
             }
             (None, Some(collector)) => {
-                let erspan_type = fields.integer("erspan_type", 2..=3, 2);
-                let index = fields.integer("index", 0..=0xf_ffff, 0);
                 if erspan_type == 3 && index > 63 {
                     fields.fault("index", index.to_string(), "0 to 63 with erspan_type = 3");
                 }
                 Some(MirrorTarget::Collector {
                     collector,
                     erspan_type,
-                    session: fields.integer("session", 0..=1023, 1),
+                    session,
                     index,
-                    snaplen: fields.integer("snaplen", 64..=65_535, 65_535),
+                    snaplen,
                 })
             }
             (to_port, _) => {

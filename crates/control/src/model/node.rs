@@ -34,6 +34,8 @@ pub struct NodeSpec {
     pub uplink: Option<String>,
     /// UDP port of VXLAN.
     pub vxlan_port: u16,
+    /// Whether it is measured how long frames stay in the engine.
+    pub residence: bool,
 }
 
 impl Default for NodeSpec {
@@ -47,6 +49,7 @@ impl Default for NodeSpec {
             uplink: None,
             // RFC 7348 section 4.1: the number assigned by IANA.
             vxlan_port: 4789,
+            residence: false,
         }
     }
 }
@@ -81,6 +84,11 @@ impl Spec for NodeSpec {
             "vxlan_port",
             "integer 1..65535",
             "UDP port of VXLAN (default 4789)",
+        ),
+        optional(
+            "residence",
+            "boolean",
+            "measure how long frames stay in the engine, for a few cycles of each burst (default false)",
         ),
     ];
 
@@ -132,6 +140,7 @@ impl Spec for NodeSpec {
             underlay,
             uplink,
             vxlan_port: fields.integer("vxlan_port", 1..=u16::MAX, default.vxlan_port),
+            residence: fields.or("residence", default.residence),
         })
     }
 }

@@ -27,6 +27,13 @@ pub fn grammar() -> Command {
                         .value_name("US")
                         .value_parser(value_parser!(u64))
                         .help("How long an idle lcore spins before it sleeps, microseconds"),
+                )
+                .arg(
+                    Arg::new("residence")
+                        .long("residence")
+                        .value_name("BOOL")
+                        .value_parser(value_parser!(bool))
+                        .help("Whether it is measured how long frames stay in the engine"),
                 ),
         )
 }
@@ -40,6 +47,9 @@ pub fn run(matches: &ArgMatches, context: &mut Context) -> Result<(), Failure> {
             }
             if let Some(spin) = matches.get_one::<u64>("spin_us") {
                 params.insert("spin_us".to_owned(), json!(spin));
+            }
+            if let Some(on) = matches.get_one::<bool>("residence") {
+                params.insert("residence".to_owned(), json!(on));
             }
             context.order("node.update", Value::Object(params), "node changed")
         }

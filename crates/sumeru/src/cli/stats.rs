@@ -1,4 +1,4 @@
-//! `sumeru stats lcore|port|stage|drop|volume`: counters, once. `sumeru top` shows rates.
+//! `sumeru stats lcore|port|stage|drop|residence|volume`: counters, once. `sumeru top` shows rates.
 
 use clap::{Arg, ArgMatches, Command};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::table::{Table, cell};
 
 pub fn grammar() -> Command {
-    let what = ["lcore", "port", "stage", "drop", "volume"];
+    let what = ["lcore", "port", "stage", "drop", "residence", "volume"];
     Command::new("stats")
         .about("Counters")
         .arg(
@@ -89,6 +89,9 @@ fn print(what: &str, answer: &Value) -> Result<(), Failure> {
     if rows.is_empty() {
         return say(&format!("There are no {what} counters."));
     }
+    if what == "residence" {
+        return residence(rows);
+    }
     let columns = columns(what);
     let headings: Vec<&'static str> = columns.iter().map(|(heading, _)| *heading).collect();
     let mut table = Table::new(&headings);
@@ -97,6 +100,29 @@ fn print(what: &str, answer: &Value) -> Result<(), Failure> {
             "busy" | "idle" | "sleep" if what == "lcore" => share(row, &format!("{key}_cycles")),
             key => cell(&row[key]),
         }));
+    }
+    Ok(table.print()?)
+}
+
+/// A class a row, with the share of frames that stayed no longer.
+fn residence(lcores: &[Value]) -> Result<(), Failure> {
+    let mut table = Table::new(&["CPU", "UP-TO-US", "PACKETS", "SHARE"]);
+    for lcore in lcores {
+        let classes = lcore["classes"].as_array().map_or(&[][..], Vec::as_slice);
+        let frames = |class: &Value| class["frames"].as_u64().unwrap_or(0);
+        let all: u64 = classes.iter().map(frames).sum();
+        let mut below = 0;
+        for class in classes {
+            below += frames(class);
+            let bound = class["up_to_ns"].as_f64();
+            let share = 100.0 * below as f64 / all.max(1) as f64;
+            table.row([
+                cell(&lcore["cpu"]),
+                bound.map_or("more".to_owned(), |ns| format!("{}", ns / 1000.0)),
+                frames(class).to_string(),
+                format!("{share:.2}%"),
+            ]);
+        }
     }
     Ok(table.print()?)
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
 
-use sumeru_engine::spsc;
+use sumeru_engine::{Tsc, spsc};
 use sumeru_packet::ipfix::Record;
 
 use super::{Switch, SwitchError};
@@ -64,6 +65,28 @@ impl Switch {
     /// An lcore that is gone.
     pub fn set_mirrors(&mut self, mirrors: Vec<MirrorView>) -> Result<(), SwitchError> {
         self.change(|snapshot| snapshot.mirrors = mirrors)
+    }
+
+    /// Measures from now on how long frames stay in the engine, or no longer.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn measure_residence(&mut self, on: bool) -> Result<(), SwitchError> {
+        if self.snapshot().residence == on {
+            return Ok(());
+        }
+        self.change(|snapshot| snapshot.residence = on)
+    }
+
+    /// How long frames stayed, by lcore: its CPU, frames of each class ([`RESIDENCE_BOUNDS`](crate::stats::RESIDENCE_BOUNDS)), and the time of all together.
+    pub fn residence(&self) -> Vec<(usize, Vec<u64>, Duration)> {
+        let both = self.workers.iter().zip(&self.pipeline);
+        both.map(|(worker, counters)| {
+            let residence = &counters.residence;
+            let sum = Tsc::duration(residence.ticks());
+            (worker.cpu(), residence.classes().collect(), sum)
+        })
+        .collect()
     }
 
     /// Starts metering at most `flows` flows at a time. Answers where records arrive and the number that ends it.

@@ -238,7 +238,7 @@ impl Walk<'_> {
         let tunnel = Tunnel {
             headers,
             tos: whole,
-            mtu: self.path_mtu(outer),
+            mtu: self.path_mtu(outer, ruled.is_some()),
         };
         self.out.ops.push(Op::Encapsulate(Box::new(tunnel)));
         self.put_in_front(outer, header, (class, outer.ttl.value(ttl)));
@@ -252,8 +252,8 @@ impl Walk<'_> {
         true
     }
 
-    /// Longest outer packet that gets to the tunnel's far end, as far as is known.
-    fn path_mtu(&mut self, outer: &Outer) -> u16 {
+    /// Longest outer packet that gets to the tunnel's far end, as far as is known. By which port a rule sends it, it has not said yet.
+    fn path_mtu(&mut self, outer: &Outer, ruled: bool) -> u16 {
         let Some(underlay) = &self.tables.snapshot.underlay else {
             return u16::MAX;
         };
@@ -264,7 +264,7 @@ impl Walk<'_> {
         };
         self.out.rests.on_learned(underlay::change_of(remote));
         let learned = self.tables.neighbours.path_mtu(remote);
-        let own = uplink.map_or(u16::MAX, |port| port.mtu);
+        let own = uplink.filter(|_| !ruled).map_or(u16::MAX, |port| port.mtu);
         learned.map_or(own, |learned| learned.min(own))
     }
 

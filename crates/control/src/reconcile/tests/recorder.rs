@@ -196,6 +196,10 @@ impl DataPlane for Recorder {
     fn stage_stats(&self) -> Vec<StageStats> {
         self.inner.stage_stats()
     }
+    fn residence_stats(&self) -> Vec<ResidenceStats> {
+        self.inner.residence_stats()
+    }
+
     fn drop_stats(&self) -> Vec<DropStats> {
         self.inner.drop_stats()
     }
