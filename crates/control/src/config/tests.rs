@@ -64,7 +64,7 @@ queue_size = 100
     let found = faults(text);
     let expected = [
         r#"line 3: node: lcores is CPU 1 twice, expected each CPU once"#,
-        r#"line 4: node: colour is not a known field, expected one of name, lcores, poll, spin_us, underlay, uplink, vxlan_port"#,
+        r#"line 4: node: colour is not a known field, expected one of name, lcores, poll, spin_us, underlay, uplink, vxlan_port, residence"#,
         r#"line 5: node: underlay is 198.51.100.1/24, expected at most one address of each family"#,
         r#"line 8: port vm1: socket is missing, expected an absolute path of at most 107 bytes"#,
         r#"line 11: port vm1: mtu is 20, expected an integer from 68 to 9216"#,
