@@ -7,7 +7,7 @@ mod connections;
 mod execute;
 mod observe;
 mod too_long;
-mod tunnel;
+pub mod tunnel;
 
 use std::collections::HashMap;
 use std::sync::Arc;

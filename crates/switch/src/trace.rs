@@ -7,6 +7,7 @@ use crate::conntrack::Conntrack;
 use crate::edit;
 use crate::egress::Outgoing;
 use crate::frame::{Frame, PortIndex};
+use crate::lane::tunnel;
 use crate::net_header::Accepts;
 use crate::program::Op;
 use crate::rules::Parsing;
@@ -33,7 +34,8 @@ pub fn run(
         .as_ref()
         .map_or(4789, |underlay| underlay.vxlan_port);
     let uplink = tables.snapshot.port(port).is_some_and(|port| port.uplink);
-    let options = Parsing::of(tables.rules).options(vxlan_port, uplink);
+    let parsing = Parsing::of(tables.rules);
+    let options = parsing.options(vxlan_port, uplink);
     let captured = bytes.len().min(sumeru_packet::HEADER_MAX);
     if let Err(malformed) = parse(
         &bytes[..captured],
@@ -87,6 +89,7 @@ pub fn run(
         list: &list,
         tracks: &decision.tracks,
         connections: connections.map(|(table, _)| table),
+        geneve_options: tunnel::known_geneve_options(tables.snapshot, &parsing),
         traced,
     };
     if let Err(reason) = run.all(&mut frame, &decision.ops) {
@@ -111,6 +114,7 @@ struct Run<'a> {
     list: &'a [GuestSlice],
     tracks: &'a [Track],
     connections: Option<&'a Conntrack>,
+    geneve_options: Vec<(u16, u8)>,
     traced: Traced,
 }
 
@@ -150,6 +154,8 @@ impl Run<'_> {
                 });
                 Ok(())
             }
+            Op::Decapsulate => tunnel::check(frame, self.list, &self.geneve_options)
+                .and_then(|()| edit::apply(frame, op)),
             op => edit::apply(frame, op),
         }
     }

@@ -171,6 +171,9 @@ fn a_wrong_outer_checksum_is_a_counted_drop() {
         wire.send(&[&good, &bad]);
         assert_eq!(guest.frames(), std::slice::from_ref(&inner));
         assert_eq!(node.drops(Drop::TunnelChecksum), 1);
+        let reason = |frame: &Vec<u8>| node.switch.trace(0, frame.clone()).unwrap().dropped;
+        assert_eq!(reason(&bad), Some(Drop::TunnelChecksum.into()));
+        assert_eq!(reason(&good), None);
         // Without one there is nothing to be wrong (RFC 6935 section 5); what is inside is its receiver's to check.
         wire.send(&[none]);
         assert_eq!(guest.frames().len(), 1);

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use sumeru_packet::HEADER_MAX;
 
-use super::{Lane, Outcome};
+use super::{Lane, Outcome, tunnel};
 use crate::edit;
 use crate::egress;
 use crate::frame::{Frame, PortIndex};
@@ -111,7 +111,7 @@ impl Lane {
         match op {
             Op::Decapsulate => {
                 self.counters.passed(Stage::Decapsulate, 1);
-                self.check_tunnel(index)?;
+                tunnel::check(&self.frames[index], &self.list, &self.geneve_options)?;
             }
             Op::Encapsulate(_) => self.counters.passed(Stage::Encapsulate, 1),
             _ => {}

@@ -5,7 +5,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use sumeru_engine::Watch;
-use sumeru_packet::parse::geneve_option_types;
 use sumeru_virtio::eventfd::Eventfd;
 
 use super::upkeep::allow_floods;
@@ -13,36 +12,16 @@ use super::{Source, SwitchWorker};
 use crate::capture::Tap;
 use crate::flow_export::Meter;
 use crate::frame::PortIndex;
+use crate::lane::tunnel::known_geneve_options;
 use crate::lane::{Attachment, LocalPort, Observers, RingPair};
 use crate::mirror::Mirror;
 use crate::ring::{Receiver, Sender};
 use crate::rules::Parsing;
-use crate::snapshot::Snapshot;
 use crate::stats::PortCounters;
 use crate::wire::Wire;
 
 /// UDP port of VXLAN where nothing else is said (RFC 7348 section 5).
 const VXLAN_PORT: u16 = 4789;
-
-/// Geneve options that a network sends, which the other nodes on it send too, or that rules look at.
-fn known_geneve_options(snapshot: &Snapshot, parsing: &Parsing) -> Vec<(u16, u8)> {
-    let mut known: Vec<(u16, u8)> = snapshot
-        .networks
-        .values()
-        .flat_map(|network| geneve_option_types(&network.outer.geneve_options))
-        .chain(
-            parsing
-                .extracts
-                .geneve
-                .iter()
-                .flatten()
-                .map(|o| (o.class, o.kind)),
-        )
-        .collect();
-    known.sort_unstable();
-    known.dedup();
-    known
-}
 
 impl SwitchWorker {
     /// Puts a port of a guest here, without queues yet.
