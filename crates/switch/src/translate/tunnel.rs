@@ -198,7 +198,8 @@ impl Walk<'_> {
             ecn: wanted.tos & ECN == 0,
             port: wanted.ports.1,
             source_port: wanted.ports.0,
-            udp_checksum: matches!(wanted.addresses, TunnelAddresses::V6 { .. }),
+            // A rule has no word for it, and DPDK's back ends send none (RFC 6935).
+            udp_checksum: false,
             carried: Carried::Ethernet,
         };
         self.put_into(&outer, wanted.header, Some(wanted.tos))
