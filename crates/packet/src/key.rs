@@ -340,21 +340,49 @@ impl FlowKey {
     pub fn entropy(&self, layer: crate::Layer) -> u32 {
         let b = layer.base();
         let w = &self.0;
-        let ports = w[b + 2];
-        let (source, destination) = (ports >> 48, ports >> 32 & 0xffff);
-        // Sums and products of both ends do not depend on their order.
-        let mut sum = fold(
-            source.wrapping_add(destination) ^ (ports & 0xff00_0000) << 16,
-            MULTIPLIERS[0],
-        );
-        sum = sum.wrapping_add(fold(w[b + 3].wrapping_add(w[b + 5]), MULTIPLIERS[1]));
-        sum = sum.wrapping_add(fold(w[b + 4].wrapping_add(w[b + 6]), MULTIPLIERS[2]));
-        sum = sum.wrapping_add(fold(
-            (w[b] >> 16).wrapping_add(w[b + 1] >> 16),
-            MULTIPLIERS[3],
-        ));
-        (finish(sum) >> 32) as u32
+        entropy(Ends {
+            ports: w[b + 2],
+            low: [w[b + 3], w[b + 5]],
+            high: [w[b + 4], w[b + 6]],
+            stations: [w[b], w[b + 1]],
+        })
     }
+}
+
+/// The words of a layer that say who talks to whom.
+pub(crate) struct Ends {
+    /// Ports in bits 63..32, the protocol in 31..24.
+    pub ports: u64,
+    /// Low halves of the addresses.
+    pub low: [u64; 2],
+    /// High halves.
+    pub high: [u64; 2],
+    /// MAC addresses in bits 63..16.
+    pub stations: [u64; 2],
+}
+
+/// As [`FlowKey::entropy`].
+#[inline(always)]
+pub(crate) fn entropy(ends: Ends) -> u32 {
+    let Ends {
+        ports,
+        low,
+        high,
+        stations,
+    } = ends;
+    let (source, destination) = (ports >> 48, ports >> 32 & 0xffff);
+    // Sums and products of both ends do not depend on their order.
+    let mut sum = fold(
+        source.wrapping_add(destination) ^ (ports & 0xff00_0000) << 16,
+        MULTIPLIERS[0],
+    );
+    sum = sum.wrapping_add(fold(low[0].wrapping_add(low[1]), MULTIPLIERS[1]));
+    sum = sum.wrapping_add(fold(high[0].wrapping_add(high[1]), MULTIPLIERS[2]));
+    sum = sum.wrapping_add(fold(
+        (stations[0] >> 16).wrapping_add(stations[1] >> 16),
+        MULTIPLIERS[3],
+    ));
+    (finish(sum) >> 32) as u32
 }
 
 impl FlowMask {

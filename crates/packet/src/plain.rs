@@ -5,7 +5,7 @@
 //! gives keys that are equal under the mask, and layouts that are equal.
 
 use crate::field::OUTER_BASE;
-use crate::key::{FlowKey, FlowMask};
+use crate::key::{self, Ends, FlowKey, FlowMask};
 use crate::layout::{L3Kind, Layout};
 use crate::parse::{PROTO_TCP, PROTO_UDP, ParseOptions};
 
@@ -172,6 +172,28 @@ pub fn is_tcp(bytes: &[u8; LEN]) -> bool {
     bytes[at::PROTO] == PROTO_TCP
 }
 
+/// Type of service and time to live of a plain frame.
+#[inline(always)]
+pub(crate) fn marks(bytes: &[u8; LEN]) -> (u8, u8) {
+    (bytes[at::TOS], bytes[at::TTL])
+}
+
+/// What [`FlowKey::entropy`] answers for a plain frame's key.
+#[inline(always)]
+pub fn entropy(bytes: &[u8; LEN]) -> u32 {
+    let be32 = |at: usize| {
+        let [a, b, c, d] = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+        u64::from(u32::from_be_bytes([a, b, c, d]))
+    };
+    let be64 = |at: usize| be32(at) << 32 | be32(at + 4);
+    key::entropy(Ends {
+        ports: be32(at::L4) << 32 | u64::from(bytes[at::PROTO]) << 24,
+        low: [be32(at::SOURCE), be32(at::DESTINATION)],
+        high: [0; 2],
+        stations: [be64(0), be64(6)],
+    })
+}
+
 #[inline(always)]
 fn words(bytes: &[u8; LEN]) -> PlainKey {
     let (words, _) = bytes.as_chunks::<8>();
@@ -268,6 +290,9 @@ mod tests {
             }
             // Only frames too short for it are not read.
             prop_assert!(read_a.is_some() || a.len() < LEN);
+            if let Some(first) = a.first_chunk() {
+                prop_assert_eq!(entropy(first), key.entropy(crate::Layer::Outer));
+            }
             if read_a.is_some() && read_a == read_b {
                 let (other, its_layout) = parsed(&b, &options).expect("as sound as the first");
                 prop_assert_eq!(its_layout, layout);
@@ -307,8 +332,8 @@ mod tests {
         };
         for bit in 0..LEN * 8 {
             let mut other = base;
-            let words = other.first.iter_mut().chain(&mut other.last);
-            *words.skip(bit / 64).next().unwrap() ^= 1 << (bit % 64);
+            let mut words = other.first.iter_mut().chain(&mut other.last);
+            *words.nth(bit / 64).unwrap() ^= 1 << (bit % 64);
             assert!((other.hash() ^ base.hash()).count_ones() > 10, "bit {bit}");
         }
     }

@@ -388,18 +388,22 @@ impl PlainFrame {
         plain::LEN as u32 + self.rest.len()
     }
 
-    /// Writes it behind a header of `lead_len` bytes (10 or 12) into one buffer that is long enough.
+    /// Writes it behind a header of `lead_len` bytes (10 or 12) and `front` into one buffer that is long enough.
     ///
     /// # Safety
     /// The memory behind `to` and the frame is mapped.
     #[inline(always)]
-    pub unsafe fn write(&self, lead_len: u32, to: GuestSlice) {
+    pub unsafe fn write(&self, lead_len: u32, front: &[u8], to: GuestSlice) {
         // SAFETY: the caller's word; all writes are cut to the buffer's length.
         unsafe {
             write_lead(self.lead, lead_len, to);
-            to.write_array(lead_len, &self.bytes);
-            to.skip(lead_len + plain::LEN as u32)
-                .write_slice(&self.rest);
+            let mut at = lead_len;
+            if !front.is_empty() {
+                to.skip(at).write(front);
+                at += front.len() as u32;
+            }
+            to.write_array(at, &self.bytes);
+            to.skip(at + plain::LEN as u32).write_slice(&self.rest);
         }
     }
 }

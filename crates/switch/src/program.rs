@@ -23,6 +23,13 @@ pub struct Tunnel {
     pub mtu: u16,
 }
 
+impl Tunnel {
+    /// Whether its headers ask nothing of a frame but its first bytes, and change nothing of it.
+    pub fn is_front_alone(&self) -> bool {
+        self.tos.is_none() && self.headers.is_front_alone()
+    }
+}
+
 /// What is taken from the front of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Remove {

@@ -423,18 +423,25 @@ impl Receiver {
         self.prepared
     }
 
-    /// Sends a plain frame if its place is one buffer; false when nothing was done. [`Self::finish_plain`] must follow those that are sent in a row, of which `left` are to come.
+    /// Sends a plain frame, with a tunnel's headers in `front` of it or nothing, if its place is one buffer; false when nothing was done. [`Self::finish_plain`] must follow those that are
+    /// sent in a row, of which `left` are to come.
     ///
     /// # Safety
     /// The memory behind the frame is mapped.
     #[inline(always)]
-    pub unsafe fn send_plain(&mut self, frame: &PlainFrame, left: usize, max_frame: u32) -> bool {
+    pub unsafe fn send_plain(
+        &mut self,
+        frame: &PlainFrame,
+        front: &[u8],
+        left: usize,
+        max_frame: u32,
+    ) -> bool {
         if self.filled == self.prepared {
             self.finish_places();
             self.prepare(left);
         }
         let lead_len = u32::from(self.net_header_len);
-        let len = frame.frame_len();
+        let len = frame.frame_len() + front.len() as u32;
         let needed = lead_len + len;
         let Some(place) = self.places[..self.prepared].get(self.filled) else {
             return false;
@@ -446,7 +453,7 @@ impl Receiver {
             return false;
         }
         // SAFETY: the caller's word for the frame; the buffer lies in the queue's memory.
-        unsafe { frame.write(lead_len, place.buffer) };
+        unsafe { frame.write(lead_len, front, place.buffer) };
         self.queue.complete(place.head, needed);
         self.filled += 1;
         true

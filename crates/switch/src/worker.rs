@@ -388,11 +388,9 @@ impl SwitchWorker {
                     if level == Level::Wildcard {
                         self.lane.counters.passed(Stage::WildcardHit, 1);
                     }
+                    self.cache.acquaint(frame, entry, options);
                     match self.cache.hit(entry) {
-                        Hit::Output(quick) => {
-                            self.cache.acquaint(frame, entry, options);
-                            self.lane.send_quick(index, quick)
-                        }
+                        Hit::Output(quick) => self.lane.send_quick(index, quick),
                         Hit::Run(ops, counter) => self.lane.execute(index, ops, counter),
                         Hit::Tracked(track, ops, counter) => {
                             match self.lane.execute_tracked(index, track, ops, counter) {

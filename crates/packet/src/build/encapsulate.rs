@@ -22,6 +22,7 @@ use crate::field::TunnelKind;
 use crate::headroom::{Headroom, ROOM};
 use crate::layout::{L3Kind, LayerLayout, Layout};
 use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTO_GRE, PROTO_UDP};
+use crate::plain;
 use crate::segment::{gre_checksum, tunnel_checksum};
 use crate::view::Udp;
 
@@ -276,6 +277,37 @@ impl Encapsulation {
             frame_len: total,
             pending,
         })
+    }
+
+    /// The outer headers for a plain frame of `frame_len` bytes that begins with `inner`, as [`Self::encapsulate`] puts them, at the start of `out`; their length. `None` when that takes more of
+    /// the frame, or it would be too long.
+    #[inline(always)]
+    pub fn front(
+        &self,
+        inner: &[u8; plain::LEN],
+        frame_len: usize,
+        entropy: u32,
+        out: &mut [u8; ROOM],
+    ) -> Option<usize> {
+        let total = self.len() + frame_len;
+        if !self.is_front_alone() || total > usize::from(u16::MAX) {
+            return None;
+        }
+        let own = out.get_mut(..self.len())?;
+        own.copy_from_slice(self.bytes.get(..self.len())?);
+        let (tos, ttl) = plain::marks(inner);
+        self.fill(own, total, entropy, Some(tos), Some(ttl));
+        Some(self.len())
+    }
+
+    /// Whether nothing but what [`Self::front`] needs is looked at, and nothing else changed.
+    pub const fn is_front_alone(&self) -> bool {
+        matches!(self.carried, Carried::Ethernet) && !self.checksum && self.len != 0
+    }
+
+    /// Bytes before the outer IP header.
+    pub const fn l3(&self) -> u16 {
+        self.layer.l3
     }
 
     /// Lengths, time to live, type of service and source port.

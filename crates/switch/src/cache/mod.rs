@@ -38,6 +38,8 @@ const SIGNATURES: [usize; 2] = [1 << 15, 1 << 23];
 const WAYS: usize = 2;
 /// A program of one output, whose frames may be counted: the port is in the low bits.
 const QUICK: u32 = 1 << 31;
+/// Set in the number of a program that does nothing but put a frame into a tunnel, asking nothing of it but its first bytes, and send it.
+const TUNNEL: u32 = 1 << 30;
 /// Classes of things that this lcore learns, as a power of two.
 const LOCAL_CLASSES: u32 = 16;
 /// Set in a class of this lcore.
@@ -154,6 +156,8 @@ pub struct Quick {
     pub port: PortIndex,
     /// Where it is counted, plus one.
     counter: Option<NonZeroU32>,
+    /// The program that puts a tunnel's headers in front of it, plus one.
+    tunnel: Option<NonZeroU32>,
 }
 
 impl Quick {
@@ -161,6 +165,12 @@ impl Quick {
     #[inline(always)]
     pub fn counter(&self) -> Option<u32> {
         self.counter.map(|counter| counter.get() - 1)
+    }
+
+    /// Whether it goes into a tunnel.
+    #[inline(always)]
+    pub fn is_tunnelled(&self) -> bool {
+        self.tunnel.is_some()
     }
 }
 
@@ -392,7 +402,7 @@ impl Cache {
         let Some(Track::None { decision, .. }) = entry.track else {
             return None;
         };
-        let ops = self.programs.get(entry.program).unwrap_or_default();
+        let ops = self.programs.get(entry.number()).unwrap_or_default();
         let connected = |op: &Op| matches!(op, Op::Track(Track::Connection { .. }));
         (!ops.iter().any(connected)).then_some(decision)
     }
@@ -453,7 +463,7 @@ impl Cache {
             return Hit::Output(entry.quick());
         }
         let (counter, track) = (entry.counter.checked_sub(1), entry.track);
-        let ops = self.programs.get(entry.program).unwrap_or_default();
+        let ops = self.programs.get(entry.number()).unwrap_or_default();
         match track {
             Some(track) => Hit::Tracked(track, ops, counter),
             None => Hit::Run(ops, counter),
@@ -602,16 +612,21 @@ impl Cache {
         {
             return QUICK | u32::from(port);
         }
-        match self.programs.take(&ops) {
+        let tunnel = match &ops[..] {
+            [Op::Encapsulate(tunnel), Op::Output(_)] if quick && tunnel.is_front_alone() => TUNNEL,
+            _ => 0,
+        };
+        let number = match self.programs.take(&ops) {
             Some(number) => number,
             None => self.programs.add(ops.into()),
-        }
+        };
+        number | tunnel
     }
 
     /// One entry less runs a program.
     fn let_go(&mut self, number: u32) {
         if number & QUICK == 0 {
-            self.programs.give(number);
+            self.programs.give(number & !TUNNEL);
         }
     }
 

@@ -1,15 +1,19 @@
 //! Plain frames that are known by their bytes: what the parser, the hash and the compare would come to is looked up by the first 48 bytes of the frame, as far as any decision
 //! of its port looks at them ([`PlainMask`]). It stands in front of the two levels and holds none of their decisions: only which entry they answered.
 //!
-//! Only entries whose frames need nothing but to be sent are found here.
+//! Only entries whose frames need nothing but to be sent, perhaps into a tunnel, are found here.
+
+use std::num::NonZeroU32;
 
 use sumeru_packet::ParseOptions;
 use sumeru_packet::plain::{PlainKey, PlainMask, is_plain};
 use sumeru_virtio::slice::prefetch_read;
 
+use super::table::Entry;
 use super::{Cache, Quick};
 use crate::classifier::Stamps;
 use crate::frame::{Frame, PortIndex};
+use crate::program::{Op, Tunnel};
 
 /// Frames that are told apart, a power of two; 64 bytes each.
 const SLOTS: usize = 1 << 17;
@@ -164,7 +168,31 @@ impl Cache {
         }
         let entry = self.table.get_mut(known.entry)?;
         entry.hits = entry.hits.wrapping_add(1);
-        Some(entry.quick())
+        if entry.is_quick() {
+            return Some(entry.quick());
+        }
+        let (number, counter) = (entry.number(), NonZeroU32::new(entry.counter));
+        let (_, port) = self.tunnelled(number)?;
+        Some(Quick {
+            port,
+            counter,
+            tunnel: NonZeroU32::new(number + 1),
+        })
+    }
+
+    /// The tunnel that a known frame goes into.
+    #[inline(always)]
+    pub fn tunnel(&self, quick: &Quick) -> Option<&Tunnel> {
+        let (tunnel, _) = self.tunnelled(quick.tunnel?.get() - 1)?;
+        Some(tunnel)
+    }
+
+    #[inline(always)]
+    fn tunnelled(&self, number: u32) -> Option<(&Tunnel, PortIndex)> {
+        match self.programs.get(number)? {
+            [Op::Encapsulate(tunnel), Op::Output(port)] => Some((tunnel, *port)),
+            _ => None,
+        }
     }
 
     /// Of a burst of a port, so many frames were known and so many not. Asking is given up for a while if it is for nothing.
@@ -182,16 +210,18 @@ impl Cache {
     /// A parsed frame met an entry: frames with its bytes will be known, if it is plain and the entry of those that need nothing but to be sent.
     #[inline(always)]
     pub fn acquaint(&mut self, frame: &Frame, entry: u32, options: &ParseOptions) {
-        if is_plain(&frame.key, &frame.layout) && frame.offload.is_own_sum_at_most(&frame.layout) {
+        if self.table.get(entry).is_some_and(Entry::is_express)
+            && is_plain(&frame.key, &frame.layout)
+            && frame.offload.is_own_sum_at_most(&frame.layout)
+        {
             self.acquaint_plain(frame, entry, options);
         }
     }
 
     #[inline(never)]
     fn acquaint_plain(&mut self, frame: &Frame, entry: u32, options: &ParseOptions) {
-        let serial = match self.table.get(entry) {
-            Some(entry) if entry.is_quick() => entry.serial,
-            _ => return,
+        let Some(serial) = self.table.get(entry).map(|entry| entry.serial) else {
+            return;
         };
         let port = frame.in_port;
         let Some(masks) = self.ports.get_mut(usize::from(port)) else {

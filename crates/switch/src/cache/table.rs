@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use sumeru_packet::field::{INNER_BASE, OUTER_BASE};
 use sumeru_packet::key::WORDS;
 
-use super::{QUICK, Quick, Rests, Sender};
+use super::{QUICK, Quick, Rests, Sender, TUNNEL};
 use crate::frame::PortIndex;
 use crate::track::Track;
 
@@ -115,7 +115,20 @@ impl Entry {
         Quick {
             port: self.program as PortIndex,
             counter: NonZeroU32::new(self.counter),
+            tunnel: None,
         }
+    }
+
+    /// Whether its frames need nothing but to be sent, perhaps into a tunnel.
+    #[inline(always)]
+    pub fn is_express(&self) -> bool {
+        self.program & (QUICK | TUNNEL) != 0
+    }
+
+    /// The number of its program, if that is not [quick](Self::is_quick).
+    #[inline(always)]
+    pub fn number(&self) -> u32 {
+        self.program & !TUNNEL
     }
 
     /// Whether it holds a decision.

@@ -7,10 +7,12 @@ use crate::cache::{Cache, Quick};
 use crate::egress::PlainFrame;
 use crate::frame::{BURST, PortIndex};
 use crate::lane::open_receiver;
+use crate::net_header::NetHeader;
 use crate::ring::{Sent, Taken};
 use crate::stats::Stage;
 use sumeru_packet::ParseOptions;
-use sumeru_packet::plain::{PlainKey, PlainMask};
+use sumeru_packet::headroom::ROOM;
+use sumeru_packet::plain::{self, PlainKey, PlainMask};
 
 /// The frames of a burst that may be known: how they begin, and where their bytes are looked up.
 pub struct Heads(Box<[Head; BURST]>);
@@ -103,7 +105,8 @@ impl SwitchWorker {
             let head = heads.get(place)?;
             cache.known(&head.key, head.place, source.port, stamps)
         };
-        let (mut done, mut bytes) = (0, 0);
+        let (mut done, mut bytes, mut encapsulated) = (0, 0, 0);
+        let mut room = [0; ROOM];
         let mut next = known(cache, 0);
         while let Some(Quick { port, .. }) = next {
             let Some((receiver, counters, max_frame)) = open_receiver(&mut lane.ports, port) else {
@@ -111,28 +114,37 @@ impl SwitchWorker {
             };
             receiver.fetch_index();
             let mut sent = Sent::default();
+            let before = bytes;
             while let Some(quick) = next.filter(|quick| quick.port == port) {
                 let frame = &heads[done].frame;
+                let Some(front) = front(cache, &quick, frame, &mut room) else {
+                    next = None;
+                    break;
+                };
                 // SAFETY: as above.
-                if !unsafe { receiver.send_plain(frame, asked - done, max_frame) } {
+                if !unsafe { receiver.send_plain(frame, front, asked - done, max_frame) } {
                     next = None;
                     break;
                 }
+                encapsulated += u64::from(!front.is_empty());
+                sent.bytes += front.len() as u64;
                 if let Some(counter) = quick.counter() {
                     lane.rule_counters.count(counter, frame.frame_len());
                 }
                 sent.packets += 1;
-                sent.bytes += u64::from(frame.frame_len());
+                bytes += u64::from(frame.frame_len());
                 done += 1;
                 next = known(cache, done);
             }
             receiver.finish_plain();
             counters.tx_packets.add(sent.packets);
-            counters.tx_bytes.add(sent.bytes);
-            bytes += sent.bytes;
+            counters.tx_bytes.add(sent.bytes + bytes - before);
             lane.went(source.port, port);
         }
         cache.asked_plain(source.port, done, count - done);
+        if encapsulated != 0 {
+            lane.counters.passed(Stage::Encapsulate, encapsulated);
+        }
         self.count_express(source.port, done as u64, bytes);
         done
     }
@@ -147,4 +159,27 @@ impl SwitchWorker {
             self.lane.counters.passed(stage, packets);
         }
     }
+}
+
+/// The tunnel's headers that a known frame gets, if it gets any; `None` when it is not to be sent like this.
+#[inline(always)]
+fn front<'a>(
+    cache: &Cache,
+    quick: &Quick,
+    frame: &PlainFrame,
+    room: &'a mut [u8; ROOM],
+) -> Option<&'a [u8]> {
+    if !quick.is_tunnelled() {
+        return Some(&[]);
+    }
+    let tunnel = cache.tunnel(quick)?;
+    // A sum that is left to do would have to be told from where the frame is then.
+    if frame.lead != NetHeader::NONE {
+        return None;
+    }
+    let (len, entropy) = (frame.frame_len(), plain::entropy(&frame.bytes));
+    let headers = &tunnel.headers;
+    let put = headers.front(&frame.bytes, len as usize, entropy, room)?;
+    let outer_len = put as u32 - u32::from(headers.l3()) + len;
+    (outer_len <= u32::from(tunnel.mtu)).then_some(&room[..put])
 }

@@ -91,6 +91,9 @@ fn any_rule(seed: &mut Seed, about: About) -> (u16, String) {
     let mut actions = actions(seed, about, (group, once), outer, inner);
     if about.plain && !seed.once_in(4) {
         actions = vec!["count".into(), output(seed)];
+        if once && seed.once_in(3) {
+            actions.insert(1, encapsulation(seed));
+        }
     }
     if drops {
         actions = vec!["count".into(), "drop".into()];
