@@ -14,7 +14,7 @@ use naive::run::{Totals, run};
 use naive::system::Guests;
 
 /// Frames of an ordinary run.
-const FRAMES: u64 = 20_000;
+const FRAMES: u64 = 60_000;
 /// Frames between two lines of progress.
 const PROGRESS: u64 = 500_000;
 
