@@ -2,6 +2,7 @@
 //! advertisements, ICMP errors, TCP answers and tunnel encapsulation. Everything is written into buffers of the caller.
 
 mod answer;
+mod echo;
 mod encapsulate;
 mod erspan;
 mod icmp_error;
@@ -9,6 +10,7 @@ mod neighbour;
 mod router;
 mod tcp;
 
+pub use echo::echo_reply;
 pub(crate) use encapsulate::marks;
 pub use encapsulate::{
     Carried, Encapsulated, Encapsulation, GENEVE_OPTIONS_MAX, Outer, Pending, Policy, TunnelHeader,

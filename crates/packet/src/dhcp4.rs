@@ -179,7 +179,7 @@ pub enum Answer {
 }
 
 /// A route for option 121.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     /// Network.
     pub network: Ipv4Addr,

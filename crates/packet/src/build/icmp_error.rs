@@ -1,4 +1,4 @@
-//! ICMP errors about a frame: fragmentation needed (RFC 792, RFC 1191), administratively prohibited, time exceeded, and the
+//! ICMP errors about a frame: fragmentation needed (RFC 792, RFC 1191), unreachable and administratively prohibited, time exceeded, and the
 //! same of ICMPv6 (RFC 4443). The quote is as long as captured bytes and the standards allow.
 //!
 //! Nothing is answered that must not be (RFC 1122 section 3.2.2, RFC 4443 section 2.4 e). Rates are the caller's to limit.
@@ -18,7 +18,7 @@ const IPV6_MAX: usize = 1280;
 const TOS: u8 = 0xc0;
 
 /// What was wrong with a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IcmpError {
     /// Too long for the way it was to go.
     TooBig {
@@ -29,6 +29,12 @@ pub enum IcmpError {
     Prohibited,
     /// Its time to live is used up.
     TimeExceeded,
+    /// There is no way to its network.
+    NoRoute,
+    /// Its receiver does not answer on its link.
+    NoHost,
+    /// Nobody at its receiver takes the port.
+    NoPort,
 }
 
 /// Builds the error into `out`, from `source` to the sender of the frame that `header` and `layer` (its outer layer)
@@ -69,9 +75,15 @@ pub fn icmp_error(
         (IcmpError::TooBig { mtu }, false) => (3, 4, u32::from(mtu)),
         (IcmpError::Prohibited, false) => (3, 13, 0),
         (IcmpError::TimeExceeded, false) => (11, 0, 0),
+        (IcmpError::NoRoute, false) => (3, 0, 0),
+        (IcmpError::NoHost, false) => (3, 1, 0),
+        (IcmpError::NoPort, false) => (3, 3, 0),
         (IcmpError::TooBig { mtu }, true) => (2, 0, u32::from(mtu)),
         (IcmpError::Prohibited, true) => (1, 1, 0),
         (IcmpError::TimeExceeded, true) => (3, 0, 0),
+        (IcmpError::NoRoute, true) => (1, 0, 0),
+        (IcmpError::NoHost, true) => (1, 3, 0),
+        (IcmpError::NoPort, true) => (1, 4, 0),
     };
     let most = if v6 { IPV6_MAX - 48 } else { IPV4_MAX - 28 };
     let from = usize::from(layer.l3);

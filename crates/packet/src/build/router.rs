@@ -14,7 +14,7 @@ pub const PREFIXES_MAX: usize = 6;
 pub const DNS_SERVERS_MAX: usize = 4;
 
 /// A prefix of the link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Prefix {
     /// The prefix; bits beyond its length are sent as zero.
     pub address: Ipv6Addr,
