@@ -8,7 +8,7 @@ use sumeru_packet::{L3Kind, Layer, LayerLayout};
 
 use crate::frame::Frame;
 use crate::net_header::{Gso, Offload};
-use crate::program::{Modify, Op, Source, Tunnel};
+use crate::program::{Hop, Modify, Op, Source, Tunnel};
 use crate::stats::{Drop, DropReason};
 
 pub use nat::translate;
@@ -45,6 +45,7 @@ pub fn apply(frame: &mut Frame, op: &Op) -> Result<(), DropReason> {
             .pop_vlan(&mut frame.layout)
             .map(|_| shrink(frame, 4)),
         Op::SwapEth => swap_eth(header, &layer),
+        Op::Hop(hop) => hop_on(header, &layer, hop),
         Op::Modify(change) => return modify(frame, change),
         Op::Decapsulate => {
             let carried = edit::carry_marks_in(header, &frame.layout, false, false);
@@ -53,6 +54,7 @@ pub fn apply(frame: &mut Frame, op: &Op) -> Result<(), DropReason> {
         Op::Unwrap => return decapsulate(frame),
         Op::Encapsulate(tunnel) => return encapsulate(frame, tunnel),
         Op::Replace(front) => return replace::replace(frame, front),
+        Op::Translate(how) => return translate(frame, &how.0, how.1),
         Op::Meter(_)
         | Op::Colour(_)
         | Op::Queue(_)
@@ -64,6 +66,7 @@ pub fn apply(frame: &mut Frame, op: &Op) -> Result<(), DropReason> {
         | Op::Count(_)
         | Op::Flood(_)
         | Op::Output(_)
+        | Op::Answer(_)
         | Op::Consume
         | Op::Drop(_) => Ok(()),
     };
@@ -85,6 +88,12 @@ fn reason(error: EditError) -> DropReason {
 pub fn mark(frame: &mut Frame, dscp: u8) -> Result<(), DropReason> {
     let layer = *frame.layout.outer();
     edit::set_dscp(frame.header.header_mut(), &layer, dscp).map_err(reason)
+}
+
+fn hop_on(header: &mut [u8], layer: &LayerLayout, hop: &Hop) -> Result<(), EditError> {
+    edit::dec_ttl(header, layer)?;
+    edit::set_eth_src(header, layer, hop.src)?;
+    edit::set_eth_dst(header, layer, hop.dst)
 }
 
 fn swap_eth(header: &mut [u8], layer: &LayerLayout) -> Result<(), EditError> {

@@ -8,6 +8,7 @@ mod execute;
 mod observe;
 mod too_long;
 pub mod tunnel;
+mod services;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::frame::{BURST, Frame, PortIndex};
 use crate::program::{Choice, Op};
 use crate::qos::meter_table::{METERS_MAX, MeterTable};
 use crate::ring::{Receiver, Sender, Sent, check_mtu};
+use crate::services::ANSWERS_PER_SECOND;
 use crate::snapshot::NetworkId;
 use crate::stats::{Drop, DropReason, PipelineCounters, PortCounters, Stage};
 use crate::track::{Fresh, Known, MAX_TRACKS, Track};
@@ -75,6 +77,8 @@ pub struct LocalPort {
     pub answers: bool,
     /// ICMP errors that may still be sent by it in this second.
     pub errors_left: u8,
+    /// Answers of the switch that it may still get in this second.
+    answers_left: u32,
     /// Where frames that came in by it went last.
     usual: PortIndex,
     /// Frames of the burst in hand that leave by it.
@@ -93,6 +97,7 @@ impl LocalPort {
             parse: ParseOptions::PLAIN,
             answers: true,
             errors_left: ERRORS_PER_SECOND,
+            answers_left: ANSWERS_PER_SECOND,
             usual: 0,
             pending: ArrayVec::new(),
             steered: ArrayVec::new(),

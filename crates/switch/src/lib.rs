@@ -19,6 +19,7 @@ pub mod qos;
 pub mod ring;
 pub mod rules;
 pub mod selection;
+pub mod services;
 pub mod snapshot;
 pub mod stats;
 pub mod switch;

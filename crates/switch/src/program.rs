@@ -1,14 +1,18 @@
 //! What a decision comes to: the operations that are run on each frame of a flow.
 
+use std::net::IpAddr;
+
 use sumeru_packet::Layer;
 use sumeru_packet::build::Encapsulation;
 use sumeru_packet::edit::{Bits, Change};
 
+use crate::conntrack::{Direction, NatBinding};
 use crate::frame::PortIndex;
 use crate::qos::meter::Colour;
 use crate::qos::meter_table::MeterId;
 use crate::rules::CtChange;
 use crate::rules::action::Spread;
+use crate::services::Answer;
 use crate::stats::DropReason;
 use crate::track::Track;
 
@@ -49,6 +53,19 @@ pub struct Replace {
     pub remove: Remove,
     /// What is put in its place.
     pub header: Box<[u8]>,
+}
+
+/// A hop of a router: what has time to live left goes on with other link-layer addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Hop {
+    /// The router's link-layer address on the next network.
+    pub src: [u8; 6],
+    /// That of the next host.
+    pub dst: [u8; 6],
+    /// Who tells the sender that its packet cannot go on, if anybody does.
+    pub source: Option<IpAddr>,
+    /// Largest packet of the next network.
+    pub mtu: u16,
 }
 
 /// A change of bits of a header.
@@ -127,6 +144,8 @@ impl Op {
 pub enum Op {
     /// Take this for granted; in front of everything else, for the second and later connections of a decision.
     Track(Track),
+    /// Translate always in one way.
+    Translate(Box<(NatBinding, Direction)>),
     /// Translate as the connection says that was looked up as number so many.
     Nat(u8),
     /// Make a connection of the frame that was found to have none when it was looked up as number so many.
@@ -187,6 +206,10 @@ pub enum Op {
     Flood(u32),
     /// Send it to a port. Last, unless the frame goes to several.
     Output(PortIndex),
+    /// One hop of a router.
+    Hop(Box<Hop>),
+    /// The switch answers the port that it came from, and it goes no further.
+    Answer(Box<Answer>),
     /// For the engine itself: ARP, neighbour discovery, echo on the underlay.
     Consume,
     /// Drop it.

@@ -9,6 +9,7 @@ pub use sumeru_packet::build::Policy;
 
 use crate::frame::PortIndex;
 use crate::mirror::{MirrorView, Target};
+use crate::services::Services;
 
 /// A tenant network's identifier on the wire and everywhere here: its VNI, 24 bits.
 pub type NetworkId = u32;
@@ -173,6 +174,8 @@ pub struct Snapshot {
     pub mirrors: Vec<MirrorView>,
     /// Whether it is measured how long frames stay.
     pub residence: bool,
+    /// What the switch itself does for the hosts of a network, where it does anything.
+    pub services: HashMap<NetworkId, Arc<Services>>,
 }
 
 impl Snapshot {

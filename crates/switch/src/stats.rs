@@ -43,6 +43,10 @@ counted! {
         Decapsulate = "decapsulate",
         /// Put into a tunnel.
         Encapsulate = "encapsulate",
+        /// Forwarded by a router.
+        Route = "route",
+        /// Answered by the switch itself: ARP, neighbour discovery, DHCP, echo, ICMP errors.
+        Answer = "answer",
         /// Sent to more than one port.
         Flood = "flood",
         /// Cut into segments on the way out.
@@ -117,6 +121,12 @@ counted! {
         NoUnderlay = "no-underlay",
         /// The remote's link-layer address is not known yet.
         NeighbourUnresolved = "neighbour-unresolved",
+        /// A router has no way to its receiver.
+        NoRoute = "no-route",
+        /// For the switch itself, and nothing that it answers.
+        Unanswered = "unanswered",
+        /// The port asked the switch more than it answers a port in a second.
+        AnswerLimit = "answer-limit",
         /// Answered by the engine itself (ARP, neighbour discovery, echo on the underlay).
         Consumed = "consumed",
         /// The port it would leave by is gone or not up.

@@ -7,7 +7,7 @@ mod connections;
 mod objects;
 mod observe;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -23,6 +23,7 @@ use crate::qos::QosError;
 use crate::ring::QueueFault;
 use crate::rules::RuleError;
 use crate::rules::queue::{FlowQueue, SharedRules, lock};
+use crate::services::Services;
 use crate::snapshot::{NetworkId, NetworkView, PortView, Snapshot, Underlay};
 use crate::stats::{DropReason, PipelineCounters, PortCounters, Stage};
 use crate::underlay::Neighbour;
@@ -330,6 +331,17 @@ impl Switch {
     /// An lcore that is gone.
     pub fn remove_network(&mut self, id: NetworkId) -> Result<(), SwitchError> {
         self.change(|snapshot| drop(snapshot.networks.remove(&id)))
+    }
+
+    /// Replaces what the switch itself does for the hosts of networks.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn set_services(
+        &mut self,
+        services: HashMap<NetworkId, Arc<Services>>,
+    ) -> Result<(), SwitchError> {
+        self.change(|snapshot| snapshot.services = services)
     }
 
     /// Sets or removes the node's tunnel end point.

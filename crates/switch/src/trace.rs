@@ -132,6 +132,15 @@ impl Run<'_> {
             }
             Op::Drop(reason) => Err(*reason),
             Op::Consume => Err(Drop::Consumed.into()),
+            Op::Answer(answer) => {
+                let mut reply = [0; 2048];
+                let question = whole(frame, self.list);
+                let written = answer.write(&mut reply, &question, &frame.layout);
+                let reply = written.and_then(|len| reply.get(..len));
+                let reply = reply.ok_or(Drop::Unanswered)?;
+                self.traced.outputs.push((frame.in_port, reply.to_vec()));
+                Err(Drop::Consumed.into())
+            }
             Op::Nat(number) => match translation(self.tracks, *number, self.connections) {
                 Some((binding, direction)) => edit::translate(frame, &binding, direction),
                 None => Ok(()),

@@ -16,6 +16,8 @@ use crate::fdb::{Fdb, Target, change_of};
 use crate::frame::PortIndex;
 use crate::program::{Op, Sample};
 use crate::rules::{EGRESS_START, RuleView, name_from};
+use crate::services::Services;
+use crate::services::neighbours::Neighbours as Residents;
 use crate::snapshot::{NetworkId, NetworkView, Snapshot};
 use crate::stats::Drop;
 use crate::track::{Tracking, Tracks};
@@ -25,6 +27,7 @@ mod act;
 mod ct;
 mod key;
 mod seen;
+mod services;
 mod tunnel;
 
 use act::Next;
@@ -54,6 +57,8 @@ pub struct Tables<'a> {
     pub fdb: &'a Fdb,
     /// Link-layer addresses on the underlay.
     pub neighbours: &'a Neighbours,
+    /// Link-layer addresses that routers asked for on networks.
+    pub residents: &'a Residents,
 }
 
 /// A decision.
@@ -75,6 +80,8 @@ pub struct Translation {
     pub bridged: usize,
     /// A neighbour whose address is needed.
     pub resolve: Option<IpAddr>,
+    /// A host of a network that a router needs the address of.
+    pub want: Option<(NetworkId, IpAddr)>,
 }
 
 /// Decides what happens to a frame with this key.
@@ -150,6 +157,7 @@ impl<'a> Walk<'a> {
                 learn: None,
                 bridged: 0,
                 resolve: None,
+                want: None,
             },
         }
     }
@@ -333,12 +341,23 @@ impl Walk<'_> {
         if source[0] & 1 != 0 || source == [0; 6] {
             return self.drop(Drop::BadSource);
         }
-        self.out.learn = Some((id, source, from));
         self.out.bridged = self.out.ops.len();
+        let own = |services: &std::sync::Arc<Services>| services.is_here(source);
+        if tables.snapshot.services.get(&id).is_some_and(own) {
+            // Routers of other nodes have the same address; no guest has.
+            if matches!(from, Target::Port(_)) {
+                return self.drop(Drop::BadSource);
+            }
+        } else {
+            self.out.learn = Some((id, source, from));
+        }
         self.out.rests.on_learned(change_of(id, source));
         // Reserved by 802.1D table 7-10 for protocols between neighbours.
         if destination[..5] == [0x01, 0x80, 0xc2, 0, 0] && destination[5] < 0x10 {
             return self.drop(Drop::LinkLocal);
+        }
+        if self.serve(id, from, destination) {
+            return;
         }
         if destination[0] & 1 == 0 {
             self.out.rests.on_learned(change_of(id, destination));

@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::sync::Arc;
 use sumeru_flow::syntax::{Command, parse as parse_command};
 use sumeru_packet::build::FrameBuilder;
 use sumeru_packet::{Layout, ParseOptions, parse};
@@ -9,6 +10,7 @@ use sumeru_packet::{Layout, ParseOptions, parse};
 use crate::cache::{Cache, Decision, Hit};
 use crate::frame::Frame;
 use crate::rules::{Context, RuleTable, compile};
+use crate::services::{Host, Place, Route, Router, Way};
 use crate::snapshot::{PortView, Underlay};
 
 /// Patterns over a small world, so that rules overlap and frames meet them.
@@ -112,7 +114,7 @@ fn seed() -> impl Strategy<Value = Seed> {
         n(),
         (n(), n()),
         vlan,
-        0_u8..6,
+        0_u8..7,
         (n(), n()),
         (n(), n()),
         0_u8..4,
@@ -156,6 +158,13 @@ fn frame_of(seed: &Seed) -> Frame {
             .ethernet(mac(seed.macs.0), mac(seed.macs.1))
             .ipv4(ip(seed.ips.0), ip(seed.ips.1))
             .udp(source, destination),
+        5 => {
+            let [src, dst] = [seed.ips.0, seed.ips.1].map(|n| ip(n).to_be_bytes());
+            let sender = mac(seed.macs.0);
+            let start = [0, 1, 8, 0, 6, 4, 0, 1 + seed.ports.0 / 2];
+            let arp = [&start[..], &sender, &src, &[0; 6], &dst].concat();
+            f.ethertype(0x0806, &arp)
+        }
         _ => f.ethertype(0x88b5, &[0; 46]),
     };
     let len = f.finish().unwrap();
@@ -242,6 +251,45 @@ fn snapshot() -> Snapshot {
     snapshot
 }
 
+/// A router between the two networks, whose addresses are those of frames: some hosts are known, some are asked for, one is the router's own.
+fn join(snapshot: &mut Snapshot) {
+    let ip = |n: u32| IpAddr::V4((0x0a00_0000 + n).into());
+    let route = |n, length, way| Route {
+        prefix: ip(n),
+        length,
+        way,
+    };
+    let router = Arc::new(Router {
+        name: "r".into(),
+        routes: vec![
+            route(0, 31, Way::Link(1)),
+            route(2, 32, Way::Link(2)),
+            route(3, 32, Way::Own),
+        ],
+    });
+    for id in [1, 2] {
+        let mac = [2, 0, 0, 0, 0, id as u8];
+        let host = |n: u8, place| {
+            let mac = [2, 0, 0, 0, 0, n];
+            (ip(n.into()), Host { mac, place })
+        };
+        let remote = Place::Remote("192.0.2.2".parse().unwrap());
+        let hosts = match id {
+            1 => vec![host(0, Place::Port(0)), host(3, Place::Here)],
+            _ => vec![host(2, remote)],
+        };
+        let services = Services {
+            mac,
+            hosts: hosts.into_iter().collect(),
+            router: Some(router.clone()),
+            own: (Some("10.0.0.3".parse().unwrap()), None),
+            mtu: 1500,
+            ..Services::default()
+        };
+        snapshot.services.insert(id, Arc::new(services));
+    }
+}
+
 /// Adds a rule; some make no sense, which the compiler says.
 fn insert(table: &mut RuleTable, id: u32, text: &str) {
     let Ok(Command::Create { port, rule }) = parse_command(text) else {
@@ -287,8 +335,12 @@ proptest! {
     fn a_cached_decision_is_the_fresh_one(
         rules in proptest::collection::vec(rule(), 0..12),
         steps in proptest::collection::vec(step(), 1..150),
+        routed in any::<bool>(),
     ) {
-        let snapshot = snapshot();
+        let mut snapshot = snapshot();
+        if routed {
+            join(&mut snapshot);
+        }
         let mut table = RuleTable::default();
         for (id, rule) in rules.iter().enumerate() {
             insert(&mut table, id as u32, rule);
@@ -296,6 +348,7 @@ proptest! {
         table.publish();
         let (mut view, _) = table.subscribe();
         let (mut fdb, neighbours, mut cache) = (Fdb::default(), Neighbours::default(), Cache::new());
+        let residents = Residents::default();
         cache.adopt(view.rules.version());
         let (mut next, mut now) = (rules.len() as u32, 0);
         for step in steps {
@@ -329,7 +382,7 @@ proptest! {
                     continue;
                 }
             };
-            let tables = Tables { snapshot: &snapshot, rules: &view, fdb: &fdb, neighbours: &neighbours };
+            let tables = Tables { snapshot: &snapshot, rules: &view, fdb: &fdb, neighbours: &neighbours, residents: &residents };
             let frame = frame_of(&seed);
             let key = frame.key;
             let tracking = || Tracking::of(crate::track::Table::Off, &frame, 0, None);

@@ -8,9 +8,11 @@ mod connections;
 mod express;
 mod ports;
 mod report;
+mod services;
 mod slow;
 mod upkeep;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,7 +32,8 @@ use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
 use crate::qos::meter_table::MeterTable;
 use crate::ring::{QueueFault, Sender};
 use crate::rules::{Parsing, RuleView};
-use crate::snapshot::Snapshot;
+use crate::services::neighbours::Neighbours as Residents;
+use crate::snapshot::{NetworkId, Snapshot};
 use crate::stats::{Drop, DropReason, PipelineCounters, RESIDENCE_BOUNDS, Stage};
 use crate::track::Track;
 use crate::translate::{Note, Tables};
@@ -61,6 +64,9 @@ pub struct SwitchWorker {
     cache: Cache,
     fdb: Fdb,
     neighbours: Neighbours,
+    residents: Residents,
+    /// Floating addresses that outside networks were told of.
+    announced: HashSet<(NetworkId, IpAddr)>,
     sources: Vec<Source>,
     received: Vec<Received>,
     heads: express::Heads,
@@ -99,6 +105,8 @@ impl SwitchWorker {
             cache: Cache::new(),
             fdb: Fdb::default(),
             neighbours: Neighbours::default(),
+            residents: Residents::default(),
+            announced: HashSet::new(),
             sources: Vec::with_capacity(64),
             received: Vec::with_capacity(BURST),
             heads: express::Heads::default(),
@@ -145,6 +153,7 @@ impl SwitchWorker {
             rules: &self.rules,
             fdb: &self.fdb,
             neighbours: &self.neighbours,
+            residents: &self.residents,
         }
     }
 

@@ -41,7 +41,7 @@ pub struct Nat {
 }
 
 /// What is rewritten in packets of one direction; what is not named stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Rewrite {
     /// Source address.
     pub src: Option<u128>,
@@ -77,7 +77,7 @@ impl Rewrite {
 }
 
 /// The translation of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NatBinding {
     /// For packets of the opener.
     pub original: Rewrite,

@@ -78,6 +78,8 @@ impl Lane {
                 self.rule_counters.count(*counter, self.frames[index].len);
                 Ok(())
             }
+            Op::Hop(hop) => return self.hop(index, op, hop),
+            Op::Answer(answer) => return ControlFlow::Break(self.answer(index, answer)),
             Op::Consume => return ControlFlow::Break(Outcome::Consume),
             Op::Drop(reason) => Err(*reason),
             Op::Flood(network) => self.flood(*network),
@@ -107,7 +109,7 @@ impl Lane {
     }
 
     /// Changes the frame.
-    fn edit(&mut self, index: usize, op: &Op) -> Result<(), DropReason> {
+    pub(super) fn edit(&mut self, index: usize, op: &Op) -> Result<(), DropReason> {
         match op {
             Op::Decapsulate => {
                 self.counters.passed(Stage::Decapsulate, 1);

@@ -202,6 +202,7 @@ impl SwitchWorker {
         self.cache.invalidate();
         self.fdb.reconcile(&self.snapshot, self.now);
         self.neighbours.reconcile(&self.snapshot);
+        self.residents.reconcile(&self.snapshot);
         self.set_parsing();
         self.lane.floods.clear();
         allow_floods(&mut self.lane.floods, &self.snapshot);

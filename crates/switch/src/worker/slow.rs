@@ -11,6 +11,7 @@ use crate::egress;
 use crate::fdb::change_of;
 use crate::lane::{Connections, Outcome};
 use crate::program::Op;
+use crate::services::neighbours::Wanted;
 use crate::stats::{Drop, Stage};
 use crate::track::{Known, Table, Tracking};
 use crate::translate::{Tables, Translation, translate};
@@ -57,6 +58,7 @@ impl SwitchWorker {
             rules: &self.rules,
             fdb: &self.fdb,
             neighbours: &self.neighbours,
+            residents: &self.residents,
         };
         let frame = &self.lane.frames[index];
         let tracking = match self.lane.connections.as_deref_mut() {
@@ -67,11 +69,18 @@ impl SwitchWorker {
             }) => Tracking::of(Table::Live(table, fragments), frame, *now, known),
             None => Tracking::of(Table::Off, frame, 0, None),
         };
-        let decision = translate(tables, &key, tracking, None);
+        let mut decision = translate(tables, &key, tracking, None);
         if let Some(remote) = decision.resolve
             && self.neighbours.want(remote)
         {
             self.ask(remote);
+        }
+        if let Some((network, address)) = decision.want {
+            match self.residents.want(network, address) {
+                Wanted::Now => self.ask_on(network, address),
+                Wanted::Already => {}
+                Wanted::Refused => decision.once = true,
+            }
         }
         // What was decided before an address was learned may depend on it (a frame to its own sender): it is good for this frame only.
         let news = decision
@@ -124,6 +133,15 @@ impl SwitchWorker {
     #[cold]
     pub(super) fn consume(&mut self, index: usize) {
         self.lane.counters.dropped(Drop::Consumed.into());
+        let in_port = self.lane.frames[index].in_port;
+        let network = self
+            .snapshot
+            .port(in_port)
+            .filter(|port| !port.uplink)
+            .and_then(|port| port.network);
+        if let Some(network) = network {
+            return self.told(index, network);
+        }
         let Some(own) = &self.snapshot.underlay else {
             return;
         };

@@ -43,6 +43,7 @@ impl SwitchWorker {
         for port in self.lane.ports.iter_mut().flatten() {
             port.errors_left = ERRORS_PER_SECOND;
         }
+        self.serve_networks();
         if seconds.is_multiple_of(SWEEP) {
             self.cache.begin_sweep();
         }
