@@ -22,6 +22,7 @@ use sumeru_flow::Rule;
 use sumeru_flow::model::{IndirectAction, MeterProfile};
 
 use crate::model::{Controller, Exporter, Flow, MeterSpec, Mirror, Network, Node, Port, Volume};
+use crate::services::ServiceMap;
 use crate::settings::SwitchSettings;
 use crate::value::MacAddr;
 
@@ -172,6 +173,8 @@ pub trait DataPlane: Send {
     fn replace_rules(&mut self, batch: RuleBatch<'_>) -> Done {
         one_by_one(self, batch)
     }
+    /// Replaces what the switch itself does for the hosts of networks, by VXLAN network identifier.
+    fn set_services(&mut self, services: &ServiceMap) -> Done;
     /// What the rules take.
     fn rule_stats(&self) -> RuleStats;
 

@@ -14,6 +14,7 @@ use crate::model::{
     Controller, Exporter, Flow, FlowObject, Kind, MeterSpec, Mirror, Network, Node, Port, Volume,
     named_objects,
 };
+use crate::services::ServiceMap;
 use crate::settings::SwitchSettings;
 
 /// A meter or indirect action of a port, by the port's index and its number.
@@ -359,6 +360,10 @@ impl DataPlane for DryRun {
                 self.meters.remove(&number);
             }
         }
+        Ok(())
+    }
+
+    fn set_services(&mut self, _: &ServiceMap) -> Done {
         Ok(())
     }
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::model::{
-    AddressSet, Any, Blocklist, Controller, Exporter, Flow, FrameSelection, Isolation, Kind,
-    Mirror, MirrorTarget, Network, Node, Origin, Port, PortKind, SecurityGroup, Volume,
-    check_meters,
+    AddressSet, Any, Blocklist, Controller, Exporter, FloatingIp, Flow, FrameSelection, Isolation,
+    Kind, Mirror, MirrorTarget, Network, Node, Origin, Port, PortKind, Router, SecurityGroup,
+    Subnet, Volume, check_meters,
 };
 
 mod policy;
+mod services;
 
 /// Highest port index there can be, plus one.
 const PORT_INDEXES: u16 = 4096;
@@ -61,6 +62,10 @@ impl Inventory {
     typed! {
         /// The network of a name.
         network: Network;
+        /// The subnet of a name.
+        subnet: Subnet;
+        /// The router of a name.
+        router: Router;
         /// The volume of a name.
         volume: Volume;
         /// The port of a name.
@@ -81,6 +86,8 @@ impl Inventory {
         mirror: Mirror;
         /// The exporter of a name.
         exporter: Exporter;
+        /// The floating IP of a name.
+        floating_ip: FloatingIp;
     }
 
     /// The object of a kind and name, except the node.
@@ -281,6 +288,7 @@ impl Inventory {
                 .ports()
                 .filter(|p| p.spec.network.as_ref() == Some(&name))
                 .map(|p| format!("port {}", p.spec.name))
+                .chain(self.services_with(any))
                 .chain(self.policies_with(any))
                 .collect(),
             Any::AddressSet(_) | Any::SecurityGroup(_) => self.policies_with(any).collect(),
@@ -306,6 +314,7 @@ impl Inventory {
                 flows.truncate(SHOWN);
                 node.into_iter()
                     .chain(flows)
+                    .chain(self.floating_ips_of(&name))
                     .chain(self.policies_with(any))
                     .chain(self.observers_of(&name))
                     .collect()
@@ -363,6 +372,8 @@ impl Inventory {
                 }
                 self.admit_files(any)
             }
+            Any::Subnet(_) | Any::Router(_) => self.admit_service(any),
+            Any::FloatingIp(floating) => self.admit_floating_ip(floating),
             Any::AddressSet(_) => Ok(()),
             Any::SecurityGroup(_) | Any::Blocklist(_) | Any::Isolation(_) => self.admit_policy(any),
             Any::Mirror(mirror) => {
@@ -466,6 +477,8 @@ impl Inventory {
     /// Faults of the whole that no single object shows.
     pub fn check_whole(&self) -> Result<(), Error> {
         self.check_remote_groups()?;
+        self.check_routers()?;
+        self.check_floating_ips()?;
         let Some(uplink) = &self.node.spec.uplink else {
             return Ok(());
         };

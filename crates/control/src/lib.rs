@@ -7,8 +7,9 @@
 //!
 //! | module | what is there |
 //! |---|---|
-//! | [`model`] | the objects: node, network, port, volume, controller, flow, and those of policy |
+//! | [`model`] | the objects: node, network, port, volume, controller, flow, and those of policy and services |
 //! | [`policy`] | security groups, anti-spoofing, blocklists, isolation and rates as flow rules |
+//! | [`services`] | subnets, routers and floating IPs as what the switch itself does for hosts |
 //! | [`value`] | checked scalar types: sizes, MAC addresses, VNIs, interface addresses |
 //! | [`decode`] | one reader for objects written as TOML or JSON, which reports every fault |
 //! | [`config`] | the TOML file: check, read, write |
@@ -34,6 +35,7 @@ pub mod local;
 pub mod model;
 pub mod policy;
 pub mod reconcile;
+pub mod services;
 pub mod settings;
 pub mod store;
 pub mod value;

@@ -37,6 +37,7 @@ use crate::model::{
     Controller, Exporter, Flow, MeterSpec, Mirror, Network, NetworkSpec, Node, NodeSpec, Poll,
     Port, PortKind, PortSpec, SocketMode, Volume,
 };
+use crate::services::ServiceMap;
 use crate::settings::SwitchSettings;
 
 /// A port with what keeps it alive.
@@ -487,6 +488,10 @@ impl DataPlane for Local {
 
     fn replace_rules(&mut self, batch: RuleBatch<'_>) -> Done {
         self.exchange_rules(batch)
+    }
+
+    fn set_services(&mut self, services: &ServiceMap) -> Done {
+        Ok(self.switch()?.set_services(services.clone())?)
     }
 
     fn rule_stats(&self) -> RuleStats {

@@ -12,6 +12,7 @@ mod load;
 mod objects;
 mod policy;
 mod restore;
+mod services;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::event::{Event, Events, What};
 use crate::inventory::Inventory;
 use crate::model::{Any, BlockSize, Kind, Marks, Origin, Port, Spec, VolumeSpec};
 use crate::policy::Policy;
+use crate::services::ServiceMap;
 use crate::store::{Row, Store};
 use crate::value::ByteSize;
 
@@ -84,6 +86,8 @@ pub struct Control {
     /// Ports and controllers whose front end was connected at the last look.
     up: BTreeMap<String, bool>,
     policy: Policy,
+    /// What the data plane does for hosts.
+    services: ServiceMap,
     /// What rules name besides ports.
     objects: Objects,
     /// Why the rules of policies are not in place, if they are not. Ports that need them are out of service then.
@@ -257,6 +261,7 @@ impl Control {
     /// Does all of the changes or none.
     fn apply(&mut self, changes: Vec<Change>) -> Result<(), Error> {
         let policy = changes.iter().any(Change::touches_policy);
+        let services = changes.iter().any(Change::touches_services);
         if policy {
             self.prepare_policy(&changes)?;
         }
@@ -273,6 +278,13 @@ impl Control {
             .and_then(|()| self.inventory.check_whole())
             .and_then(|()| if policy { self.settle_policy() } else { Ok(()) })
             .and_then(|()| {
+                if services {
+                    self.settle_services()
+                } else {
+                    Ok(())
+                }
+            })
+            .and_then(|()| {
                 let rows: Vec<_> = done.iter().map(Change::row).collect();
                 Ok(self.store.commit(&rows)?)
             });
@@ -280,6 +292,9 @@ impl Control {
             self.undo(done);
             if policy {
                 self.resettle_policy();
+            }
+            if services {
+                self.resettle_services();
             }
             return Err(error);
         }
@@ -403,9 +418,14 @@ impl Control {
             Any::Mirror(mirror) => self.plane.create_mirror(mirror),
             Any::Exporter(exporter) => self.plane.create_exporter(exporter),
             Any::Flow(_) => return self.plane_flows(&[], std::slice::from_ref(any)),
-            Any::AddressSet(_) | Any::SecurityGroup(_) | Any::Blocklist(_) | Any::Isolation(_) => {
-                Ok(())
-            }
+            // They are compiled and settled after all.
+            Any::AddressSet(_)
+            | Any::SecurityGroup(_)
+            | Any::Blocklist(_)
+            | Any::Isolation(_)
+            | Any::Subnet(_)
+            | Any::Router(_)
+            | Any::FloatingIp(_) => Ok(()),
         };
         done.map_err(refused("create", any))
     }
@@ -415,8 +435,9 @@ impl Control {
     }
 
     fn plane_replace(&mut self, old: &Any, new: &Any) -> Result<(), Error> {
-        if new.kind().is_policy() || old.spec_map() == new.spec_map() {
-            // Policies are rules, which are settled after all; or only the marks differ, which are none of the data plane's business.
+        let settled = new.kind().is_policy() || new.kind().is_service();
+        if settled || old.spec_map() == new.spec_map() {
+            // Policies are rules, which are settled after all, as services are; or only the marks differ, which are none of the data plane's business.
             return Ok(());
         }
         let done = match (old, new) {
@@ -450,9 +471,14 @@ impl Control {
             Any::Mirror(mirror) => self.plane.delete_mirror(mirror),
             Any::Exporter(exporter) => self.plane.delete_exporter(exporter),
             Any::Flow(_) => return self.plane_flows(std::slice::from_ref(any), &[]),
-            Any::AddressSet(_) | Any::SecurityGroup(_) | Any::Blocklist(_) | Any::Isolation(_) => {
-                Ok(())
-            }
+            // They are compiled and settled after all.
+            Any::AddressSet(_)
+            | Any::SecurityGroup(_)
+            | Any::Blocklist(_)
+            | Any::Isolation(_)
+            | Any::Subnet(_)
+            | Any::Router(_)
+            | Any::FloatingIp(_) => Ok(()),
         };
         done.map_err(refused("delete", any))
     }

@@ -6,9 +6,9 @@
 mod connections;
 mod execute;
 mod observe;
+mod services;
 mod too_long;
 pub mod tunnel;
-mod services;
 
 use std::collections::HashMap;
 use std::sync::Arc;

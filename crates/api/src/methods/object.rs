@@ -1,4 +1,4 @@
-//! `port.*`, `network.*`, `volume.*`, `controller.*` and `node.update`: objects are made, changed,
+//! `port.*`, `network.*`, `subnet.*`, `router.*`, `floating-ip.*`, `volume.*`, `controller.*` and `node.update`: objects are made, changed,
 //! deleted and shown in one way, whatever their kind.
 
 use serde_json::{Map, Value, json};
@@ -39,6 +39,9 @@ macro_rules! objects {
             )*
             Method { name: "port.update", doc: "Changes fields of a live port; null takes a field back to its default.", params: Params::Changes(Kind::Port, NAME), call: update },
             Method { name: "network.update", doc: "Changes fields of a live network; null takes a field back to its default.", params: Params::Changes(Kind::Network, NAME), call: update },
+            Method { name: "subnet.update", doc: "Changes fields of a live subnet; null takes a field back to its default.", params: Params::Changes(Kind::Subnet, NAME), call: update },
+            Method { name: "router.update", doc: "Changes fields of a live router; null takes a field back to its default.", params: Params::Changes(Kind::Router, NAME), call: update },
+            Method { name: "floating-ip.update", doc: "Changes fields of a floating IP; null takes a field back to its default.", params: Params::Changes(Kind::FloatingIp, NAME), call: update },
             Method { name: "security-group.update", doc: "Changes fields of a group; null takes a field back to its default.", params: Params::Changes(Kind::SecurityGroup, NAME), call: update },
             Method { name: "address-set.update", doc: "Changes fields of an address set; null takes a field back to its default.", params: Params::Changes(Kind::AddressSet, NAME), call: update },
             Method { name: "blocklist.update", doc: "Changes fields of a blocklist; null takes a field back to its default.", params: Params::Changes(Kind::Blocklist, NAME), call: update },
@@ -55,6 +58,9 @@ macro_rules! objects {
 pub const METHODS: &[Method] = objects! {
     "port" Port;
     "network" Network;
+    "subnet" Subnet;
+    "router" Router;
+    "floating-ip" FloatingIp;
     "volume" Volume;
     "controller" Controller;
     "address-set" AddressSet;

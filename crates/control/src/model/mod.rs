@@ -5,6 +5,7 @@
 mod address_set;
 mod blocklist;
 mod exporter;
+mod floating_ip;
 mod flow;
 mod flow_object;
 mod group_rule;
@@ -14,8 +15,10 @@ mod network;
 mod node;
 mod port;
 mod port_policy;
+mod router;
 mod security_group;
 mod selection;
+mod subnet;
 mod tunnel;
 mod volume;
 
@@ -31,6 +34,7 @@ use crate::decode::{Fault, Field, Fields, LineOf, Wrong, show};
 pub use address_set::{AddressSetSpec, PREFIXES_MAX};
 pub use blocklist::{Blocked, BlocklistSpec};
 pub use exporter::ExporterSpec;
+pub use floating_ip::FloatingIpSpec;
 pub use flow::FlowSpec;
 pub use flow_object::{
     FlowObject, INDIRECT_FIELDS, METER_IDS, MeterSpec, check_meter_id, check_meters, named_objects,
@@ -42,8 +46,10 @@ pub use network::{NetworkSpec, Overlay, StaticMac};
 pub use node::{NodeSpec, Poll};
 pub use port::{PortKind, PortSpec};
 pub use port_policy::{AllowedAddress, BURST_MS, PortPolicy};
+pub use router::RouterSpec;
 pub use security_group::{Direction, GroupRule, Member, Protocol, Remote, SecurityGroupSpec};
 pub use selection::{FrameSelection, HeaderPattern, Way};
+pub use subnet::{RouteSpec, SubnetSpec};
 pub use tunnel::{GeneveOption, OuterField};
 pub use volume::{BlockSize, ControllerSpec, VolumeKind, VolumeSpec};
 
@@ -55,6 +61,10 @@ pub enum Kind {
     Node,
     /// A tenant network.
     Network,
+    /// Addresses of a network.
+    Subnet,
+    /// A router between networks.
+    Router,
     /// A block device.
     Volume,
     /// A named set of addresses.
@@ -69,6 +79,8 @@ pub enum Kind {
     Blocklist,
     /// Which ports or networks may talk to each other.
     Isolation,
+    /// An address outside that stands for a port's.
+    FloatingIp,
     /// Copies of frames for a port or a collector.
     Mirror,
     /// What flows come to, for a collector.
@@ -79,9 +91,11 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in order of creation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Node,
         Self::Network,
+        Self::Subnet,
+        Self::Router,
         Self::Volume,
         Self::AddressSet,
         Self::SecurityGroup,
@@ -89,6 +103,7 @@ impl Kind {
         Self::Controller,
         Self::Blocklist,
         Self::Isolation,
+        Self::FloatingIp,
         Self::Mirror,
         Self::Exporter,
         Self::Flow,
@@ -99,6 +114,8 @@ impl Kind {
         match self {
             Self::Node => "node",
             Self::Network => "network",
+            Self::Subnet => "subnet",
+            Self::Router => "router",
             Self::Volume => "volume",
             Self::Port => "port",
             Self::Controller => "controller",
@@ -108,6 +125,7 @@ impl Kind {
             Self::Isolation => "isolation",
             Self::Mirror => "mirror",
             Self::Exporter => "exporter",
+            Self::FloatingIp => "floating-ip",
             Self::Flow => "flow",
         }
     }
@@ -119,6 +137,12 @@ impl Kind {
             self,
             Self::AddressSet | Self::SecurityGroup | Self::Blocklist | Self::Isolation
         )
+    }
+
+    /// Whether the kind exists for what the switch itself does for hosts (see [`crate::services`]); the data plane never hears of
+    /// its objects.
+    pub fn is_service(self) -> bool {
+        matches!(self, Self::Subnet | Self::Router | Self::FloatingIp)
     }
 
     /// The kind of a word.
@@ -256,6 +280,10 @@ impl<S: Spec> Object<S> {
 pub type Node = Object<NodeSpec>;
 /// A tenant network.
 pub type Network = Object<NetworkSpec>;
+/// Addresses of a network.
+pub type Subnet = Object<SubnetSpec>;
+/// A router between networks.
+pub type Router = Object<RouterSpec>;
 /// A port of the switch.
 pub type Port = Object<PortSpec>;
 /// A block device.
@@ -270,6 +298,8 @@ pub type AddressSet = Object<AddressSetSpec>;
 pub type SecurityGroup = Object<SecurityGroupSpec>;
 /// A blocklist.
 pub type Blocklist = Object<BlocklistSpec>;
+/// An address outside that stands for a port's.
+pub type FloatingIp = Object<FloatingIpSpec>;
 /// An isolation policy.
 pub type Isolation = Object<IsolationSpec>;
 /// A mirror.
@@ -284,6 +314,10 @@ pub enum Any {
     Node(Arc<Node>),
     /// A tenant network.
     Network(Arc<Network>),
+    /// Addresses of a network.
+    Subnet(Arc<Subnet>),
+    /// A router between networks.
+    Router(Arc<Router>),
     /// A block device.
     Volume(Arc<Volume>),
     /// A port of the switch.
@@ -304,6 +338,8 @@ pub enum Any {
     Mirror(Arc<Mirror>),
     /// A flow exporter.
     Exporter(Arc<Exporter>),
+    /// An address outside that stands for a port's.
+    FloatingIp(Arc<FloatingIp>),
 }
 
 macro_rules! for_any {
@@ -311,6 +347,8 @@ macro_rules! for_any {
         match $any {
             Any::Node($object) => $body,
             Any::Network($object) => $body,
+            Any::Subnet($object) => $body,
+            Any::Router($object) => $body,
             Any::Volume($object) => $body,
             Any::Port($object) => $body,
             Any::Controller($object) => $body,
@@ -321,6 +359,7 @@ macro_rules! for_any {
             Any::Isolation($object) => $body,
             Any::Mirror($object) => $body,
             Any::Exporter($object) => $body,
+            Any::FloatingIp($object) => $body,
         }
     };
 }
@@ -337,6 +376,8 @@ macro_rules! into_any {
 into_any!(
     Node,
     Network,
+    Subnet,
+    Router,
     Volume,
     Port,
     Controller,
@@ -346,7 +387,8 @@ into_any!(
     Blocklist,
     Isolation,
     Mirror,
-    Exporter
+    Exporter,
+    FloatingIp
 );
 
 impl Any {
@@ -355,6 +397,8 @@ impl Any {
         match self {
             Self::Node(_) => Kind::Node,
             Self::Network(_) => Kind::Network,
+            Self::Subnet(_) => Kind::Subnet,
+            Self::Router(_) => Kind::Router,
             Self::Volume(_) => Kind::Volume,
             Self::Port(_) => Kind::Port,
             Self::Controller(_) => Kind::Controller,
@@ -365,6 +409,7 @@ impl Any {
             Self::Isolation(_) => Kind::Isolation,
             Self::Mirror(_) => Kind::Mirror,
             Self::Exporter(_) => Kind::Exporter,
+            Self::FloatingIp(_) => Kind::FloatingIp,
         }
     }
 
@@ -413,6 +458,8 @@ impl Any {
         match self {
             Self::Node(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
             Self::Network(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::Subnet(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::Router(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
             Self::Volume(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
             Self::Port(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
             Self::Controller(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
@@ -423,6 +470,7 @@ impl Any {
             Self::Isolation(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
             Self::Mirror(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
             Self::Exporter(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::FloatingIp(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
         }
     }
 
@@ -438,6 +486,12 @@ impl Any {
             Kind::Node => marks.object(NodeSpec::decode(label, map, line_of)?).into(),
             Kind::Network => marks
                 .object(NetworkSpec::decode(label, map, line_of)?)
+                .into(),
+            Kind::Subnet => marks
+                .object(SubnetSpec::decode(label, map, line_of)?)
+                .into(),
+            Kind::Router => marks
+                .object(RouterSpec::decode(label, map, line_of)?)
                 .into(),
             Kind::Volume => marks
                 .object(VolumeSpec::decode(label, map, line_of)?)
@@ -464,6 +518,9 @@ impl Any {
                 .into(),
             Kind::Exporter => marks
                 .object(ExporterSpec::decode(label, map, line_of)?)
+                .into(),
+            Kind::FloatingIp => marks
+                .object(FloatingIpSpec::decode(label, map, line_of)?)
                 .into(),
         })
     }
@@ -515,6 +572,8 @@ pub fn fields_of(kind: Kind) -> &'static [Field] {
     match kind {
         Kind::Node => NodeSpec::FIELDS,
         Kind::Network => NetworkSpec::FIELDS,
+        Kind::Subnet => SubnetSpec::FIELDS,
+        Kind::Router => RouterSpec::FIELDS,
         Kind::Volume => VolumeSpec::FIELDS,
         Kind::Port => PortSpec::FIELDS,
         Kind::Controller => ControllerSpec::FIELDS,
@@ -525,6 +584,7 @@ pub fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::Isolation => IsolationSpec::FIELDS,
         Kind::Mirror => MirrorSpec::FIELDS,
         Kind::Exporter => ExporterSpec::FIELDS,
+        Kind::FloatingIp => FloatingIpSpec::FIELDS,
     }
 }
 

@@ -12,12 +12,15 @@ use crate::decode::{Field, Fields, FromValue, Name, Wrong, optional, required};
 use crate::value::{MacAddr, Vni};
 
 /// A guest address that is known to be behind a remote tunnel end point, never learned or aged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct StaticMac {
     /// The guest's address.
     pub mac: MacAddr,
     /// The tunnel end point behind which it is.
     pub remote: IpAddr,
+    /// IP addresses that the guest is known to have; ARP and neighbour discovery for them are answered here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// How the frames of a network travel between nodes.
@@ -115,8 +118,8 @@ impl Spec for NetworkSpec {
         ),
         optional(
             "static_macs",
-            "list of {mac, remote}",
-            "addresses known to be behind a tunnel end point",
+            "list of {mac, remote, addresses}",
+            "guests known to be behind a tunnel end point, with the IP addresses that they are known to have",
         ),
         optional(
             "udp_checksum",
@@ -172,7 +175,7 @@ impl Spec for NetworkSpec {
                 fields.fault("remotes", format!("{remote} twice"), "each remote once");
             }
         }
-        let expected = "a list of tables {mac, remote}";
+        let expected = "a list of tables {mac, remote, addresses}";
         let static_macs = read_tables(fields, "static_macs", expected, read_static_mac);
         if static_macs.len() > STATIC_MACS_MAX {
             fields.fault(
@@ -219,23 +222,33 @@ impl Spec for NetworkSpec {
     }
 }
 
+/// Most IP addresses of a static entry.
+const STATIC_ADDRESSES_MAX: usize = 16;
+
 fn read_static_mac(table: &Map<String, Value>) -> Result<StaticMac, Wrong> {
-    let expected = || Wrong {
-        expected: "exactly the fields mac and remote".to_owned(),
+    let wrong = |expected: &str| Wrong {
+        expected: expected.to_owned(),
     };
-    match (table.get("mac"), table.get("remote"), table.len()) {
-        (Some(mac), Some(remote), 2) => {
-            let mac = MacAddr::from_value(mac)?;
-            if mac.is_multicast() {
-                return Err(Wrong {
-                    expected: "a unicast MAC address".to_owned(),
-                });
-            }
-            Ok(StaticMac {
-                mac,
-                remote: IpAddr::from_value(remote)?,
-            })
-        }
-        _ => Err(expected()),
+    let known = ["mac", "remote", "addresses"];
+    if table.keys().any(|key| !known.contains(&key.as_str())) {
+        return Err(wrong("the fields mac, remote and addresses only"));
     }
+    let (Some(mac), Some(remote)) = (table.get("mac"), table.get("remote")) else {
+        return Err(wrong("the fields mac and remote"));
+    };
+    let mac = MacAddr::from_value(mac)?;
+    if mac.is_multicast() {
+        return Err(wrong("a unicast MAC address"));
+    }
+    let addresses = table.get("addresses").and_then(Value::as_array);
+    let addresses = addresses.into_iter().flatten().map(IpAddr::from_value);
+    let addresses = addresses.collect::<Result<Vec<IpAddr>, Wrong>>()?;
+    if addresses.len() > STATIC_ADDRESSES_MAX {
+        return Err(wrong("at most 16 addresses"));
+    }
+    Ok(StaticMac {
+        mac,
+        remote: IpAddr::from_value(remote)?,
+        addresses,
+    })
 }

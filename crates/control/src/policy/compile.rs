@@ -407,6 +407,7 @@ fn member_classes(
                 .extend(place(&group.spec.name).map(|group| (member.prefix, group)));
         }
     }
+    join(inventory, &mut entries);
     let mut all: BTreeMap<u16, Vec<String>> = BTreeMap::new();
     let mut lines = Vec::new();
     for (network, entries) in entries {
@@ -424,6 +425,32 @@ fn member_classes(
     lists.members.insert(direction, all.into_iter().collect());
     put(compiled, Section::Members(direction), lines);
     Ok(())
+}
+
+/// Networks that a router joins know each other's members: a routed packet keeps its addresses, which no two of them share.
+fn join(inventory: &Inventory, entries: &mut BTreeMap<u32, Vec<(Prefix, u32)>>) {
+    for any in inventory.of(Kind::Router) {
+        let Any::Router(router) = any else { continue };
+        let networks: Vec<u32> = router
+            .spec
+            .networks
+            .iter()
+            .map(|name| network_of(inventory, Some(name)))
+            .collect();
+        let mut all: Vec<(Prefix, u32)> = networks
+            .iter()
+            .filter_map(|network| entries.get(network))
+            .flatten()
+            .copied()
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        for network in networks {
+            if !all.is_empty() {
+                entries.insert(network, all.clone());
+            }
+        }
+    }
 }
 
 fn number_classes(

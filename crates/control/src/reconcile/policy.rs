@@ -13,7 +13,7 @@ impl Change {
     /// Whether rules of policies may depend on it.
     pub(super) fn touches_policy(&self) -> bool {
         let (Self::Create(any) | Self::Delete(any) | Self::Replace { new: any, .. }) = self;
-        any.kind().is_policy() || matches!(any.kind(), Kind::Port | Kind::Network)
+        any.kind().is_policy() || matches!(any.kind(), Kind::Port | Kind::Network | Kind::Router)
     }
 }
 

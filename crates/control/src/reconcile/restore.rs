@@ -47,6 +47,7 @@ impl Control {
             failed: Default::default(),
             up: Default::default(),
             policy: Default::default(),
+            services: Default::default(),
             objects: Default::default(),
             unsettled: None,
             setup,
@@ -89,6 +90,7 @@ impl Control {
             control.bring_in(object);
         }
         control.bring_in_flows(flows);
+        control.resettle_services();
         Ok(control)
     }
 

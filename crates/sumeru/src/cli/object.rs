@@ -1,4 +1,4 @@
-//! `sumeru port|network|volume|controller|address-set|security-group|blocklist|isolation create|delete|list|show|…`: the grammar comes from the
+//! `sumeru port|network|subnet|router|floating-ip|volume|controller|address-set|security-group|blocklist|isolation create|delete|list|show|…`: the grammar comes from the
 //! object model itself, so that every field has its option and its help.
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -10,9 +10,11 @@ use super::{Context, say, text};
 use crate::failure::Failure;
 use crate::table::{Table, cell, size};
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 13] = [
     Kind::Port,
     Kind::Network,
+    Kind::Subnet,
+    Kind::Router,
     Kind::Volume,
     Kind::Controller,
     Kind::AddressSet,
@@ -21,6 +23,7 @@ const KINDS: [Kind; 10] = [
     Kind::Isolation,
     Kind::Mirror,
     Kind::Exporter,
+    Kind::FloatingIp,
 ];
 
 pub fn grammars() -> Vec<Command> {
@@ -65,6 +68,11 @@ fn grammar(kind: Kind) -> Command {
     command = match kind {
         Kind::Port => command.about("Ports of the switch"),
         Kind::Network => command.about("Tenant networks"),
+        Kind::Subnet => {
+            command.about("Addresses of networks: DHCP, gateways, router advertisements")
+        }
+        Kind::Router => command.about("Routers between networks"),
+        Kind::FloatingIp => command.about("Outside addresses that stand for ports"),
         Kind::Volume => command.about("Block devices").visible_alias("bdev"),
         Kind::AddressSet => command.about("Named sets of addresses, for groups and blocklists"),
         Kind::SecurityGroup => command.about("What may come to ports, and what they may send"),
@@ -74,10 +82,11 @@ fn grammar(kind: Kind) -> Command {
         Kind::Exporter => command.about("What flows come to, told to a collector by IPFIX"),
         _ => command.about("virtio-blk devices that serve volumes to guests"),
     };
+    let settled = kind.is_policy() || kind.is_service();
     if matches!(
         kind,
         Kind::Port | Kind::Network | Kind::Mirror | Kind::Exporter
-    ) || kind.is_policy()
+    ) || settled
     {
         let mut update = Command::new("update")
             .about(format!("Change a live {noun}"))
@@ -115,10 +124,11 @@ fn grammar(kind: Kind) -> Command {
 
 /// Fields of a live object that may change.
 fn changeable(kind: Kind) -> impl Iterator<Item = &'static Field> {
-    use sumeru_control::model::{NetworkSpec, PortSpec, Spec};
+    use sumeru_control::model::{NetworkSpec, PortSpec, Spec, SubnetSpec};
     let fixed = match kind {
         Kind::Port => PortSpec::FIXED,
         Kind::Network => NetworkSpec::FIXED,
+        Kind::Subnet => SubnetSpec::FIXED,
         // Every field of the others may change.
         _ => &[],
     };
@@ -140,7 +150,7 @@ enum Shape {
 fn shape(field: &Field) -> Shape {
     match field.ty {
         "boolean" => Shape::Flag,
-        "list of {mac, remote}" => Shape::Pairs,
+        "list of {mac, remote, addresses}" => Shape::Pairs,
         ty if ty.starts_with("list of") => Shape::List,
         ty if ty.starts_with("integer") || ty.starts_with("power of two") || ty == "512 | 4096" => {
             Shape::Number
@@ -166,7 +176,7 @@ fn option(field: &Field) -> Arg {
             .value_delimiter(',')
             .action(ArgAction::Append),
         Shape::Pairs => arg
-            .value_name("MAC=REMOTE")
+            .value_name("MAC=REMOTE[=ADDRESS…]")
             .value_delimiter(',')
             .action(ArgAction::Append),
         Shape::Text => arg.value_name(field.name.to_uppercase()),
@@ -212,11 +222,15 @@ fn params(
 }
 
 fn pair(kind: Kind, field: &Field, text: &str) -> Result<Value, Failure> {
-    match text.split_once('=') {
-        Some((mac, remote)) => Ok(json!({ "mac": mac, "remote": remote })),
-        None => {
+    let mut parts = text.split('=');
+    match (parts.next(), parts.next()) {
+        (Some(mac), Some(remote)) => {
+            let addresses: Vec<&str> = parts.collect();
+            Ok(json!({ "mac": mac, "remote": remote, "addresses": addresses }))
+        }
+        _ => {
             let message = format!(
-                "{kind}: {} is {text:?}, expected MAC=REMOTE such as 52:54:00:00:00:01=192.0.2.2",
+                "{kind}: {} is {text:?}, expected MAC=REMOTE such as 52:54:00:00:00:01=192.0.2.2, with =ADDRESS for each known address",
                 field.name
             );
             Err(Failure::Usage(message))
@@ -335,6 +349,9 @@ fn list(kind: Kind, answer: &Value) -> Result<(), Failure> {
             "LOST",
             "STATE",
         ]),
+        Kind::Subnet => Table::new(&["NAME", "NETWORK", "PREFIX", "GATEWAY", "DHCP", "ADVERTISED"]),
+        Kind::Router => Table::new(&["NAME", "NETWORKS", "ROUTES"]),
+        Kind::FloatingIp => Table::new(&["NAME", "ADDRESS", "NETWORK", "PORT"]),
         _ => Table::new(&["NAME", "VOLUME", "SOCKET", "QUEUES", "STATE"]),
     };
     for object in objects {
@@ -398,6 +415,19 @@ fn list(kind: Kind, answer: &Value) -> Result<(), Failure> {
                     state,
                 ]
             }
+            Kind::Subnet => {
+                let fields = [
+                    "name",
+                    "network",
+                    "prefix",
+                    "gateway",
+                    "dhcp",
+                    "router_advertisements",
+                ];
+                fields.map(get).to_vec()
+            }
+            Kind::Router => ["name", "networks", "routes"].map(get).to_vec(),
+            Kind::FloatingIp => ["name", "address", "network", "port"].map(get).to_vec(),
             Kind::Volume => {
                 let bytes = object["state"]["size"].as_u64().or(object["size"].as_u64());
                 let bytes = bytes.map_or("-".to_owned(), size);

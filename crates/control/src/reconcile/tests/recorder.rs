@@ -11,6 +11,7 @@ use crate::dry::DryRun;
 use crate::model::{
     Any, Controller, Exporter, Flow, MeterSpec, Mirror, Network, Node, Port, Volume,
 };
+use crate::services::ServiceMap;
 use crate::settings::SwitchSettings;
 
 /// What was asked of the data plane, and which asking it refuses.
@@ -89,6 +90,10 @@ impl DataPlane for Recorder {
         }
         self.log.lock().unwrap().batches += 1;
         self.inner.change_flows(change)
+    }
+    fn set_services(&mut self, services: &ServiceMap) -> Done {
+        self.ask("apply services".to_owned())?;
+        self.inner.set_services(services)
     }
     fn rule_stats(&self) -> RuleStats {
         self.inner.rule_stats()

@@ -1,0 +1,266 @@
+//! What objects compile to.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::decode::no_lines;
+use crate::model::{Marks, Origin};
+
+fn put(inventory: &mut Inventory, kind: Kind, spec: &Value) {
+    let marks = Marks::new(Origin::Config);
+    let any = Any::decode(kind, "test", spec.as_object().unwrap(), &no_lines, marks).unwrap();
+    let any = inventory.number(any).unwrap();
+    inventory.admit(&any).unwrap();
+    inventory.put(any);
+}
+
+/// Two networks with a router, and a port on each.
+fn joined() -> Inventory {
+    let mut inventory = Inventory::default();
+    let remote =
+        json!([{"mac": "52:54:00:00:00:09", "remote": "192.0.2.2", "addresses": ["10.0.1.9"]}]);
+    for (kind, spec) in [
+        (
+            Kind::Network,
+            json!({"name": "blue", "vni": 100, "mtu": 1450, "static_macs": remote}),
+        ),
+        (Kind::Network, json!({"name": "red", "vni": 200})),
+        (
+            Kind::Subnet,
+            json!({"name": "blue4", "network": "blue", "prefix": "10.0.1.0/24", "gateway": "10.0.1.254", "dhcp": true, "routes": ["172.16.0.0/12=10.0.1.253"]}),
+        ),
+        (
+            Kind::Subnet,
+            json!({"name": "red6", "network": "red", "prefix": "2001:db8:2::/64", "gateway": "2001:db8:2::fe", "dhcp": true, "router_advertisements": true}),
+        ),
+        (
+            Kind::Router,
+            json!({"name": "r1", "networks": ["blue", "red"], "routes": ["0.0.0.0/0=10.0.1.253"]}),
+        ),
+        (
+            Kind::Port,
+            json!({"name": "p1", "kind": "tap", "ifname": "t1", "network": "blue", "mac": "52:54:00:00:00:01", "addresses": ["192.0.2.7", "10.0.1.1"]}),
+        ),
+        (
+            Kind::Port,
+            json!({"name": "p2", "kind": "tap", "ifname": "t2", "network": "red", "mac": "52:54:00:00:00:02", "addresses": ["2001:db8:2::2"]}),
+        ),
+    ] {
+        put(&mut inventory, kind, &spec);
+    }
+    inventory.check_whole().unwrap();
+    inventory
+}
+
+#[test]
+fn subnets_routers_and_ports_make_services() {
+    let inventory = joined();
+    let services = compile(&inventory, &ServiceMap::new());
+    let (blue, red) = (&services[&100], &services[&200]);
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let place =
+        |services: &Services, text: &str| services.hosts.get(&address(text)).map(|host| host.place);
+    assert_eq!(place(blue, "10.0.1.1"), Some(Place::Port(0)));
+    assert_eq!(place(blue, "10.0.1.254"), Some(Place::Here));
+    assert_eq!(
+        place(blue, "10.0.1.9"),
+        Some(Place::Remote(address("192.0.2.2")))
+    );
+    assert_eq!(
+        place(red, "10.0.1.1"),
+        None,
+        "addresses are of their network"
+    );
+    assert_eq!(place(red, "fe80::5054:ff:fe00:2"), Some(Place::Port(1)));
+    let lease = blue.leases[&0].v4.as_deref().unwrap();
+    assert_eq!(
+        (lease.address, lease.server, lease.mtu),
+        (
+            Ipv4Addr::new(10, 0, 1, 1),
+            Ipv4Addr::new(10, 0, 1, 254),
+            1450
+        )
+    );
+    assert_eq!(lease.routes.len(), 2, "with the default route");
+    assert_eq!(
+        red.leases[&1].v6.as_deref().unwrap().address,
+        Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2)
+    );
+    let advertisement = red.advertisement.as_deref().unwrap();
+    assert!(advertisement.managed && !advertisement.prefixes[0].autonomous);
+    assert_eq!(advertisement.lifetime, ROUTER_LIFETIME);
+    let router = blue.router.as_deref().unwrap();
+    let way = |text: &str| router.way(address(text)).0;
+    assert_eq!(way("10.0.1.77"), Some(Way::Link(100)));
+    assert_eq!(way("10.0.1.254"), Some(Way::Own));
+    assert_eq!(way("2001:db8:2::1"), Some(Way::Link(200)));
+    assert_eq!(way("8.8.8.8"), Some(Way::Via(100, address("10.0.1.253"))));
+    assert_eq!(way("224.0.0.5"), Some(Way::Nowhere));
+    assert_eq!(way("2001:db8:3::1"), None);
+    // What stays the same is not made again.
+    let again = compile(&inventory, &services);
+    assert!(
+        again
+            .iter()
+            .all(|(vni, now)| Arc::ptr_eq(now, &services[vni]))
+    );
+}
+
+#[test]
+fn floating_ips_stand_for_ports() {
+    let mut inventory = joined();
+    for (kind, spec) in [
+        (Kind::Network, json!({"name": "outside", "vni": 300})),
+        (
+            Kind::Subnet,
+            json!({"name": "o4", "network": "outside", "prefix": "198.51.100.0/24", "gateway": "198.51.100.1"}),
+        ),
+        (
+            Kind::FloatingIp,
+            json!({"name": "f1", "network": "outside", "address": "198.51.100.11", "port": "p1", "port_address": "10.0.1.1"}),
+        ),
+    ] {
+        put(&mut inventory, kind, &spec);
+    }
+    inventory.check_whole().unwrap();
+    let services = compile(&inventory, &ServiceMap::new());
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let floating = services[&300].floating[&address("198.51.100.11")].clone();
+    assert_eq!(services[&100].outside[&address("10.0.1.1")], floating);
+    assert_eq!((floating.port, floating.inside_network), (0, 100));
+    assert_eq!(
+        floating.next_hop(address("198.51.100.9")),
+        Some(address("198.51.100.9"))
+    );
+    assert_eq!(
+        floating.next_hop(address("8.8.8.8")),
+        Some(address("198.51.100.1"))
+    );
+    assert!(services[&300].is_here(floating.mac));
+    for (spec, part) in [
+        (
+            json!({"name": "f2", "network": "outside", "address": "198.51.100.11", "port": "p2"}),
+            "floating-ip f1",
+        ),
+        (
+            json!({"name": "f2", "network": "outside", "address": "198.51.100.12", "port": "p2"}),
+            "no such address",
+        ),
+        (
+            json!({"name": "f2", "network": "outside", "address": "192.0.2.1", "port": "p1"}),
+            "subnet of network outside",
+        ),
+        (
+            json!({"name": "f2", "network": "outside", "address": "198.51.100.12", "port": "p9"}),
+            "p9",
+        ),
+    ] {
+        let marks = Marks::new(Origin::Config);
+        let map = spec.as_object().unwrap();
+        let any = Any::decode(Kind::FloatingIp, "test", map, &no_lines, marks).unwrap();
+        let before = inventory.clone();
+        let refused = inventory.admit(&any).and_then(|()| {
+            inventory.put(any);
+            inventory.check_whole()
+        });
+        inventory = before;
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains(part), "{text}");
+    }
+    let port = inventory.get(Kind::Port, "p1").unwrap().clone();
+    assert_eq!(inventory.users_of(&port), ["floating-ip f1"]);
+}
+
+#[test]
+fn what_is_stored_is_read_back() {
+    for any in joined().all() {
+        let marks = Marks::new(Origin::Config);
+        let read = Any::decode(any.kind(), "stored", &any.spec_map(), &no_lines, marks).unwrap();
+        assert_eq!(read.spec_map(), any.spec_map());
+    }
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused() {
+    let mut inventory = joined();
+    let refused = |inventory: &mut Inventory, kind, spec: Value| {
+        let marks = Marks::new(Origin::Config);
+        let decoded = Any::decode(kind, "test", spec.as_object().unwrap(), &no_lines, marks);
+        let any = match decoded {
+            Ok(any) => any,
+            Err(faults) => return faults[0].field.clone(),
+        };
+        let before = inventory.clone();
+        let error = inventory.admit(&any).and_then(|()| {
+            inventory.put(any);
+            inventory.check_whole()
+        });
+        *inventory = before;
+        error.unwrap_err().to_string()
+    };
+    let says = |text: String, part: &str| assert!(text.contains(part), "{text}");
+    let overlapping = json!({"name": "x", "network": "blue", "prefix": "10.0.0.0/16"});
+    says(
+        refused(&mut inventory, Kind::Subnet, overlapping),
+        "subnet blue4",
+    );
+    let elsewhere = json!({"name": "x", "network": "red", "prefix": "10.0.0.0/16"});
+    says(refused(&mut inventory, Kind::Subnet, elsewhere), "overlap");
+    let unknown = json!({"name": "x", "network": "green", "prefix": "10.9.0.0/16"});
+    says(refused(&mut inventory, Kind::Subnet, unknown), "green");
+    let second = json!({"name": "x", "networks": ["red"]});
+    says(refused(&mut inventory, Kind::Router, second), "router r1");
+    let outside = json!({"name": "r1", "networks": ["blue"], "routes": ["0.0.0.0/0=192.0.2.1"]});
+    says(refused(&mut inventory, Kind::Router, outside), "192.0.2.1");
+    for (spec, field) in [
+        (
+            json!({"name": "x", "network": "red", "prefix": "10.9.0.0/16", "gateway": "10.8.0.1"}),
+            "gateway",
+        ),
+        (
+            json!({"name": "x", "network": "red", "prefix": "10.9.0.0/16", "gateway": "10.9.255.255"}),
+            "gateway",
+        ),
+        (
+            json!({"name": "x", "network": "red", "prefix": "10.9.0.0/16", "dhcp": true}),
+            "dhcp_server",
+        ),
+        (
+            json!({"name": "x", "network": "red", "prefix": "10.9.0.0/16", "router_advertisements": true}),
+            "router_advertisements",
+        ),
+        (
+            json!({"name": "x", "network": "red", "prefix": "2001:db8:9::/48", "router_advertisements": true}),
+            "prefix",
+        ),
+        (
+            json!({"name": "x", "network": "red", "prefix": "10.9.0.0/16", "dns_servers": ["::1"]}),
+            "dns_servers",
+        ),
+        (
+            json!({"name": "x", "network": "red", "prefix": "10.9.0.0/16", "domain": "a..b"}),
+            "domain",
+        ),
+        (
+            json!({"name": "x", "network": "red", "prefix": "10.9.0.0/16", "routes": ["10.0.0.0/8"]}),
+            "routes",
+        ),
+    ] {
+        assert_eq!(
+            refused(&mut inventory, Kind::Subnet, spec.clone()),
+            field,
+            "{spec}"
+        );
+    }
+    let network = inventory.get(Kind::Network, "blue").unwrap().clone();
+    assert!(
+        inventory
+            .users_of(&network)
+            .contains(&"subnet blue4".to_owned())
+    );
+    assert!(
+        inventory
+            .users_of(&network)
+            .contains(&"router r1".to_owned())
+    );
+}
