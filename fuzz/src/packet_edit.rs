@@ -212,7 +212,11 @@ fn op(input: &mut Input) -> Op {
                 input.u32() & 0xff_ffff,
             );
             let tos = input.bit().then(|| input.u8());
-            Op::Encapsulate(Box::new(Tunnel { headers, tos }))
+            Op::Encapsulate(Box::new(Tunnel {
+                headers,
+                tos,
+                mtu: u16::MAX,
+            }))
         }
     }
 }

@@ -139,7 +139,7 @@ impl Switch {
         let hash = self.cache.hash(&key);
         if let Some((index, level)) = self.cache.find(&key, hash, self.view.rules.stamps()) {
             let cached = match self.cache.hit(index) {
-                Hit::Output(port) => vec![Op::Output(port)],
+                Hit::Output(quick) => vec![Op::Output(quick.port)],
                 Hit::Run(ops, counter) => {
                     let count = counter.map(Op::Count);
                     count.into_iter().chain(ops.iter().cloned()).collect()
