@@ -139,7 +139,13 @@ impl Switch {
         let hash = self.cache.hash(&key);
         if let Some((index, level)) = self.cache.find(&key, hash, self.view.rules.stamps()) {
             let cached = match self.cache.hit(index) {
-                Hit::Output(quick) => vec![Op::Output(quick.port)],
+                Hit::Output(quick) => {
+                    let counted = quick.counter().map(Op::Count);
+                    counted
+                        .into_iter()
+                        .chain([Op::Output(quick.port)])
+                        .collect()
+                }
                 Hit::Run(ops, counter) => {
                     let count = counter.map(Op::Count);
                     count.into_iter().chain(ops.iter().cloned()).collect()
