@@ -14,6 +14,7 @@ use sumeru_switch::cache::{Cache, Decision, Hit};
 use sumeru_switch::fdb::{Fdb, Learned, change_of};
 use sumeru_switch::program::Op;
 use sumeru_switch::rules::{CompiledRule, Extracts, RuleAction, RuleTable, RuleView};
+use sumeru_switch::services::neighbours::Neighbours as Residents;
 use sumeru_switch::snapshot::{NetworkView, PortView, Snapshot, Underlay};
 use sumeru_switch::track::Tracking;
 use sumeru_switch::translate::{Tables, Translation, translate};
@@ -59,6 +60,7 @@ struct Switch {
     snapshot: Snapshot,
     fdb: Fdb,
     neighbours: Neighbours,
+    residents: Residents,
     cache: Cache,
     table: RuleTable,
     view: Subscriber<RuleView>,
@@ -115,6 +117,7 @@ impl Switch {
             snapshot,
             fdb: Fdb::default(),
             neighbours,
+            residents: Residents::default(),
             cache: Cache::new(),
             table,
             view,
@@ -128,6 +131,7 @@ impl Switch {
             rules: &self.view,
             fdb: &self.fdb,
             neighbours: &self.neighbours,
+            residents: &self.residents,
         }
     }
 
@@ -138,7 +142,7 @@ impl Switch {
         self.check_mask(&key, &fresh);
         let hash = self.cache.hash(&key);
         if let Some((index, level)) = self.cache.find(&key, hash, self.view.rules.stamps()) {
-            let cached = match self.cache.hit(index) {
+            let cached: Vec<Op> = match self.cache.hit(index) {
                 Hit::Output(quick) => {
                     let counted = quick.counter().map(Op::Count);
                     counted

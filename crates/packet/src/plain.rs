@@ -153,9 +153,11 @@ impl PlainMask {
     }
 }
 
-/// Whether a parsed frame is plain, so that its [`PlainKey`] stands for all frames with the same.
-pub fn is_plain(key: &FlowKey, layout: &Layout) -> bool {
+/// Whether a frame that was parsed with these options is plain, so that its [`PlainKey`] stands for all frames with the same. One to a tunnel's port is not, even if no tunnel was found in
+/// it: that is said by bytes behind the first ones.
+pub fn is_plain(key: &FlowKey, layout: &Layout, options: &ParseOptions) -> bool {
     let outer = layout.outer();
+    let to = (key.word(OUTER_BASE + 2) >> 32) as u16;
     // No tunnel, no second tag, no fragment.
     key.word(OUTER_BASE + 7) == 0
         && !layout.has_inner()
@@ -164,6 +166,7 @@ pub fn is_plain(key: &FlowKey, layout: &Layout) -> bool {
         && (outer.l3, outer.l3_len, outer.l4) == (14, 20, 34)
         && matches!(outer.l4_proto, PROTO_TCP | PROTO_UDP)
         && outer.has_l4()
+        && (outer.l4_proto == PROTO_TCP || !options.may_be_tunnel(to))
 }
 
 /// Whether a plain frame is a TCP segment; else it is a datagram.
@@ -210,37 +213,33 @@ mod tests {
     use proptest::prelude::*;
     use std::vec::Vec;
 
-    /// Frames that are plain or nearly so: from a small set of values, so that many agree, with a byte turned now and then.
+    /// Frames that are plain or nearly so: from a small set of values, so that many agree, with a byte turned now and then. Some are to a tunnel's port, with and without a tunnel in them.
     fn frame() -> impl Strategy<Value = Vec<u8>> {
         let few = || prop_oneof![Just(1_u8), Just(2)];
-        let head = (few(), few(), few(), few(), few(), few());
-        let rest = (any::<bool>(), 0_u8..3, any::<u8>(), 0..60_usize, 4_u8..8);
+        let port = prop_oneof![
+            1_u16..3,
+            prop_oneof![Just(4789_u16), Just(4790), Just(6081), Just(2152)]
+        ];
+        let head = (few(), few(), few(), few(), few(), few(), port);
+        let inside = (
+            prop_oneof![Just(0_u8), Just(8), Just(0x30), Just(0xc0)],
+            any::<u8>(),
+        );
+        let rest = (any::<bool>(), 0_u8..3, inside, 0..60_usize, 4_u8..8);
         let turned = proptest::option::weighted(0.3, (0..54_usize, any::<u8>()));
-        (head, rest, turned).prop_map(|(head, (tcp, flags, junk, extra, doff), turned)| {
-            let (dst, src, ttl, tos, from, to) = head;
+        (head, rest, turned).prop_map(|(head, (tcp, flags, (first, junk), extra, doff), turned)| {
+            let (dst, src, ttl, tos, from, to, port) = head;
             let l4 = if tcp { usize::from(doff) * 4 } else { 8 };
             let total = 20 + l4 + extra;
             let mut f = std::vec![2, 0, 0, 0, 0, dst, 2, 0, 0, 0, 0, src, 8, 0, 0x45, tos];
             f.extend((total as u16).to_be_bytes());
             f.extend([junk, 7, 0x40, 0, ttl, if tcp { 6 } else { 17 }, junk, junk]);
-            f.extend([
-                10,
-                0,
-                0,
-                from,
-                10,
-                0,
-                0,
-                to,
-                0,
-                from,
-                0x12,
-                if junk & 7 == 0 { 0xb5 } else { to },
-            ]);
+            f.extend([10, 0, 0, from, 10, 0, 0, to, 0, from]);
+            f.extend(port.to_be_bytes());
             if tcp {
                 f.extend([junk, 1, 2, 3, 4, 5, 6, junk, doff << 4, flags]);
             } else {
-                f.extend([0, (8 + extra) as u8, junk, 9]);
+                f.extend([0, (8 + extra) as u8, junk, 9, first]);
             }
             f.resize(14 + total + usize::from(junk & 15), junk);
             if let Some((at, value)) = turned
@@ -280,12 +279,12 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
         /// What makes it right to decide by the bytes.
         #[test]
-        fn frames_with_equal_bytes_have_equal_keys(a in frame(), b in frame(), mask in mask(), vxlan: bool) {
-            let options = if vxlan { ParseOptions::VXLAN } else { ParseOptions::PLAIN };
+        fn frames_with_equal_bytes_have_equal_keys(a in frame(), b in frame(), mask in mask(), deep in 0..3_usize) {
+            let options = [ParseOptions::PLAIN, ParseOptions::VXLAN, ParseOptions::TUNNELS][deep];
             let Some((key, layout)) = parsed(&a, &options) else { return Ok(()) };
             let plain = PlainMask::of(&mask, &options).unwrap();
             let (read_a, read_b) = (read(&plain, &a), read(&plain, &b));
-            if !is_plain(&key, &layout) {
+            if !is_plain(&key, &layout, &options) {
                 return Ok(());
             }
             // Only frames too short for it are not read.
@@ -309,7 +308,7 @@ mod tests {
             };
             let plain = PlainMask::of(&mask, &options).unwrap();
             let (read_a, read_b) = (read(&plain, &a), read(&plain, &b));
-            if is_plain(&key, &layout) && layout == its && key.masked(&mask) == other.masked(&mask) && read_a.is_some() && read_b.is_some() {
+            if is_plain(&key, &layout, &options) && layout == its && key.masked(&mask) == other.masked(&mask) && read_a.is_some() && read_b.is_some() {
                 prop_assert_eq!(read_a, read_b);
             }
         }

@@ -67,6 +67,11 @@ fn now_ms() -> u64 {
 }
 
 impl Meter {
+    /// Which frames it is about.
+    pub fn selector(&self) -> &Selector {
+        &self.selector
+    }
+
     /// A meter of at most `most` flows at a time.
     pub fn new(
         (selector, sampling): (Selector, u32),

@@ -34,7 +34,7 @@ use crate::stats::{Drop, DropReason, PipelineCounters, PortCounters, Stage};
 use crate::track::{Fresh, Known, MAX_TRACKS, Track};
 use crate::wire::Wire;
 
-pub use observe::{Observers, Sighting};
+pub use observe::{Observers, Sighting, Watched};
 pub use too_long::ERRORS_PER_SECOND;
 
 /// A pair of a guest's queues; each may be absent for a while.
@@ -79,6 +79,8 @@ pub struct LocalPort {
     pub errors_left: u8,
     /// Answers of the switch that it may still get in this second.
     answers_left: u32,
+    /// Which of its frames somebody looks at besides those who get them.
+    pub watched: Watched,
     /// Where frames that came in by it went last.
     usual: PortIndex,
     /// Frames of the burst in hand that leave by it.
@@ -98,6 +100,7 @@ impl LocalPort {
             answers: true,
             errors_left: ERRORS_PER_SECOND,
             answers_left: ANSWERS_PER_SECOND,
+            watched: Watched::default(),
             usual: 0,
             pending: ArrayVec::new(),
             steered: ArrayVec::new(),
@@ -279,6 +282,13 @@ impl Lane {
         }
     }
 
+    /// Whether somebody looks at frames that come in by a port.
+    #[inline(always)]
+    pub fn is_watched(&self, port: PortIndex) -> bool {
+        let port = self.ports.get(usize::from(port)).and_then(Option::as_ref);
+        port.is_some_and(|port| port.watched.received)
+    }
+
     /// Frames that came in by `from` left by `to`, and not by [`Self::flush`].
     #[inline(always)]
     pub fn went(&mut self, from: PortIndex, to: PortIndex) {
@@ -342,7 +352,7 @@ impl Lane {
         };
         let pending = std::mem::take(&mut port.pending);
         let steered = std::mem::take(&mut port.steered);
-        if self.observers.is_some() {
+        if port.watched.sent {
             self.see_sent(index, &pending);
         }
         let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else {
@@ -385,13 +395,16 @@ impl Lane {
     }
 }
 
-/// The queue that every frame sent by a port leaves by, if there is only one and it is open; with the port's counts, and its longest frame in bytes.
+/// The queue that every frame sent by a port leaves by, if there is only one, it is open and nobody else looks at what is sent; with the port's counts, and its longest frame in bytes.
 #[inline(always)]
 pub fn open_receiver(
     ports: &mut [Option<LocalPort>],
     port: PortIndex,
 ) -> Option<(&mut Receiver, &PortCounters, u32)> {
     let local = ports.get_mut(usize::from(port))?.as_mut()?;
+    if local.watched.sent {
+        return None;
+    }
     let Attachment::Rings(pairs) = &mut local.attachment else {
         return None;
     };

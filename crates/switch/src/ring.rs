@@ -442,7 +442,8 @@ impl Receiver {
         }
         let lead_len = u32::from(self.net_header_len);
         let len = frame.frame_len() + front.len() as u32;
-        let needed = lead_len + len;
+        // A descriptor may claim any length.
+        let needed = lead_len.saturating_add(len);
         let Some(place) = self.places[..self.prepared].get(self.filled) else {
             return false;
         };

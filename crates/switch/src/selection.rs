@@ -138,6 +138,16 @@ impl Selector {
         }
     }
 
+    /// Whether any frame that goes this way at a port is wanted.
+    pub fn watches(&self, port: PortIndex, direction: Direction) -> bool {
+        let wanted = &self.selection;
+        let way = match direction {
+            Direction::In => wanted.received,
+            Direction::Out => wanted.sent,
+        };
+        way && (wanted.ports.is_empty() || wanted.ports.contains(&port))
+    }
+
     /// Whether a frame at a port is wanted.
     pub fn takes(
         &mut self,
@@ -146,14 +156,10 @@ impl Selector {
         frame: &Frame,
         vxlan_port: u16,
     ) -> bool {
-        let wanted = &self.selection;
-        let way = match direction {
-            Direction::In => wanted.received,
-            Direction::Out => wanted.sent,
-        };
-        if !way || !(wanted.ports.is_empty() || wanted.ports.contains(&port)) {
+        if !self.watches(port, direction) {
             return false;
         }
+        let wanted = &self.selection;
         if !wanted.takes_any_headers() {
             let key = key_of(frame, vxlan_port);
             if !key.is_some_and(|(key, _)| wanted.takes_headers(&key)) {

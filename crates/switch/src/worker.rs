@@ -386,7 +386,7 @@ impl SwitchWorker {
         }
         self.lane.expect_strangers(alive);
         let mut exact = 0;
-        let watched = self.lane.observers.is_some();
+        let watched = self.lane.is_watched(port);
         for index in bits(alive) {
             let seen = if watched { self.lane.see(index) } else { None };
             let frame = &self.lane.frames[index];

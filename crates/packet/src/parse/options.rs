@@ -106,7 +106,7 @@ impl ParseOptions {
     /// Whether a UDP datagram to `port` may be one of the tunnels; true for port 0 when one of them is off. All four
     /// ports are compared at once: a 16-bit lane of the difference is zero where one is equal.
     #[inline(always)]
-    pub(super) const fn may_be_tunnel(&self, port: u16) -> bool {
+    pub(crate) const fn may_be_tunnel(&self, port: u16) -> bool {
         const ONES: u64 = 0x0001_0001_0001_0001;
         let ports = self.vxlan_port as u64
             | (self.vxlan_gpe_port as u64) << 16

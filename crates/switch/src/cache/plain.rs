@@ -3,6 +3,7 @@
 //!
 //! Only entries whose frames need nothing but to be sent, perhaps into a tunnel, are found here.
 
+use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU32;
 
 use sumeru_packet::ParseOptions;
@@ -52,6 +53,7 @@ pub(super) struct PlainSlots {
     sets: Box<[[Slot; WAYS]]>,
     /// Newcomers that found every way taken.
     refused: u32,
+    salt: u64,
 }
 
 impl PlainSlots {
@@ -66,12 +68,15 @@ impl PlainSlots {
         Self {
             sets: slots.into(),
             refused: 0,
+            salt: RandomState::new().hash_one(0),
         }
     }
 
+    /// Ports' frames are spread apart, by a number that nobody outside knows: whoever would have another's frames pushed out cannot say where they are.
     #[inline(always)]
-    fn place(&self, key: &PlainKey) -> usize {
-        key.hash() as usize & (self.sets.len() - 1)
+    fn place(&self, key: &PlainKey, port: PortIndex) -> usize {
+        let salted = key.hash() ^ self.salt.wrapping_mul(2 * u64::from(port) + 1);
+        (salted.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & (self.sets.len() - 1)
     }
 
     #[inline(always)]
@@ -89,13 +94,14 @@ impl PlainSlots {
         self.sets.len() * size_of::<[Slot; WAYS]>()
     }
 
-    fn put(&mut self, slot: Slot) {
-        let place = self.place(&slot.key);
+    /// Keeps a slot; `is_dead` says of others that what they lead to is no more.
+    fn put(&mut self, slot: Slot, is_dead: impl Fn(&Known) -> bool) {
+        let place = self.place(&slot.key, slot.port);
         let Some(set) = self.sets.get_mut(place) else {
             return;
         };
         let same = |other: &Slot| {
-            other.known == Known::NONE || (other.key, other.port) == (slot.key, slot.port)
+            is_dead(&other.known) || (other.key, other.port) == (slot.key, slot.port)
         };
         let way = set.iter().position(same).or_else(|| {
             self.refused = self.refused.wrapping_add(1);
@@ -142,8 +148,8 @@ impl Cache {
 
     /// Where frames with these bytes are looked up; what is there is fetched.
     #[inline(always)]
-    pub fn plain_place(&self, key: &PlainKey) -> usize {
-        let place = self.plain.place(key);
+    pub fn plain_place(&self, key: &PlainKey, port: PortIndex) -> usize {
+        let place = self.plain.place(key, port);
         if let Some(set) = self.plain.sets.get(place) {
             prefetch_read(std::ptr::from_ref(set).cast());
         }
@@ -211,7 +217,7 @@ impl Cache {
     #[inline(always)]
     pub fn acquaint(&mut self, frame: &Frame, entry: u32, options: &ParseOptions) {
         if self.table.get(entry).is_some_and(Entry::is_express)
-            && is_plain(&frame.key, &frame.layout)
+            && is_plain(&frame.key, &frame.layout, options)
             && frame.offload.is_own_sum_at_most(&frame.layout)
         {
             self.acquaint_plain(frame, entry, options);
@@ -245,7 +251,12 @@ impl Cache {
         let first = frame.header.header().first_chunk();
         if let Some(key) = first.and_then(|first| plain.mask.read(first, frame.len as usize)) {
             let known = Known { entry, serial };
-            self.plain.put(Slot { key, known, port });
+            let table = &self.table;
+            let is_dead = |known: &Known| {
+                let entry = table.get(known.entry);
+                known.serial == 0 || entry.is_none_or(|entry| entry.serial != known.serial)
+            };
+            self.plain.put(Slot { key, known, port }, is_dead);
         }
     }
 
@@ -298,7 +309,7 @@ mod tests {
         let mask = cache.plain_mask(frame.in_port, &OPTIONS)?;
         let first = frame.header.header().first_chunk()?;
         let key = mask.read(first, frame.len as usize)?;
-        let place = cache.plain_place(&key);
+        let place = cache.plain_place(&key, frame.in_port);
         cache.known(&key, place, frame.in_port, &Stamps::default())
     }
 
@@ -412,23 +423,26 @@ mod tests {
             })
         });
         let first = same_set.next().unwrap();
-        let place = slots.place(&first);
+        let place = slots.place(&first, 1);
         let keys: Vec<_> = [first]
             .into_iter()
-            .chain(same_set.filter(|key| slots.place(key) == place).take(3))
+            .chain(same_set.filter(|key| slots.place(key, 1) == place).take(3))
             .collect();
         let mut found = 0;
         for turn in 0..400_u32 {
             let key = keys[turn as usize % 4];
             found += u32::from(slots.get(place, &key, 1).is_some());
-            slots.put(Slot {
-                key,
-                known: Known {
-                    entry: 1,
-                    serial: 1,
+            slots.put(
+                Slot {
+                    key,
+                    known: Known {
+                        entry: 1,
+                        serial: 1,
+                    },
+                    port: 1,
                 },
-                port: 1,
-            });
+                |known| known.serial == 0,
+            );
         }
         assert!(found > 150, "{found}");
     }

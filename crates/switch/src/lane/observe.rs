@@ -36,16 +36,47 @@ pub struct Observers {
 }
 
 impl Observers {
+    /// Which frames of a port anybody looks at.
+    fn of(&self, port: PortIndex) -> Watched {
+        let taps = self.taps.iter().map(|(_, tap)| &tap.selector);
+        let meters = self.meters.iter().map(|(_, meter)| meter.selector());
+        let mirrors = self.mirrors.iter().map(|mirror| &mirror.selector);
+        let all = taps.chain(meters).chain(mirrors);
+        let any = |direction| all.clone().any(|one| one.watches(port, direction));
+        Watched {
+            received: any(Direction::In),
+            sent: any(Direction::Out),
+        }
+    }
+
     /// Whether nobody looks.
     pub fn is_empty(&self) -> bool {
         self.taps.is_empty() && self.mirrors.is_empty() && self.meters.is_empty()
     }
 }
 
+/// Which of a port's frames somebody looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// Some that come in.
+    pub received: bool,
+    /// Some that go out.
+    pub sent: bool,
+}
+
 /// What captures keep of a frame whose fate is not known yet.
 pub struct Sighting(Vec<(usize, Seen)>);
 
 impl Lane {
+    /// Takes note, at each port, whether its frames are looked at: others cost nothing.
+    pub fn mark_watched(&mut self) {
+        let ports = self.ports.iter_mut().enumerate();
+        for (index, port) in ports.filter_map(|(index, port)| Some((index, port.as_mut()?))) {
+            let observers = self.observers.as_deref();
+            port.watched = observers.map_or(Watched::default(), |all| all.of(index as PortIndex));
+        }
+    }
+
     /// Shows a frame of the burst that came in.
     #[cold]
     pub fn see(&mut self, index: usize) -> Option<Sighting> {

@@ -35,7 +35,7 @@ impl Heads {
         taken: &[Taken],
         net_header_len: u16,
         mask: &PlainMask,
-        cache: &Cache,
+        (cache, port): (&Cache, PortIndex),
     ) -> usize {
         let mut count = 0;
         for (taken, head) in taken.iter().zip(&mut *self.0) {
@@ -51,7 +51,7 @@ impl Heads {
                 break;
             };
             head.key = key;
-            head.place = cache.plain_place(&head.key);
+            head.place = cache.plain_place(&head.key, port);
             count += 1;
         }
         count
@@ -87,7 +87,7 @@ impl SwitchWorker {
             ..
         } = self;
         // Who looks is told what a frame is.
-        if lane.observers.is_some() {
+        if lane.is_watched(source.port) {
             return 0;
         }
         let Some(mask) = cache.plain_mask(source.port, options) else {
@@ -98,7 +98,7 @@ impl SwitchWorker {
         };
         let taken = &sender.taken()[..count];
         // SAFETY: the chains were translated this burst; the queue on this lcore keeps the memory.
-        let asked = unsafe { heads.read(taken, net_header_len, &mask, cache) };
+        let asked = unsafe { heads.read(taken, net_header_len, &mask, (cache, source.port)) };
         let heads = &heads.0[..asked];
         let stamps = rules.rules.stamps();
         let known = |cache: &mut Cache, place: usize| {

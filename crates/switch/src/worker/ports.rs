@@ -154,6 +154,7 @@ impl SwitchWorker {
         observers.vxlan_port = vxlan_port.unwrap_or(VXLAN_PORT);
         let done = change(&mut observers);
         self.lane.observers = Some(observers).filter(|observers| !observers.is_empty());
+        self.lane.mark_watched();
         done
     }
 
