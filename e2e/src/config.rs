@@ -31,6 +31,21 @@ impl Config {
         self
     }
 
+    /// Several wires to other nodes as one: a bond with these `fields` and the underlay address `address` (with prefix length).
+    #[must_use]
+    pub fn bond_uplink(mut self, address: &str, mtu: u32, fields: &[(&str, &dyn Display)]) -> Self {
+        let _ = writeln!(self.node, "underlay = [\"{address}\"]\nuplink = \"uplink\"");
+        let (name, kind) = (quoted("uplink"), quoted("bond"));
+        let mut all: Vec<(&str, &dyn Display)> = vec![
+            ("name", &name),
+            ("kind", &kind),
+            ("uplink", &true),
+            ("mtu", &mtu),
+        ];
+        all.extend(fields);
+        self.table("port", &all)
+    }
+
     /// The wire to other nodes: `kind` (`af-packet` or `af-xdp`) on `interface` with the underlay address `address` (with
     /// prefix length).
     #[must_use]

@@ -1,6 +1,7 @@
 //! Counters over HTTP/1.1 in Prometheus' text format 0.0.4: `GET /metrics`, and nothing else. A request has 8 KiB and ten seconds; the connection is closed
 //! after the answer.
 
+mod links;
 mod observers;
 
 use std::fmt::{Display, Write};
@@ -243,6 +244,7 @@ pub fn render(control: &Control) -> String {
     );
     observers::residence(&mut text, control);
     observers::counters(&mut text, control);
+    links::links(&mut text, control);
     connections(&mut text, control);
     rules(&mut text, control);
     text.0

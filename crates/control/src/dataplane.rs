@@ -8,6 +8,7 @@
 //! a packet or request that arrives later. None of them waits for a guest.
 
 mod connections;
+mod links;
 mod objects;
 mod observers;
 
@@ -27,6 +28,7 @@ use crate::settings::SwitchSettings;
 use crate::value::MacAddr;
 
 pub use connections::*;
+pub use links::*;
 pub use objects::*;
 pub use observers::*;
 
@@ -127,12 +129,15 @@ pub trait DataPlane: Send {
 
     /// Makes a port. A vhost-user port in client mode succeeds before its front end is there.
     fn create_port(&mut self, port: &Port) -> Done;
-    /// Changes network, MAC address, MTU or isolation of a live port; everything else is the same in both.
+    /// Changes network, MAC address, MTU, LLDP, shares or isolation of a live port; everything else is the same in both.
     fn update_port(&mut self, old: &Port, new: &Port) -> Done;
     /// Removes a port that has no flow rules, meters or indirect actions.
     fn delete_port(&mut self, port: &Port) -> Done;
     /// What a port is doing.
     fn port_state(&self, name: &str) -> Done<PortState>;
+
+    /// Tells guests what their links do, where that follows others. Called about once a second.
+    fn follow_links(&mut self);
 
     /// Whether the rule could be created now; changes nothing.
     fn validate_flow(&self, port: &Port, flow: &Flow) -> Done;
@@ -249,6 +254,8 @@ pub trait DataPlane: Send {
     fn lcore_stats(&self) -> Vec<LcoreStats>;
     /// Counters of every port.
     fn port_stats(&self) -> Vec<PortStats>;
+    /// Counters of every class in front of ports with a scheduler.
+    fn queue_stats(&self) -> Vec<QueueStats>;
     /// Counters of every pipeline stage, in the order that a packet passes them.
     fn stage_stats(&self) -> Vec<StageStats>;
     /// How long frames stayed in the engine, by lcore; zeroes while that is not measured.
@@ -262,6 +269,9 @@ pub trait DataPlane: Send {
     fn fdb(&self, network: Option<&str>) -> Vec<FdbEntry>;
     /// Underlay neighbours.
     fn neighbours(&self) -> Vec<Neighbour>;
+
+    /// LLDP on every wire that speaks it.
+    fn lldp(&self) -> Vec<LldpWire>;
 
     /// Runs one frame through the pipeline as if it had come in on `port`, without sending it,
     /// learning from it or counting it, and says each decision.
@@ -380,6 +390,12 @@ pub struct PortState {
     pub queues: u16,
     /// CPU numbers of the lcores that poll it.
     pub lcores: Vec<u16>,
+    /// What the link of its interface does; nothing for a guest's port and a bond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkReport>,
+    /// What the links of a bond do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bond: Option<BondState>,
 }
 
 /// What a volume is doing.

@@ -202,6 +202,8 @@ impl DataPlane for DryRun {
         })
     }
 
+    fn follow_links(&mut self) {}
+
     fn validate_flow(&self, port: &Port, flow: &Flow) -> Done {
         self.need(Kind::Port, &port.spec.name)?;
         self.named(port, &flow.spec.rule.actions).map(drop)
@@ -480,6 +482,14 @@ impl DataPlane for DryRun {
     }
 
     fn neighbours(&self) -> Vec<Neighbour> {
+        Vec::new()
+    }
+
+    fn lldp(&self) -> Vec<LldpWire> {
+        Vec::new()
+    }
+
+    fn queue_stats(&self) -> Vec<QueueStats> {
         Vec::new()
     }
 

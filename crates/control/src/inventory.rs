@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::model::{
     AddressSet, Any, Blocklist, Controller, Exporter, FloatingIp, Flow, FrameSelection, Isolation,
-    Kind, Mirror, MirrorTarget, Network, Node, Origin, Port, PortKind, Router, SecurityGroup,
-    Subnet, Volume, check_meters,
+    Kind, Mirror, MirrorTarget, Network, Node, Origin, Port, Router, SecurityGroup, Subnet, Volume,
+    check_meters,
 };
 
 mod policy;
@@ -286,7 +286,7 @@ impl Inventory {
         match any {
             Any::Network(_) => self
                 .ports()
-                .filter(|p| p.spec.network.as_ref() == Some(&name))
+                .filter(|p| p.spec.names_network(&name))
                 .map(|p| format!("port {}", p.spec.name))
                 .chain(self.services_with(any))
                 .chain(self.policies_with(any))
@@ -354,6 +354,12 @@ impl Inventory {
                     && self.network(name).is_none()
                 {
                     return dangling("network", name, Kind::Network);
+                }
+                let shares = port.spec.shaping.shape_tenants.iter();
+                for name in shares.filter_map(|share| share.network.as_deref()) {
+                    if self.network(name).is_none() {
+                        return dangling("shape_tenants", name, Kind::Network);
+                    }
                 }
                 let index = port
                     .spec
@@ -440,20 +446,26 @@ impl Inventory {
 
     /// Sockets, interfaces and volume files belong to one object each.
     fn admit_files(&self, any: &Any) -> Result<(), Error> {
-        let Some((field, target)) = target_of(any) else {
-            return Ok(());
-        };
-        let same = |other: &&Any| {
-            (other.kind(), other.name()) != (any.kind(), any.name())
-                && target_of(other).is_some_and(|(_, t)| t == target)
-        };
-        // Rules have no files, and there may be very many.
-        let owner = Kind::ALL
-            .into_iter()
-            .filter(|kind| *kind != Kind::Flow)
-            .flat_map(|kind| self.of(kind))
-            .find(same);
-        self.taken(&any.label(), field, target, owner.map(Any::label))
+        let (field, targets) = targets_of(any);
+        for target in targets {
+            let same = |other: &&Any| {
+                (other.kind(), other.name()) != (any.kind(), any.name())
+                    && targets_of(other).1.contains(&target)
+            };
+            // Rules have no files, and there may be very many.
+            let owner = Kind::ALL
+                .into_iter()
+                .filter(|kind| *kind != Kind::Flow)
+                .flat_map(|kind| self.of(kind))
+                .find(same);
+            self.taken(
+                &any.label(),
+                field,
+                target.to_owned(),
+                owner.map(Any::label),
+            )?;
+        }
+        Ok(())
     }
 
     fn taken(
@@ -516,25 +528,18 @@ fn none_free(port: &str) -> Error {
     Error::fault(&object, "id", "none free", "a number that is free")
 }
 
-/// The thing outside the daemon that an object has for itself.
-fn target_of(any: &Any) -> Option<(&'static str, String)> {
+/// The things outside the daemon that an object has for itself, and the field that names them.
+fn targets_of(any: &Any) -> (&'static str, Vec<&str>) {
     match any {
-        Any::Port(port) => {
-            let field = match port.spec.kind {
-                PortKind::VhostUser { .. } => "socket",
-                PortKind::Tap { .. } => "ifname",
-                PortKind::AfPacket { .. } | PortKind::AfXdp { .. } => "interface",
-            };
-            Some((field, port.spec.kind.target().to_owned()))
-        }
-        Any::Controller(controller) => Some(("socket", controller.spec.socket.clone())),
+        Any::Port(port) => port.spec.kind.targets(),
+        Any::Controller(controller) => ("socket", vec![&controller.spec.socket]),
         Any::Volume(volume) => match &volume.spec.kind {
             // Readers may share a file; a writer needs it alone.
             crate::model::VolumeKind::File { path, .. } if !volume.spec.read_only => {
-                Some(("path", path.clone()))
+                ("path", vec![path])
             }
-            _ => None,
+            _ => ("path", Vec::new()),
         },
-        _ => None,
+        _ => ("", Vec::new()),
     }
 }

@@ -5,12 +5,15 @@
 mod capture;
 mod disks;
 mod flows;
+mod guests;
 mod ipfix;
 mod networks;
 mod objects;
 mod observe;
 mod report;
+mod shaping;
 mod tracking;
+mod wires;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -22,11 +25,8 @@ use sumeru_engine::{EngineError, IdlePolicy, Lcore, LcoreConfig};
 use sumeru_flow::model::{IndirectAction, MeterProfile};
 use sumeru_switch::snapshot::{PortView, Underlay};
 use sumeru_switch::switch::{Switch, SwitchError};
-use sumeru_switch::vhost_net::{NetState, VhostNet};
-use sumeru_switch::wire::packet::PacketSocket;
-use sumeru_switch::wire::tap::Tap;
-use sumeru_switch::wire::xdp::XdpSocket;
-use sumeru_switch::wire::{Wire, WireError};
+use sumeru_switch::vhost_net::NetState;
+use sumeru_switch::wire::WireError;
 use sumeru_virtio::device::VirtioDevice;
 use sumeru_virtio::vhost_user::{Endpoint, EndpointError};
 
@@ -149,6 +149,7 @@ impl Local {
             network,
             mtu: spec.mtu,
             uplink: spec.uplink,
+            lldp: spec.speaks_lldp(self.node.lldp),
         })
     }
 
@@ -174,118 +175,6 @@ impl Local {
             });
         Ok(self.switch()?.set_underlay(underlay)?)
     }
-
-    fn open_guest(
-        &mut self,
-        spec: &PortSpec,
-        mode: SocketMode,
-        socket: &str,
-        pairs: u16,
-    ) -> Done<LivePort> {
-        let view = self.view(spec)?;
-        let (index, mac) = (
-            view.index,
-            spec.mac
-                .map_or_else(|| made_up_mac(view.index), |mac| mac.0),
-        );
-        let switch = self.switch()?;
-        let (device, state): (VhostNet, _) = switch.add_guest(view, pairs, mac)?;
-        // Before a guest can send anything.
-        let isolated = switch.set_isolated(index, spec.flow_isolated);
-        let exposed = isolated
-            .map_err(Refusal::from)
-            .and_then(|()| expose(mode, socket, Box::new(device)));
-        match exposed {
-            Ok(endpoint) => Ok(LivePort {
-                spec: spec.clone(),
-                endpoint: Some(endpoint),
-                net: Some(state),
-                mac,
-            }),
-            Err(refusal) => {
-                self.switch()?.remove_port(index)?;
-                Err(refusal)
-            }
-        }
-    }
-
-    fn open_wire(&mut self, spec: &PortSpec) -> Done<LivePort> {
-        let (wire, mac): (Box<dyn Wire + Send>, _) = match &spec.kind {
-            PortKind::Tap { ifname } => {
-                let tap = Tap::open(ifname, spec.mtu.into())?;
-                let mac = tap.mac();
-                (Box::new(tap), mac)
-            }
-            PortKind::AfPacket { interface } => {
-                let socket = PacketSocket::open(interface)?;
-                check_mtu(spec, socket.interface().mtu()?)?;
-                let mac = socket.mac();
-                (Box::new(socket), mac)
-            }
-            PortKind::AfXdp { interface, queues } => {
-                if *queues != 1 {
-                    return Err(Refusal::Field {
-                        field: "queues",
-                        found: queues.to_string(),
-                        expected: "1: one lcore polls an AF_XDP port".to_owned(),
-                    });
-                }
-                let socket = XdpSocket::open(interface, 0)?;
-                check_mtu(spec, socket.interface().mtu()?)?;
-                let mac = socket.mac();
-                (Box::new(socket), mac)
-            }
-            PortKind::VhostUser { .. } => return Err(unknown("wire port", &spec.name)),
-        };
-        let view = self.view(spec)?;
-        let switch = self.switch()?;
-        if spec.flow_isolated {
-            // Frames may come at once; without a network they go nowhere until the port is isolated.
-            let closed = PortView {
-                network: None,
-                uplink: false,
-                ..view.clone()
-            };
-            switch.add_wire(closed, wire)?;
-            let index = view.index;
-            let opened = switch
-                .set_isolated(index, true)
-                .and_then(|()| switch.update_port(view));
-            if let Err(error) = opened {
-                switch.remove_port(index)?;
-                return Err(error.into());
-            }
-        } else {
-            switch.add_wire(view, wire)?;
-        }
-        Ok(LivePort {
-            spec: spec.clone(),
-            endpoint: None,
-            net: None,
-            mac,
-        })
-    }
-}
-
-/// A locally administered address for a port that none was given for; the same at every start.
-fn made_up_mac(index: u16) -> [u8; 6] {
-    let [high, low] = index.to_be_bytes();
-    [0x02, 0x73, 0x75, 0x6d, high, low]
-}
-
-/// An interface whose MTU is below the port's would lose frames silently.
-fn check_mtu(spec: &PortSpec, actual: u32) -> Done {
-    if u32::from(spec.mtu) > actual {
-        return Err(Refusal::Field {
-            field: "mtu",
-            found: spec.mtu.to_string(),
-            expected: format!(
-                "at most {actual}, the MTU of interface {}",
-                spec.kind.target()
-            ),
-        });
-    }
-    Ok(())
 }
 
 impl DataPlane for Local {
@@ -320,7 +209,15 @@ impl DataPlane for Local {
         }
         self.switch()?.measure_residence(new.spec.residence)?;
         self.node = new.spec.clone();
-        self.settle_underlay()
+        if old.spec.lldp != new.spec.lldp {
+            let specs: Vec<_> = self.ports.values().map(|port| port.spec.clone()).collect();
+            for spec in specs {
+                let view = self.view(&spec)?;
+                self.switch()?.update_port(view)?;
+            }
+        }
+        self.settle_underlay()?;
+        self.settle_lldp(None)
     }
 
     fn stop(&mut self) {
@@ -361,20 +258,24 @@ impl DataPlane for Local {
     fn create_port(&mut self, port: &Port) -> Done {
         let spec = &port.spec;
         let live = match &spec.kind {
-            PortKind::VhostUser {
-                socket,
-                mode,
-                queues,
-                ..
-            } => self.open_guest(spec, *mode, socket, *queues)?,
+            PortKind::VhostUser { .. } => self.open_guest(spec)?,
             _ => self.open_wire(spec)?,
         };
         self.ports.insert(spec.name.clone(), live);
-        self.settle_underlay()
+        if let Err(refusal) = self.shape(spec) {
+            self.ports.remove(&spec.name);
+            self.switch()?.remove_port(spec.index())?;
+            return Err(refusal);
+        }
+        self.settle_underlay()?;
+        self.settle_lldp(None)
     }
 
-    fn update_port(&mut self, _: &Port, new: &Port) -> Done {
+    fn update_port(&mut self, old: &Port, new: &Port) -> Done {
         let view = self.view(&new.spec)?;
+        if old.spec.shaping != new.spec.shaping {
+            self.shape(&new.spec)?;
+        }
         let index = view.index;
         let switch = self.switch()?;
         switch.set_isolated(index, new.spec.flow_isolated)?;
@@ -382,10 +283,12 @@ impl DataPlane for Local {
         if let Some(live) = self.ports.get_mut(&new.spec.name) {
             live.spec = new.spec.clone();
         }
-        Ok(())
+        self.settle_guest(&new.spec.name)?;
+        self.settle_lldp(None)
     }
 
     fn delete_port(&mut self, port: &Port) -> Done {
+        self.settle_lldp(Some(&port.spec.name))?;
         // Ends the session first: its queues leave the lcore before the port does.
         self.ports
             .remove(&port.spec.name)
@@ -398,25 +301,13 @@ impl DataPlane for Local {
         let port = self.ports.get(name).ok_or_else(|| unknown("port", name))?;
         let lcores = vec![self.switch_ref()?.port_cpu() as u16];
         Ok(match &port.net {
-            None => PortState {
-                up: true,
-                connected: true,
-                features: 0,
-                queues: 1,
-                lcores,
-            },
-            Some(net) => {
-                let queues = (net.running().count_ones() / 2) as u16;
-                let up = queues > 0 && self.switch_ref()?.faults(port.spec.index()).is_empty();
-                PortState {
-                    up,
-                    connected: net.connected(),
-                    features: net.features(),
-                    queues,
-                    lcores,
-                }
-            }
+            None => self.wire_state(port, lcores)?,
+            Some(net) => self.guest_state(port, net, lcores)?,
         })
+    }
+
+    fn follow_links(&mut self) {
+        self.follow_uplink();
     }
 
     fn validate_flow(&self, port: &Port, flow: &Flow) -> Done {
@@ -590,6 +481,10 @@ impl DataPlane for Local {
         self.report_ports()
     }
 
+    fn queue_stats(&self) -> Vec<QueueStats> {
+        self.report_queues()
+    }
+
     fn stage_stats(&self) -> Vec<StageStats> {
         self.report_stages()
     }
@@ -612,6 +507,10 @@ impl DataPlane for Local {
 
     fn neighbours(&self) -> Vec<Neighbour> {
         self.report_neighbours()
+    }
+
+    fn lldp(&self) -> Vec<LldpWire> {
+        self.report_lldp()
     }
 
     fn trace(&mut self, port: &Port, frame: &[u8]) -> Done<Trace> {

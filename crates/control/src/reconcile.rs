@@ -350,7 +350,9 @@ impl Control {
                     self.plane_delete(any)?;
                 }
                 self.inventory.remove(any);
-                self.up.remove(&any.label());
+                let (label, member) = (any.label(), format!("{} member ", any.label()));
+                self.up
+                    .retain(|object, _| *object != label && !object.starts_with(&member));
             }
         }
         Ok(())

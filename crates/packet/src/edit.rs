@@ -444,6 +444,15 @@ pub fn set_tos(header: &mut [u8], layer: &LayerLayout, tos: u8) -> Result<(), Ed
     change_tos(header, layer, |_| tos)
 }
 
+/// Sets the ECN field of the IP header (RFC 3168).
+///
+/// # Errors
+/// [`EditError::Absent`] when not IP, [`EditError::OutOfRange`].
+#[inline]
+pub fn set_ecn(header: &mut [u8], layer: &LayerLayout, ecn: u8) -> Result<(), EditError> {
+    change_tos(header, layer, |tos| tos & 0xfc | ecn & 3)
+}
+
 #[inline]
 fn change_tos(
     header: &mut [u8],

@@ -96,6 +96,26 @@ fn hop_on(header: &mut [u8], layer: &LayerLayout, hop: &Hop) -> Result<(), EditE
     edit::set_eth_dst(header, layer, hop.dst)
 }
 
+/// The congestion bits of a frame's first IP header (RFC 3168); 0 if it has none, which says the same as a sender that does not take part.
+pub fn congestion(frame: &Frame) -> u8 {
+    let layer = frame.layout.outer();
+    let at = usize::from(layer.l3);
+    let header = frame.header.header();
+    let byte = |at: usize| header.get(at).copied().unwrap_or(0);
+    match layer.l3_kind {
+        L3Kind::Ipv4 => byte(at + 1) & 3,
+        L3Kind::Ipv6 => byte(at + 1) >> 4 & 3,
+        L3Kind::Arp | L3Kind::None => 0,
+    }
+}
+
+/// Tells the receiver of a frame that it met congestion.
+pub fn mark_congestion(frame: &mut Frame) {
+    let layer = *frame.layout.outer();
+    // A frame without IP header has no such bits.
+    let _ = edit::set_ecn(frame.header.header_mut(), &layer, 3);
+}
+
 fn swap_eth(header: &mut [u8], layer: &LayerLayout) -> Result<(), EditError> {
     let at = usize::from(layer.eth);
     let addresses = header.get_mut(at..at + 12);

@@ -171,6 +171,7 @@ mod tests {
                 network: Some(5),
                 mtu: 1500,
                 uplink: false,
+                lldp: false,
             })
         };
         let network = NetworkView {

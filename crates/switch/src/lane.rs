@@ -3,9 +3,11 @@
 //! It knows what to do with a frame once that is decided; it decides nothing.
 #![allow(unsafe_code)]
 
+pub mod bond;
 mod connections;
 mod execute;
 mod observe;
+pub mod queue;
 mod services;
 mod too_long;
 pub mod tunnel;
@@ -20,6 +22,8 @@ use sumeru_engine::Tsc;
 use sumeru_packet::{Layer, ParseOptions};
 use sumeru_virtio::GuestSlice;
 
+use self::bond::BondPort;
+use self::queue::EgressQueue;
 use crate::cache::Quick;
 use crate::classifier::arena::CounterArena;
 use crate::conntrack::{Conntrack, Fragments};
@@ -61,6 +65,28 @@ pub enum Attachment {
     Rings(Vec<RingPair>),
     /// A socket or device of the host.
     Wire(Box<dyn Wire>),
+    /// Several of them that are one.
+    Bond(Box<BondPort>),
+}
+
+impl Attachment {
+    /// The wires that it is made of.
+    pub fn wires(&self) -> &[Box<dyn Wire>] {
+        match self {
+            Self::Rings(_) => &[],
+            Self::Wire(wire) => std::slice::from_ref(wire),
+            Self::Bond(bond) => bond.wires(),
+        }
+    }
+
+    /// The same, for what is done to all.
+    pub fn wires_mut(&mut self) -> &mut [Box<dyn Wire>] {
+        match self {
+            Self::Rings(_) => &mut [],
+            Self::Wire(wire) => std::slice::from_mut(wire),
+            Self::Bond(bond) => bond.wires_mut(),
+        }
+    }
 }
 
 /// A port on this lcore.
@@ -81,6 +107,12 @@ pub struct LocalPort {
     answers_left: u32,
     /// Which of its frames somebody looks at besides those who get them.
     pub watched: Watched,
+    /// The network that it is on.
+    pub network: Option<NetworkId>,
+    /// Whether tunnels run over it.
+    pub uplink: bool,
+    /// What frames wait in before they leave by it, if it has a scheduler.
+    queue: Option<Box<EgressQueue>>,
     /// Where frames that came in by it went last.
     usual: PortIndex,
     /// Frames of the burst in hand that leave by it.
@@ -101,10 +133,18 @@ impl LocalPort {
             errors_left: ERRORS_PER_SECOND,
             answers_left: ANSWERS_PER_SECOND,
             watched: Watched::default(),
+            network: None,
+            uplink: false,
+            queue: None,
             usual: 0,
             pending: ArrayVec::new(),
             steered: ArrayVec::new(),
         }
+    }
+
+    /// The queue in front of it, if it has one.
+    pub fn queue(&self) -> Option<&EgressQueue> {
+        self.queue.as_deref()
     }
 }
 
@@ -141,6 +181,8 @@ pub struct Lane {
     /// For those that choose frames by chance.
     random: u64,
     dirty: Vec<PortIndex>,
+    /// Ports in front of which frames wait.
+    queued: Vec<PortIndex>,
     /// Ports whose guests may want a notification of what was sent to them or given back.
     unsettled: Vec<PortIndex>,
 }
@@ -197,6 +239,7 @@ impl Lane {
             broke_at: 0,
             random: 0x9e37_79b9_7f4a_7c15,
             dirty: Vec::with_capacity(64),
+            queued: Vec::with_capacity(64),
             unsettled: Vec::with_capacity(64),
         }
     }
@@ -278,7 +321,7 @@ impl Lane {
                 [pair] => pair.receiver.as_mut(),
                 _ => None,
             },
-            Attachment::Wire(_) => None,
+            Attachment::Wire(_) | Attachment::Bond(_) => None,
         }
     }
 
@@ -358,18 +401,28 @@ impl Lane {
         let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else {
             return;
         };
-        let too_long = send(
-            port,
-            &*self.frames,
-            &pending,
-            &steered,
-            &self.list,
-            &self.counters,
-        );
+        let too_long = if port.queue.is_some() {
+            self.hold(index, &pending)
+        } else {
+            send(
+                port,
+                &*self.frames,
+                &pending,
+                &steered,
+                &self.list,
+                &self.counters,
+            )
+        };
         if too_long {
             self.answer_all_too_long(index, &pending);
         }
         self.unsettled(index);
+    }
+
+    /// Whether frames wait in front of a port.
+    #[inline(always)]
+    pub fn waits(&self) -> bool {
+        !self.queued.is_empty()
     }
 
     /// Sends a frame of our own making by a port.
@@ -395,14 +448,15 @@ impl Lane {
     }
 }
 
-/// The queue that every frame sent by a port leaves by, if there is only one, it is open and nobody else looks at what is sent; with the port's counts, and its longest frame in bytes.
+/// The queue that every frame sent by a port leaves by, if there is only one, it is open, none waits in front of it and nobody else looks at what is sent; with the port's counts,
+/// and its longest frame in bytes.
 #[inline(always)]
 pub fn open_receiver(
     ports: &mut [Option<LocalPort>],
     port: PortIndex,
 ) -> Option<(&mut Receiver, &PortCounters, u32)> {
     let local = ports.get_mut(usize::from(port))?.as_mut()?;
-    if local.watched.sent {
+    if local.watched.sent || local.queue.is_some() {
         return None;
     }
     let Attachment::Rings(pairs) = &mut local.attachment else {
@@ -449,6 +503,7 @@ fn send(
                 lost,
             );
         }
+        Attachment::Bond(bond) => bond.send(frames, order, list, port.max_frame, &mut sent, lost),
     }
     port_counters.tx_packets.add(sent.packets);
     port_counters.tx_bytes.add(sent.bytes);

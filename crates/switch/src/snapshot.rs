@@ -27,6 +27,8 @@ pub struct PortView {
     pub mtu: u16,
     /// Whether tunnels run over it.
     pub uplink: bool,
+    /// Whether LLDP frames that come in by it are for this node.
+    pub lldp: bool,
 }
 
 /// How the frames of a network travel between nodes.

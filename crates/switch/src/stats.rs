@@ -127,10 +127,18 @@ counted! {
         Unanswered = "unanswered",
         /// The port asked the switch more than it answers a port in a second.
         AnswerLimit = "answer-limit",
-        /// Answered by the engine itself (ARP, neighbour discovery, echo on the underlay).
+        /// Answered by the engine itself (ARP, neighbour discovery, echo on the underlay), or for its link protocols (LACP, LLDP).
         Consumed = "consumed",
+        /// Of a link protocol (LACP, Marker, LLDP), and makes no sense, or one too many at once.
+        BadLinkPdu = "bad-link-pdu",
+        /// Came in by a member of a bond that is not in use.
+        InactiveMember = "inactive-member",
         /// The port it would leave by is gone or not up.
         PortDown = "port-down",
+        /// Too many frames of its class wait for the port already.
+        QueueFull = "queue-full",
+        /// Frames of its class have waited for the port for too long (CoDel, RFC 8289).
+        QueueDelay = "queue-delay",
         /// The receiver has no free buffers.
         NoBuffers = "no-buffers",
         /// The receiver's buffers are smaller than the frame.

@@ -4,6 +4,7 @@
 
 mod batch;
 mod connections;
+mod links;
 mod objects;
 mod observe;
 
@@ -19,6 +20,7 @@ use sumeru_flow::model::MeterError;
 
 use crate::fdb::Entry;
 use crate::frame::PortIndex;
+use crate::link::LinkError;
 use crate::qos::QosError;
 use crate::ring::QueueFault;
 use crate::rules::RuleError;
@@ -28,7 +30,8 @@ use crate::snapshot::{NetworkId, NetworkView, PortView, Snapshot, Underlay};
 use crate::stats::{DropReason, PipelineCounters, PortCounters, Stage};
 use crate::underlay::Neighbour;
 use crate::vhost_net::{MAX_PAIRS, NetState, VhostNet};
-use crate::wire::Wire;
+use crate::wire::monitor::LinkMonitor;
+use crate::wire::{Wire, WireError};
 use crate::worker::{SwitchWorker, Traced};
 
 pub use batch::{BatchError, NewRule};
@@ -68,6 +71,15 @@ pub enum SwitchError {
     /// A wire port's descriptor.
     #[error("cannot wait for frames on port {0}: {1}")]
     Watch(PortIndex, std::io::Error),
+    /// A bond, or what LLDP is to say.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// A wire port's interface.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The kernel tells nothing of links.
+    #[error("cannot watch the links of wires: {0}")]
+    Monitor(std::io::Error),
 }
 
 /// How to reach the switch's part on one lcore.
@@ -97,6 +109,23 @@ impl WorkerHandle {
         answer.ok_or(EngineError::Gone(cpu))
     }
 
+    /// Like [`Self::call`], but does not wait for it to have run.
+    ///
+    /// # Errors
+    /// When the lcore is gone.
+    pub fn send(
+        &self,
+        f: impl FnOnce(&mut SwitchWorker) + Send + 'static,
+    ) -> Result<(), EngineError> {
+        let id = self.id;
+        self.lcore.send(move |local| {
+            if let Some(worker) = local.get(id) {
+                worker.refresh();
+                f(worker);
+            }
+        })
+    }
+
     /// The CPU it runs on.
     pub fn cpu(&self) -> usize {
         self.lcore.cpu()
@@ -120,6 +149,8 @@ pub struct Switch {
     pipeline: Vec<Arc<PipelineCounters>>,
     ports: BTreeMap<PortIndex, PortBlocks>,
     faults: Faults,
+    /// Once there is a wire.
+    links: Option<LinkMonitor>,
     /// Captures and flow meters so far.
     observers: u64,
 }
@@ -180,6 +211,7 @@ impl Switch {
             pipeline,
             ports: BTreeMap::new(),
             faults,
+            links: None,
             observers: 0,
         })
     }
@@ -249,18 +281,20 @@ impl Switch {
             .call(move |worker, _| worker.add_guest(index, usize::from(pairs), counters))?;
         self.change(|snapshot| put_port(snapshot, view))?;
         let state = Arc::new(NetState::default());
-        Ok((
-            VhostNet::new(
-                index,
-                pairs,
-                mac,
-                mtu,
-                self.owner().clone(),
-                state.clone(),
-                self.faults.clone(),
-            ),
-            state,
-        ))
+        Ok((self.guest_device(index, pairs, mac, mtu, &state), state))
+    }
+
+    /// Another device for a guest's port whose transport has ended, with the state that its first one had.
+    pub fn guest_device(
+        &self,
+        index: PortIndex,
+        pairs: u16,
+        mac: [u8; 6],
+        mtu: u16,
+        state: &Arc<NetState>,
+    ) -> VhostNet {
+        let (worker, faults) = (self.owner().clone(), self.faults.clone());
+        VhostNet::new(index, pairs, mac, mtu, worker, state.clone(), faults)
     }
 
     /// Adds a wire port.
@@ -272,7 +306,7 @@ impl Switch {
         view: PortView,
         wire: Box<dyn Wire + Send>,
     ) -> Result<(), SwitchError> {
-        let index = view.index;
+        let (index, interface) = (view.index, wire.interface().name().to_owned());
         let counters = self.blocks(index)?;
         let added = self
             .owner()
@@ -281,7 +315,7 @@ impl Switch {
             self.ports.remove(&index);
             return Err(SwitchError::Watch(index, error));
         }
-        self.change(|snapshot| put_port(snapshot, view))
+        self.open(view, &[(0, interface)])
     }
 
     /// Replaces what forwarding knows of a port: network, MTU, name.
@@ -303,6 +337,9 @@ impl Switch {
         self.ports
             .remove(&index)
             .ok_or(SwitchError::UnknownPort(index))?;
+        if let Some(links) = &self.links {
+            links.forget(index);
+        }
         self.change(|snapshot| {
             if let Some(slot) = snapshot.ports.get_mut(usize::from(index)) {
                 *slot = None;

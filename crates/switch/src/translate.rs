@@ -14,6 +14,7 @@ use crate::cache::Rests;
 use crate::classifier::Classes;
 use crate::fdb::{Fdb, Target, change_of};
 use crate::frame::PortIndex;
+use crate::link::tlv::LLDP_ETHERTYPE;
 use crate::program::{Op, Sample};
 use crate::rules::{EGRESS_START, RuleView, name_from};
 use crate::services::Services;
@@ -189,6 +190,10 @@ impl Walk<'_> {
             "ingress",
             format_args!("port {} ({})", port.name, port.index),
         );
+        if port.lldp && self.get(Field::EthType(Layer::Outer)) == u128::from(LLDP_ETHERTYPE) {
+            // Whatever rules say, as no bridge forwards it.
+            return self.consume("lldp", "LLDP");
+        }
         if self.rules(0) || self.over {
             return;
         }
@@ -273,7 +278,7 @@ impl Walk<'_> {
         let o = Layer::Outer;
         let eth_type = self.get(Field::EthType(o));
         if eth_type == 0x0806 {
-            return self.consume("ARP on the underlay");
+            return self.consume("underlay", "ARP on the underlay");
         }
         if eth_type != 0x0800 && eth_type != 0x86dd {
             return self.drop(Drop::NotForUs);
@@ -283,13 +288,13 @@ impl Walk<'_> {
         if !underlay.owns(destination) {
             // Neighbour solicitations go to a multicast address that stands for ours (RFC 4291, 2.7.1).
             return if proto == 58 {
-                self.consume("ICMPv6 on the underlay")
+                self.consume("underlay", "ICMPv6 on the underlay")
             } else {
                 self.drop(Drop::NotForUs)
             };
         }
         if proto == 1 || proto == 58 {
-            return self.consume("ICMP to this node");
+            return self.consume("underlay", "ICMP to this node");
         }
         let kind = TunnelKind::from_number(self.get(Field::TunnelKind(o)) as u8);
         let carries = matches!(
@@ -323,8 +328,8 @@ impl Walk<'_> {
         self.bridge(vni, Target::Remote(source));
     }
 
-    fn consume(&mut self, what: &str) {
-        self.note("underlay", format_args!("{what}"));
+    fn consume(&mut self, stage: &'static str, what: &str) {
+        self.note(stage, format_args!("{what}"));
         self.out.once = true;
         self.out.ops.push(Op::Consume);
     }

@@ -224,6 +224,7 @@ fn snapshot() -> Snapshot {
         network: [Some(1), Some(1), Some(2), None][usize::from(index)],
         mtu: 1500,
         uplink: index == 3,
+        lldp: false,
     };
     snapshot.ports = (0..4).map(|index| Some(view(index))).collect();
     for (id, remotes) in [(1, vec!["192.0.2.2".parse().unwrap()]), (2, vec![])] {

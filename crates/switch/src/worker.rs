@@ -6,6 +6,7 @@
 
 mod connections;
 mod express;
+mod link;
 mod ports;
 mod report;
 mod services;
@@ -39,8 +40,10 @@ use crate::track::Track;
 use crate::translate::{Note, Tables};
 use crate::underlay::Neighbours;
 use crate::wire::Received;
+use link::LinkLayer;
 
 pub use connections::{ConnectionSettings, ConnectionSums};
+pub use link::{BondReport, LldpReport, LldpSetup};
 pub use report::CacheSums;
 
 /// Most bytes of a frame for the engine itself (ARP, neighbour discovery, echo).
@@ -73,6 +76,8 @@ pub struct SwitchWorker {
     /// Room for the neighbours to be asked for, kept from second to second.
     questions: Vec<IpAddr>,
     faults: FaultSink,
+    /// What neighbours on the wires say to each other.
+    link: LinkLayer,
     /// What the rules want parsed.
     parsing: Parsing,
     /// Which rules' masks were looked at last.
@@ -112,6 +117,7 @@ impl SwitchWorker {
             heads: express::Heads::default(),
             questions: Vec::new(),
             faults,
+            link: LinkLayer::default(),
             parsing: Parsing::default(),
             shape: 0,
             tracking: ConnectionSettings::default(),
@@ -201,6 +207,16 @@ impl SwitchWorker {
             Attachment::Wire(wire) => {
                 self.received.clear();
                 let count = wire.receive(BURST, &mut self.received);
+                if count == 0 {
+                    return 0;
+                }
+                (0, count, self.load_wire(source.port))
+            }
+            Attachment::Bond(bond) => {
+                self.received.clear();
+                let dropped = bond.receive(source.pair, &mut self.received);
+                self.listen(source.port, dropped);
+                let count = self.received.len();
                 if count == 0 {
                     return 0;
                 }
@@ -497,7 +513,7 @@ fn sender_of(ports: &mut [Option<LocalPort>], source: Source) -> Option<&mut Sen
     let port = ports.get_mut(usize::from(source.port))?.as_mut()?;
     match &mut port.attachment {
         Attachment::Rings(pairs) => pairs.get_mut(source.pair)?.sender.as_mut(),
-        Attachment::Wire(_) => None,
+        Attachment::Wire(_) | Attachment::Bond(_) => None,
     }
 }
 
@@ -533,6 +549,9 @@ impl Poller for SwitchWorker {
                 }
             }
         }
+        if self.lane.waits() {
+            moved += self.lane.run_queues();
+        }
         self.lane.settle();
         if self.cache.sweeping() {
             self.sweep();
@@ -548,6 +567,11 @@ impl Poller for SwitchWorker {
         for port in self.lane.ports.iter_mut().flatten() {
             match &mut port.attachment {
                 Attachment::Wire(wire) => busy |= wire.pending(),
+                Attachment::Bond(bond) => {
+                    bond.wires_mut()
+                        .iter_mut()
+                        .for_each(|wire| busy |= wire.pending());
+                }
                 Attachment::Rings(pairs) => {
                     pairs
                         .iter_mut()
@@ -559,7 +583,8 @@ impl Poller for SwitchWorker {
         if busy {
             Armed::Busy
         } else {
-            Armed::Until(self.next_tick)
+            let due = self.lane.queues_due(Tsc::now().0).map(Tsc);
+            Armed::Until(due.map_or(self.next_tick, |due| due.min(self.next_tick)))
         }
     }
 

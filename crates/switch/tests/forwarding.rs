@@ -94,6 +94,7 @@ fn networks_do_not_see_each_other() {
             network: Some(1),
             mtu: 1500,
             uplink: false,
+            lldp: false,
         })
         .unwrap();
     x.send(&[udp(1, 2, 4)]);

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use driver::*;
 use sumeru_packet::build;
+use sumeru_switch::lane::queue::EgressConfig;
 use sumeru_switch::stats::Stage;
 
 /// Counts what marked threads allocate.
@@ -118,6 +119,27 @@ fn rules_and_their_edits_allocate_nothing() {
     let counted = allocations(&node, || {
         a.send(&[udp(1, 2, 900), tcp(1, 2, true, 5)]);
         assert_eq!(b.receive().len(), 1);
+    });
+    assert_eq!(counted, 0);
+}
+
+#[test]
+fn frames_that_wait_allocate_nothing() {
+    let (mut node, _wire, mut a, mut b) = node();
+    let config = EgressConfig {
+        rate: 1 << 38,
+        frames: 64,
+        tenants: Vec::new(),
+        classes: Vec::new(),
+    };
+    node.switch.set_egress(2, Some(config)).unwrap();
+    let frames: Vec<_> = (0..40).map(|i| udp(1, 2, 30 * i)).collect();
+    let counted = allocations(&node, || {
+        a.send(&frames);
+        let mut received = 0;
+        while received < frames.len() {
+            received += b.receive().len();
+        }
     });
     assert_eq!(counted, 0);
 }

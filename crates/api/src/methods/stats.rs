@@ -1,9 +1,10 @@
-//! `stats.*`, `fdb.list`, `neighbour.list`: what the data plane counts and has learned.
+//! `stats.*`, `fdb.list`, `neighbour.list`, `lldp.list`: what the data plane counts and has learned.
 
 use serde_json::Value;
 use sumeru_control::decode::{Field, optional};
 use sumeru_control::error::Error;
 use sumeru_control::model::Kind;
+use sumeru_control::reconcile::Control;
 
 use super::{PortArg, shown};
 use crate::method::{Args, Method, Params, State};
@@ -25,6 +26,12 @@ pub const METHODS: &[Method] = &[
         doc: "Counters of ports.",
         params: Params::Fields(PORT),
         call: port,
+    },
+    Method {
+        name: "stats.queue",
+        doc: "Counters of the classes in front of ports that are shaped.",
+        params: Params::Fields(PORT),
+        call: queue,
     },
     Method {
         name: "stats.stage",
@@ -62,6 +69,12 @@ pub const METHODS: &[Method] = &[
         params: Params::Fields(NONE),
         call: neighbours,
     },
+    Method {
+        name: "lldp.list",
+        doc: "Wires that speak LLDP, with the neighbours heard there.",
+        params: Params::Fields(PORT),
+        call: lldp,
+    },
 ];
 
 fn lcore(state: &State, args: Args<'_>) -> Result<Value, Error> {
@@ -69,16 +82,29 @@ fn lcore(state: &State, args: Args<'_>) -> Result<Value, Error> {
     shown(state.control().plane().lcore_stats())
 }
 
-fn port(state: &State, args: Args<'_>) -> Result<Value, Error> {
+/// The name of the only port that is asked for.
+fn wanted_port(control: &Control, args: &Args<'_>) -> Result<Option<String>, Error> {
     let port = args.read(|fields| Some(fields.optional::<PortArg>("port").map(|p| p.0)))?;
+    match port {
+        Some(port) => Ok(Some(control.inventory().port_by(&port)?.spec.name.clone())),
+        None => Ok(None),
+    }
+}
+
+fn port(state: &State, args: Args<'_>) -> Result<Value, Error> {
     let control = state.control();
-    let name = match port {
-        Some(port) => Some(control.inventory().port_by(&port)?.spec.name.clone()),
-        None => None,
-    };
+    let name = wanted_port(&control, &args)?;
     let mut stats = control.plane().port_stats();
     stats.retain(|s| name.as_ref().is_none_or(|name| *name == s.port));
     stats.sort_by_key(|s| s.index);
+    shown(stats)
+}
+
+fn queue(state: &State, args: Args<'_>) -> Result<Value, Error> {
+    let control = state.control();
+    let name = wanted_port(&control, &args)?;
+    let mut stats = control.plane().queue_stats();
+    stats.retain(|queue| name.as_ref().is_none_or(|name| *name == queue.port));
     shown(stats)
 }
 
@@ -114,4 +140,12 @@ fn fdb(state: &State, args: Args<'_>) -> Result<Value, Error> {
 fn neighbours(state: &State, args: Args<'_>) -> Result<Value, Error> {
     args.none()?;
     shown(state.control().plane().neighbours())
+}
+
+fn lldp(state: &State, args: Args<'_>) -> Result<Value, Error> {
+    let control = state.control();
+    let name = wanted_port(&control, &args)?;
+    let mut wires = control.plane().lldp();
+    wires.retain(|wire| name.as_ref().is_none_or(|name| *name == wire.port));
+    shown(wires)
 }

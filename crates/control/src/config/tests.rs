@@ -64,14 +64,14 @@ queue_size = 100
     let found = faults(text);
     let expected = [
         r#"line 3: node: lcores is CPU 1 twice, expected each CPU once"#,
-        r#"line 4: node: colour is not a known field, expected one of name, lcores, poll, spin_us, underlay, uplink, vxlan_port, residence"#,
+        r#"line 4: node: colour is not a known field, expected one of name, lcores, poll, spin_us, underlay, uplink, vxlan_port, residence, lldp"#,
         r#"line 5: node: underlay is 198.51.100.1/24, expected at most one address of each family"#,
         r#"line 8: port vm1: socket is missing, expected an absolute path of at most 107 bytes"#,
         r#"line 11: port vm1: mtu is 20, expected an integer from 68 to 9216"#,
         r#"line 12: port vm1: ifname is "tap0", expected to be left out (the port is vhost-user)"#,
         r#"line 13: port vm1: mac is "zz", expected a MAC address such as 52:54:00:12:34:56"#,
         r#"line 15: port #2: name is missing, expected a name of 1 to 63 letters, digits, '.', '_', '-' or ':', not a number"#,
-        r#"line 22: port vm3: kind is "usb", expected one of "vhost-user", "tap", "af-packet", "af-xdp""#,
+        r#"line 22: port vm3: kind is "usb", expected one of "vhost-user", "tap", "af-packet", "af-xdp", "bond""#,
         r#"line 24: volume d: path is missing, expected an absolute path"#,
         r#"line 27: volume d: size is "3 parsecs", expected a size such as 64MiB, 10GiB or a number of bytes, from 1 byte to 8 EiB - 1"#,
         r#"line 32: volume m: size is 1000, expected a multiple of the block size, 4096 bytes"#,

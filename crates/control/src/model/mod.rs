@@ -4,6 +4,7 @@
 
 mod address_set;
 mod blocklist;
+mod bond;
 mod exporter;
 mod floating_ip;
 mod flow;
@@ -15,6 +16,7 @@ mod network;
 mod node;
 mod port;
 mod port_policy;
+mod port_shaping;
 mod router;
 mod security_group;
 mod selection;
@@ -33,6 +35,7 @@ use crate::decode::{Fault, Field, Fields, LineOf, Wrong, show};
 
 pub use address_set::{AddressSetSpec, PREFIXES_MAX};
 pub use blocklist::{Blocked, BlocklistSpec};
+pub use bond::{BondHash, BondMode, BondSpec, LacpRate, MemberKind};
 pub use exporter::ExporterSpec;
 pub use floating_ip::FloatingIpSpec;
 pub use flow::FlowSpec;
@@ -44,8 +47,9 @@ pub use isolation::{Isolate, IsolationSpec};
 pub use mirror::{MirrorSpec, MirrorTarget};
 pub use network::{NetworkSpec, Overlay, StaticMac};
 pub use node::{NodeSpec, Poll};
-pub use port::{PortKind, PortSpec};
+pub use port::{GuestLink, PortKind, PortSpec};
 pub use port_policy::{AllowedAddress, BURST_MS, PortPolicy};
+pub use port_shaping::{ClassShare, PortShaping, Share, TenantShare};
 pub use router::RouterSpec;
 pub use security_group::{Direction, GroupRule, Member, Protocol, Remote, SecurityGroupSpec};
 pub use selection::{FrameSelection, HeaderPattern, Way};

@@ -36,6 +36,8 @@ pub struct NodeSpec {
     pub vxlan_port: u16,
     /// Whether it is measured how long frames stay in the engine.
     pub residence: bool,
+    /// Whether ports on existing interfaces speak LLDP unless they say otherwise.
+    pub lldp: bool,
 }
 
 impl Default for NodeSpec {
@@ -50,6 +52,7 @@ impl Default for NodeSpec {
             // RFC 7348 section 4.1: the number assigned by IANA.
             vxlan_port: 4789,
             residence: false,
+            lldp: true,
         }
     }
 }
@@ -89,6 +92,11 @@ impl Spec for NodeSpec {
             "residence",
             "boolean",
             "measure how long frames stay in the engine, for a few cycles of each burst (default false)",
+        ),
+        optional(
+            "lldp",
+            "boolean",
+            "ports on existing interfaces speak LLDP unless they say otherwise (default true)",
         ),
     ];
 
@@ -141,6 +149,7 @@ impl Spec for NodeSpec {
             uplink,
             vxlan_port: fields.integer("vxlan_port", 1..=u16::MAX, default.vxlan_port),
             residence: fields.or("residence", default.residence),
+            lldp: fields.or("lldp", default.lldp),
         })
     }
 }

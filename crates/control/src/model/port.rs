@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
+use super::bond::{self, BondSpec, MemberKind};
 use super::port_policy::{self, PortPolicy};
+use super::port_shaping::{self, PortShaping};
 use super::{Kind, SOCKET_MODES, SocketMode, Spec};
 use crate::decode::{Field, Fields, InterfaceName, Name, SocketPath, optional, required};
 use crate::value::MacAddr;
@@ -39,6 +41,8 @@ pub enum PortKind {
         /// Number of receive queues to bind, from queue 0 on.
         queues: u16,
     },
+    /// Several interfaces that are one port.
+    Bond(BondSpec),
 }
 
 impl PortKind {
@@ -49,18 +53,50 @@ impl PortKind {
             Self::Tap { .. } => "tap",
             Self::AfPacket { .. } => "af-packet",
             Self::AfXdp { .. } => "af-xdp",
+            Self::Bond(_) => "bond",
         }
     }
 
-    /// The socket or interface that only one port can have.
-    pub fn target(&self) -> &str {
+    /// The sockets or interfaces that only one port can have, and the field that names them.
+    pub fn targets(&self) -> (&'static str, Vec<&str>) {
         match self {
-            Self::VhostUser { socket, .. } => socket,
-            Self::Tap { ifname } => ifname,
-            Self::AfPacket { interface } | Self::AfXdp { interface, .. } => interface,
+            Self::VhostUser { socket, .. } => ("socket", vec![socket]),
+            Self::Tap { ifname } => ("ifname", vec![ifname]),
+            Self::AfPacket { interface } | Self::AfXdp { interface, .. } => {
+                ("interface", vec![interface])
+            }
+            Self::Bond(bond) => ("members", bond.members.iter().map(String::as_str).collect()),
+        }
+    }
+
+    /// Whether it is on interfaces that somebody else may be at the other end of.
+    fn is_cable(&self) -> bool {
+        match self {
+            Self::VhostUser { .. } | Self::Tap { .. } => false,
+            Self::AfPacket { .. } | Self::AfXdp { .. } => true,
+            Self::Bond(bond) => bond.member_kind != MemberKind::Tap,
         }
     }
 }
+
+/// What a guest is told of its link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GuestLink {
+    /// It is up.
+    #[default]
+    Up,
+    /// It is down.
+    Down,
+    /// What the link of the node's uplink does.
+    Uplink,
+}
+
+const GUEST_LINKS: [(&str, GuestLink); 3] = [
+    ("up", GuestLink::Up),
+    ("down", GuestLink::Down),
+    ("uplink", GuestLink::Uplink),
+];
 
 /// What is configured of a port.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -84,17 +120,40 @@ pub struct PortSpec {
     pub mtu: u16,
     /// Whether the port leads to the underlay instead of a tenant.
     pub uplink: bool,
+    /// What a guest is told of its link; absent means up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<GuestLink>,
+    /// Whether it speaks LLDP; if absent, as the node says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lldp: Option<bool>,
     /// Whether only flow rules move its frames (`rte_flow_isolate`): those that no rule decides are dropped.
     pub flow_isolated: bool,
     /// What its owner may do.
     #[serde(flatten)]
     pub policy: PortPolicy,
+    /// How frames leave by it.
+    #[serde(flatten)]
+    pub shaping: PortShaping,
 }
 
 impl PortSpec {
     /// The index; 0 for a port that was not admitted yet.
     pub fn index(&self) -> u16 {
         self.index.unwrap_or(0)
+    }
+
+    /// Whether it is on a network, or gives it a share.
+    pub fn names_network(&self, name: &str) -> bool {
+        let shares = &self.shaping.shape_tenants;
+        self.network.as_deref() == Some(name)
+            || shares
+                .iter()
+                .any(|share| share.network.as_deref() == Some(name))
+    }
+
+    /// Whether it speaks LLDP on a node where that is usual, or is not.
+    pub fn speaks_lldp(&self, usual: bool) -> bool {
+        self.lldp.unwrap_or(usual && self.kind.is_cable())
     }
 }
 
@@ -104,6 +163,7 @@ enum Word {
     Tap,
     AfPacket,
     AfXdp,
+    Bond,
 }
 
 impl Spec for PortSpec {
@@ -118,12 +178,21 @@ impl Spec for PortSpec {
         "interface",
         "index",
         "uplink",
+        bond::FIELD_NAMES[0],
+        bond::FIELD_NAMES[1],
+        bond::FIELD_NAMES[2],
+        bond::FIELD_NAMES[3],
+        bond::FIELD_NAMES[4],
+        bond::FIELD_NAMES[5],
+        bond::FIELD_NAMES[6],
+        bond::FIELD_NAMES[7],
+        bond::FIELD_NAMES[8],
     ];
     const FIELDS: &'static [Field] = &[
         required("name", "name", "name of the port"),
         required(
             "kind",
-            "\"vhost-user\" | \"tap\" | \"af-packet\" | \"af-xdp\"",
+            "\"vhost-user\" | \"tap\" | \"af-packet\" | \"af-xdp\" | \"bond\"",
             "what is on the other side",
         ),
         optional(
@@ -156,6 +225,15 @@ impl Spec for PortSpec {
             "interface name",
             "af-packet, af-xdp: name of the interface (needed)",
         ),
+        bond::FIELDS[0],
+        bond::FIELDS[1],
+        bond::FIELDS[2],
+        bond::FIELDS[3],
+        bond::FIELDS[4],
+        bond::FIELDS[5],
+        bond::FIELDS[6],
+        bond::FIELDS[7],
+        bond::FIELDS[8],
         optional(
             "index",
             "integer 0..4095",
@@ -182,6 +260,16 @@ impl Spec for PortSpec {
             "leads to the underlay, not to a tenant (default false)",
         ),
         optional(
+            "link",
+            "\"up\" | \"down\" | \"uplink\"",
+            "vhost-user: what the guest is told of its link, uplink for that of the node's uplink (default up)",
+        ),
+        optional(
+            "lldp",
+            "boolean",
+            "tap, af-packet, af-xdp, bond: speaks LLDP (default: as the node says, and not on tap)",
+        ),
+        optional(
             "flow_isolated",
             "boolean",
             "frames that come in and that no flow rule decides are dropped, as after flow isolate (default false)",
@@ -196,6 +284,10 @@ impl Spec for PortSpec {
         port_policy::FIELDS[7],
         port_policy::FIELDS[8],
         port_policy::FIELDS[9],
+        port_shaping::FIELDS[0],
+        port_shaping::FIELDS[1],
+        port_shaping::FIELDS[2],
+        port_shaping::FIELDS[3],
     ];
 
     fn name(&self) -> String {
@@ -220,17 +312,27 @@ impl Spec for PortSpec {
                 "to be left out: an uplink belongs to no tenant",
             );
         }
+        if matches!(kind, Some(PortKind::VhostUser { .. })) {
+            fields.forbid(&["lldp"], "the port is vhost-user");
+        } else {
+            fields.forbid(&["link"], "the port is not vhost-user");
+        }
+        let link = fields.optional_word("link", &GUEST_LINKS);
+        let lldp = fields.optional::<bool>("lldp");
         let flow_isolated = fields.or("flow_isolated", false);
         let policy = PortPolicy::read(fields, mac, uplink);
         Some(Self {
             name: name?.0,
             kind: kind?,
             policy,
+            shaping: PortShaping::read(fields),
             index,
             network,
             mac,
             mtu,
             uplink,
+            link,
+            lldp,
             flow_isolated,
         })
     }
@@ -242,8 +344,13 @@ fn read_kind(fields: &mut Fields<'_>) -> Option<PortKind> {
         ("tap", Word::Tap),
         ("af-packet", Word::AfPacket),
         ("af-xdp", Word::AfXdp),
+        ("bond", Word::Bond),
     ];
-    match fields.required_word("kind", &words)? {
+    let word = fields.required_word("kind", &words)?;
+    if !matches!(word, Word::Bond) {
+        fields.forbid(&bond::FIELD_NAMES, "the port is no bond");
+    }
+    match word {
         Word::VhostUser => {
             fields.forbid(&["ifname", "interface"], "the port is vhost-user");
             let socket = fields.required::<SocketPath>("socket");
@@ -286,6 +393,20 @@ fn read_kind(fields: &mut Fields<'_>) -> Option<PortKind> {
                 interface: interface?.0,
                 queues,
             })
+        }
+        Word::Bond => {
+            fields.forbid(
+                &[
+                    "socket",
+                    "mode",
+                    "queues",
+                    "queue_size",
+                    "ifname",
+                    "interface",
+                ],
+                "the port is a bond",
+            );
+            Some(PortKind::Bond(BondSpec::read(fields)))
         }
     }
 }

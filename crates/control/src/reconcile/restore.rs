@@ -208,10 +208,18 @@ impl Control {
     }
 
     fn watch_links(&mut self) {
+        self.plane.follow_links();
         let mut now = Vec::new();
         for port in self.inventory.ports() {
             if let Ok(state) = self.plane.port_state(&port.spec.name) {
-                now.push((format!("port {}", port.spec.name), state.up));
+                let label = format!("port {}", port.spec.name);
+                for member in state.bond.iter().flat_map(|bond| &bond.members) {
+                    now.push((
+                        format!("{label} member {}", member.interface),
+                        member.link.up,
+                    ));
+                }
+                now.push((label, state.up));
             }
         }
         for controller in self.inventory.of(Kind::Controller) {

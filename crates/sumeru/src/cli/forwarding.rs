@@ -1,7 +1,7 @@
-//! `sumeru fdb list` and `sumeru neighbour list`: what the switch has learned.
+//! `sumeru fdb list`, `sumeru neighbour list` and `sumeru lldp show`: what the switch has learned.
 
 use clap::{Arg, ArgMatches, Command};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Context, say};
 use crate::failure::Failure;
@@ -30,6 +30,18 @@ pub fn neighbour_grammar() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(Command::new("list").about("List underlay neighbours"))
+}
+
+pub fn lldp_grammar() -> Command {
+    Command::new("lldp")
+        .about("Who is at the other end of wires, as told by LLDP (IEEE 802.1AB)")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Command::new("show")
+                .about("Show neighbours, and wires where none was heard")
+                .arg(Arg::new("port").value_name("PORT").help("Only this port")),
+        )
 }
 
 pub fn fdb(matches: &ArgMatches, context: &mut Context) -> Result<(), Failure> {
@@ -77,6 +89,53 @@ pub fn neighbours(context: &mut Context) -> Result<(), Failure> {
                 cell(&entry["age_s"]),
                 cell(&entry["path_mtu"]),
             ]);
+        }
+        Ok(table.print()?)
+    })
+}
+
+pub fn lldp(matches: &ArgMatches, context: &mut Context) -> Result<(), Failure> {
+    let port = matches
+        .subcommand()
+        .and_then(|(_, matches)| matches.get_one::<String>("port"));
+    let answer = context.call("lldp.list", json!({ "port": port }))?;
+    context.show(&answer, |answer| {
+        let wires = answer.as_array().map_or(&[][..], Vec::as_slice);
+        if wires.is_empty() {
+            return say("No port speaks LLDP.");
+        }
+        let mut table = Table::new(&[
+            "PORT",
+            "INTERFACE",
+            "SYSTEM",
+            "CHASSIS",
+            "NEIGHBOUR-PORT",
+            "MANAGEMENT",
+            "CAPABILITIES",
+            "TTL-S",
+            "EXPIRES-S",
+        ]);
+        for wire in wires {
+            let here = [cell(&wire["port"]), cell(&wire["interface"])];
+            let neighbours = wire["neighbours"].as_array();
+            let neighbours = neighbours.map_or(&[][..], Vec::as_slice);
+            if neighbours.is_empty() {
+                let none = [cell(&Value::Null)];
+                table.row(here.clone().into_iter().chain(none));
+            }
+            for neighbour in neighbours {
+                let keys = [
+                    "system_name",
+                    "chassis",
+                    "port",
+                    "management",
+                    "capabilities",
+                    "ttl_s",
+                    "expires_s",
+                ];
+                let told = keys.map(|key| cell(&neighbour[key]));
+                table.row(here.clone().into_iter().chain(told));
+            }
         }
         Ok(table.print()?)
     })

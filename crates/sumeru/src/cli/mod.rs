@@ -1,6 +1,7 @@
 //! The command line: `sumeru NOUN VERB …`. One file per noun, each with its grammar and what it
 //! prints. Exit codes: 0 done, 1 refused by the daemon, 2 wrong usage, 3 no daemon.
 
+mod bond;
 mod capture;
 mod config;
 mod conntrack;
@@ -123,6 +124,7 @@ pub fn grammar() -> Command {
         .subcommand(capture::grammar())
         .subcommand(forwarding::fdb_grammar())
         .subcommand(forwarding::neighbour_grammar())
+        .subcommand(forwarding::lldp_grammar())
         .subcommand(top::grammar())
         .subcommand(config::grammar())
         .subcommand(event::grammar())
@@ -176,6 +178,7 @@ fn run(noun: &str, matches: &ArgMatches, context: &mut Context) -> Result<(), Fa
         "capture" => capture::run(matches, context),
         "fdb" => forwarding::fdb(matches, context),
         "neighbour" => forwarding::neighbours(context),
+        "lldp" => forwarding::lldp(matches, context),
         "top" => top::run(matches, context),
         "config" => config::run(matches, context),
         "event" => event::run(matches, context),

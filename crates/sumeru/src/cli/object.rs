@@ -301,13 +301,27 @@ pub fn run(noun: &str, matches: &ArgMatches, context: &mut Context) -> Result<()
     }
 }
 
-/// One object, a field a line.
+/// One object, a field a line; then the members of a bond.
 pub fn show(object: &Value) -> Result<(), Failure> {
+    let mut fields = object.clone();
+    let bond = fields["state"]
+        .as_object_mut()
+        .and_then(|state| state.remove("bond"));
     let mut table = Table::new(&["FIELD", "VALUE"]);
-    for (key, value) in object.as_object().into_iter().flatten() {
+    for (key, value) in fields.as_object().into_iter().flatten() {
         table.row([key.clone(), cell(value)]);
     }
-    Ok(table.print()?)
+    for key in ["active", "aggregator"] {
+        let value = bond.as_ref().map(|bond| &bond[key]);
+        if let Some(value) = value.filter(|value| !value.is_null()) {
+            table.row([key.to_owned(), cell(value)]);
+        }
+    }
+    table.print()?;
+    match &bond {
+        Some(bond) => super::bond::show(bond),
+        None => Ok(()),
+    }
 }
 
 fn list(kind: Kind, answer: &Value) -> Result<(), Failure> {
@@ -359,9 +373,9 @@ fn list(kind: Kind, answer: &Value) -> Result<(), Failure> {
         let state = state(kind, object);
         table.row(match kind {
             Kind::Port => {
-                let target = ["socket", "ifname", "interface"]
+                let target = ["socket", "ifname", "interface", "members"]
                     .iter()
-                    .find(|k| object[**k].is_string());
+                    .find(|k| !object[**k].is_null());
                 let network = if object["uplink"] == true {
                     "(uplink)".to_owned()
                 } else {

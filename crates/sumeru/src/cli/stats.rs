@@ -1,4 +1,4 @@
-//! `sumeru stats lcore|port|stage|drop|residence|volume`: counters, once. `sumeru top` shows rates.
+//! `sumeru stats lcore|port|queue|stage|drop|residence|volume`: counters, once. `sumeru top` shows rates.
 
 use clap::{Arg, ArgMatches, Command};
 use serde_json::{Value, json};
@@ -8,7 +8,15 @@ use crate::failure::Failure;
 use crate::table::{Table, cell};
 
 pub fn grammar() -> Command {
-    let what = ["lcore", "port", "stage", "drop", "residence", "volume"];
+    let what = [
+        "lcore",
+        "port",
+        "queue",
+        "stage",
+        "drop",
+        "residence",
+        "volume",
+    ];
     Command::new("stats")
         .about("Counters")
         .arg(
@@ -21,7 +29,7 @@ pub fn grammar() -> Command {
             Arg::new("port")
                 .long("port")
                 .value_name("PORT")
-                .help("With `port`: only this one"),
+                .help("With `port` and `queue`: only this one"),
         )
 }
 
@@ -53,6 +61,18 @@ fn columns(what: &str) -> &'static [(&'static str, &'static str)] {
             ("RX-ERRORS", "rx_errors"),
             ("CALLS", "calls"),
         ],
+        "queue" => &[
+            ("PORT", "port"),
+            ("TENANT", "tenant"),
+            ("CLASS", "class"),
+            ("SENT-PACKETS", "sent_packets"),
+            ("SENT-BYTES", "sent_bytes"),
+            ("FULL", "full_packets"),
+            ("DELAYED", "delay_packets"),
+            ("MARKED", "marked_packets"),
+            ("QUEUED-PACKETS", "queued_packets"),
+            ("QUEUED-BYTES", "queued_bytes"),
+        ],
         "stage" => &[("STAGE", "stage"), ("PACKETS", "packets")],
         "drop" => &[("REASON", "reason"), ("PACKETS", "packets")],
         _ => &[
@@ -72,10 +92,10 @@ pub fn run(matches: &ArgMatches, context: &mut Context) -> Result<(), Failure> {
     let what = text(matches, "what");
     let port = matches.get_one::<String>("port");
     let params = match (what, port) {
-        ("port", Some(port)) => json!({ "port": port }),
+        ("port" | "queue", Some(port)) => json!({ "port": port }),
         (_, Some(_)) => {
             return Err(Failure::Usage(format!(
-                "stats {what}: --port is given, expected it with `stats port` only"
+                "stats {what}: --port is given, expected it with `stats port` and `stats queue` only"
             )));
         }
         _ => json!({}),

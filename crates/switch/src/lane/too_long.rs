@@ -69,7 +69,7 @@ impl Lane {
             return;
         }
         let lead = match &port.attachment {
-            Attachment::Wire(_) => 0,
+            Attachment::Wire(_) | Attachment::Bond(_) => 0,
             Attachment::Rings(pairs) => {
                 let sender = pairs.iter().find_map(|pair| pair.sender.as_ref());
                 sender.map_or(0, |sender| sender.net_header_len())

@@ -283,6 +283,11 @@ impl Lldp {
         found.ok_or(LinkError::NoPort(number))
     }
 
+    /// What is said of the system.
+    pub fn system(&self) -> &LldpSystem {
+        &self.system
+    }
+
     /// Says something else of the system from now on.
     ///
     /// # Errors
@@ -434,6 +439,11 @@ impl Lldp {
             ages.chain(send).min()
         };
         self.ports.iter().filter_map(of).min()
+    }
+
+    /// The numbers of the ports.
+    pub fn ports(&self) -> impl Iterator<Item = u32> {
+        self.ports.iter().map(|port| port.number)
     }
 
     /// Everybody who was heard, with the number of the port.

@@ -125,7 +125,7 @@ impl Walk<'_> {
         // Nobody is asked through a tunnel.
         let expected = services.is_routed() && matches!(from, Target::Port(_));
         if expected {
-            self.consume("an answer to the router");
+            self.consume("services", "an answer to the router");
         }
         expected
     }

@@ -15,6 +15,7 @@ use super::syscall::{interface_request, set_option};
 pub const NAME_MAX: usize = libc::IFNAMSIZ - 1;
 
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
+const ETHTOOL_GSET: u32 = 1;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 
 /// `struct ethtool_channels`.
@@ -30,6 +31,30 @@ struct Channels {
     transmit: u32,
     other: u32,
     combined: u32,
+}
+
+/// `struct ethtool_cmd`, as far as it is looked at; the rest is room for what the kernel writes.
+#[repr(C)]
+#[derive(Default)]
+struct Settings {
+    command: u32,
+    modes: [u32; 2],
+    speed_low: u16,
+    kinds: [u8; 6],
+    pauses: [u32; 2],
+    speed_high: u16,
+    crossover: [u8; 2],
+    more: [u32; 3],
+}
+const _: () = assert!(size_of::<Settings>() == 44);
+
+/// What a link does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkState {
+    /// It is set up and has a carrier.
+    pub up: bool,
+    /// Its speed in Mbit/s; 0 while it is down or the driver does not know.
+    pub speed: u32,
 }
 
 /// An interface that existed when it was opened.
@@ -159,6 +184,26 @@ impl Interface {
         Ok(self.flags()? & wanted == wanted)
     }
 
+    /// What its link does. One that is gone is down.
+    pub fn link(&self) -> LinkState {
+        let up = self.link_up().unwrap_or(false);
+        let speed = if up { self.speed().unwrap_or(0) } else { 0 };
+        LinkState { up, speed }
+    }
+
+    /// Its speed in Mbit/s, 0 if the driver does not know (ethtool's settings).
+    fn speed(&self) -> Result<u32, WireError> {
+        let mut settings = Settings {
+            command: ETHTOOL_GSET,
+            ..Settings::default()
+        };
+        let mut ifreq = self.blank();
+        ifreq.ifr_ifru.ifru_data = (&raw mut settings).cast();
+        self.request("read the speed", SIOCETHTOOL, ifreq)?;
+        let speed = u32::from(settings.speed_high) << 16 | u32::from(settings.speed_low);
+        Ok(if speed == u32::MAX { 0 } else { speed })
+    }
+
     /// How many receive queues it has now; 1 for a driver that has no say (ethtool's channels).
     ///
     /// # Errors
@@ -179,6 +224,20 @@ impl Interface {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Lets it receive frames for any address, for as long as the answer lives.
+    pub(super) fn promiscuous(&self) -> Result<OwnedFd, WireError> {
+        // Protocol 0: it receives nothing itself.
+        let socket = rustix::net::socket_with(
+            AddressFamily::PACKET,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|errno| refused("open a packet socket", &self.name, errno.into()))?;
+        self.add_promiscuous(&socket)?;
+        Ok(socket)
     }
 
     /// Lets it receive frames for any address, for as long as `packet_socket` (of `AF_PACKET`) lives.

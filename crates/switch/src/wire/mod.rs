@@ -8,6 +8,7 @@ mod buffers;
 mod burst;
 mod idle;
 pub mod interface;
+pub mod monitor;
 mod outbox;
 pub mod packet;
 mod packet_ring;
@@ -17,7 +18,7 @@ mod umem;
 pub mod xdp;
 mod xdp_ring;
 
-pub use interface::Interface;
+pub use interface::{Interface, LinkState};
 pub use packet::PacketSocket;
 pub use tap::Tap;
 pub use xdp::XdpSocket;
@@ -65,6 +66,9 @@ pub trait Wire {
 
     /// Called before the lcore sleeps: true when there is something to receive already.
     fn pending(&mut self) -> bool;
+
+    /// The interface that it is on.
+    fn interface(&self) -> &Interface;
 
     /// The interface's MAC address.
     fn mac(&self) -> [u8; 6];

@@ -107,11 +107,6 @@ impl PacketSocket {
         })
     }
 
-    /// The interface it is bound to.
-    pub fn interface(&self) -> &Interface {
-        &self.interface
-    }
-
     /// The next frame of the socket's queue, in buffer `index`; `None` for one that is to be dropped.
     #[cold]
     fn queued_frame(&mut self, index: usize) -> Option<Received> {
@@ -213,6 +208,10 @@ impl Wire for PacketSocket {
         // An interface that went down leaves an error, which would wake a sleeper again and again. Asking for it takes it away.
         let _ = rustix::net::sockopt::socket_error(&self.socket);
         self.ring.ready()
+    }
+
+    fn interface(&self) -> &Interface {
+        &self.interface
     }
 
     fn mac(&self) -> [u8; 6] {

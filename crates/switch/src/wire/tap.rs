@@ -88,11 +88,6 @@ impl Tap {
         })
     }
 
-    /// The interface that the host's stack sees.
-    pub fn interface(&self) -> &Interface {
-        &self.interface
-    }
-
     /// The frame of `len` bytes, header included, in buffer `index`; `None` for one that is to be dropped.
     #[inline(always)]
     fn frame(&self, index: usize, len: usize) -> Option<Received> {
@@ -192,6 +187,10 @@ impl Wire for Tap {
     fn pending(&mut self) -> bool {
         self.idle.look_again();
         readable(self.device.as_fd())
+    }
+
+    fn interface(&self) -> &Interface {
+        &self.interface
     }
 
     fn mac(&self) -> [u8; 6] {

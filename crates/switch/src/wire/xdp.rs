@@ -51,6 +51,8 @@ pub struct XdpSocket {
     queue: u32,
     zero_copy: bool,
     mac: [u8; 6],
+    /// A port of a switch receives frames for everybody.
+    _promiscuous: OwnedFd,
     umem: Umem,
     fill: Producer<u64>,
     completion: Consumer<u64>,
@@ -181,6 +183,7 @@ impl XdpSocket {
         };
         let port = Self {
             mac: interface.mac()?,
+            _promiscuous: interface.promiscuous()?,
             program: Arc::clone(program),
             queue,
             zero_copy: options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0,
@@ -202,11 +205,6 @@ impl XdpSocket {
         };
         port.wake_receiver();
         Ok(port)
-    }
-
-    /// The interface it is on.
-    pub fn interface(&self) -> &Interface {
-        self.program.interface()
     }
 
     /// The program that feeds it.
@@ -422,6 +420,10 @@ impl Wire for XdpSocket {
             self.wake_sender();
         }
         self.receive.refresh() != 0
+    }
+
+    fn interface(&self) -> &Interface {
+        self.program.interface()
     }
 
     fn mac(&self) -> [u8; 6] {

@@ -12,6 +12,8 @@ use super::{Source, SwitchWorker};
 use crate::capture::Tap;
 use crate::flow_export::Meter;
 use crate::frame::PortIndex;
+use crate::lane::bond::BondPort;
+use crate::lane::queue::{EgressQueue, QueueReport};
 use crate::lane::tunnel::known_geneve_options;
 use crate::lane::{Attachment, LocalPort, Observers, RingPair};
 use crate::mirror::Mirror;
@@ -46,6 +48,31 @@ impl SwitchWorker {
         Ok(())
     }
 
+    /// Puts a bond here.
+    ///
+    /// # Errors
+    /// When a descriptor of its wires cannot be waited for.
+    pub fn add_bond(
+        &mut self,
+        index: PortIndex,
+        bond: BondPort,
+        counters: Arc<PortCounters>,
+        watch: &Watch,
+    ) -> std::io::Result<()> {
+        let wires = bond.wires();
+        for (at, wire) in wires.iter().enumerate() {
+            if let Err(error) = watch.add(wire.fd()) {
+                wires[..at].iter().for_each(|wire| watch.remove(wire.fd()));
+                return Err(error);
+            }
+        }
+        self.add(
+            index,
+            LocalPort::new(Attachment::Bond(Box::new(bond)), counters),
+        );
+        Ok(())
+    }
+
     fn add(&mut self, index: PortIndex, port: LocalPort) {
         let at = usize::from(index);
         if self.lane.ports.len() <= at {
@@ -62,17 +89,20 @@ impl SwitchWorker {
             .ports
             .get_mut(usize::from(index))
             .and_then(Option::take)
-            && let Attachment::Wire(wire) = &port.attachment
         {
-            watch.remove(wire.fd());
+            port.attachment
+                .wires()
+                .iter()
+                .for_each(|wire| watch.remove(wire.fd()));
         }
+        self.link.forget(index);
         self.reconfigure();
     }
 
     fn pair(&mut self, port: PortIndex, pair: usize) -> Option<&mut RingPair> {
         match &mut self.lane.port(port)?.attachment {
             Attachment::Rings(pairs) => pairs.get_mut(pair),
-            Attachment::Wire(_) => None,
+            Attachment::Wire(_) | Attachment::Bond(_) => None,
         }
     }
 
@@ -145,6 +175,22 @@ impl SwitchWorker {
             _ => return false,
         }
         true
+    }
+
+    /// Gives a port another queue in front, or none. Answers the old one, empty.
+    pub fn set_queue(
+        &mut self,
+        port: PortIndex,
+        queue: Option<Box<EgressQueue>>,
+    ) -> Option<Box<EgressQueue>> {
+        self.lane.set_queue(port, queue)
+    }
+
+    /// What the queue in front of a port has seen; nothing without one.
+    pub fn queue_report(&self, port: PortIndex) -> Vec<QueueReport> {
+        let port = self.lane.ports.get(usize::from(port));
+        let queue = port.and_then(Option::as_ref).and_then(LocalPort::queue);
+        queue.map_or_else(Vec::new, EgressQueue::report)
     }
 
     /// Who looks at frames, to be changed; nobody if it is left empty.
@@ -251,6 +297,7 @@ impl SwitchWorker {
             // Ethernet header and one VLAN tag besides the MTU.
             port.max_frame = view.map_or(1500, |view| u32::from(view.mtu)) + 18;
             let uplink = view.is_some_and(|view| view.uplink);
+            (port.network, port.uplink) = (view.and_then(|view| view.network), uplink);
             port.parse = self.parsing.options(vxlan_port, uplink);
             port.answers = !uplink;
         }
@@ -269,10 +316,13 @@ impl SwitchWorker {
             let Some(port) = port else { continue };
             let port_index = index as PortIndex;
             match &port.attachment {
-                Attachment::Wire(_) => self.sources.push(Source {
-                    port: port_index,
-                    pair: 0,
-                }),
+                Attachment::Wire(_) | Attachment::Bond(_) => {
+                    let wires = port.attachment.wires().len();
+                    self.sources.extend((0..wires).map(|pair| Source {
+                        port: port_index,
+                        pair,
+                    }));
+                }
                 Attachment::Rings(pairs) => {
                     let with_sender = pairs
                         .iter()

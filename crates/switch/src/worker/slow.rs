@@ -3,13 +3,15 @@
 
 use std::net::IpAddr;
 
-use sumeru_packet::HEADER_MAX;
+use sumeru_packet::{Field, HEADER_MAX, Layer};
 
+use super::link::wire_number;
 use super::{OWN_FRAME, SwitchWorker};
 use crate::cache::{Decision, Hit};
 use crate::egress;
 use crate::fdb::change_of;
 use crate::lane::{Connections, Outcome};
+use crate::link::tlv::LLDP_ETHERTYPE;
 use crate::program::Op;
 use crate::services::neighbours::Wanted;
 use crate::stats::{Drop, Stage};
@@ -132,24 +134,26 @@ impl SwitchWorker {
     /// A frame for the node itself.
     #[cold]
     pub(super) fn consume(&mut self, index: usize) {
+        let (frame, mut bytes, mut reply) =
+            (&self.lane.frames[index], [0; OWN_FRAME], [0; OWN_FRAME]);
+        // SAFETY: the frame is of the burst in hand.
+        let len = unsafe { egress::linear(frame, &self.lane.list, &mut bytes) };
+        if frame.key.get(Field::EthType(Layer::Outer)) == u128::from(LLDP_ETHERTYPE) {
+            return self.hear_lldp(wire_number(frame.in_port, 0), &bytes[..len]);
+        }
         self.lane.counters.dropped(Drop::Consumed.into());
-        let in_port = self.lane.frames[index].in_port;
         let network = self
             .snapshot
-            .port(in_port)
+            .port(frame.in_port)
             .filter(|port| !port.uplink)
             .and_then(|port| port.network);
         if let Some(network) = network {
             return self.told(index, network);
         }
+        // Longer ones are not answered.
         let Some(own) = &self.snapshot.underlay else {
             return;
         };
-        let (frame, mut bytes, mut reply) =
-            (&self.lane.frames[index], [0; OWN_FRAME], [0; OWN_FRAME]);
-        // SAFETY: the frame is of the burst in hand.
-        let len = unsafe { egress::linear(frame, &self.lane.list, &mut bytes) };
-        // Longer ones are not answered.
         if len < frame.len as usize {
             return;
         }

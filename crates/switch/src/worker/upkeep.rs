@@ -1,4 +1,5 @@
-//! What an lcore's switch does once a second: neighbours are asked again, what is old is forgotten, faults and losses are told.
+//! What an lcore's switch does once a second, or sooner if a link protocol asks for it: neighbours are asked again, what is old is forgotten, faults
+//! and losses are told.
 
 use std::collections::HashMap;
 
@@ -36,6 +37,7 @@ impl SwitchWorker {
         questions.drain(..).for_each(|remote| self.ask(remote));
         self.questions = questions;
         self.resolve_mirrors();
+        self.run_links(now);
         if !new_second {
             return;
         }
@@ -82,17 +84,16 @@ impl SwitchWorker {
     /// Counts what the kernel lost before it came here.
     fn count_lost(&mut self) {
         for port in self.lane.ports.iter_mut().flatten() {
-            let Attachment::Wire(wire) = &mut port.attachment else {
-                continue;
-            };
-            let lost = wire.take_lost();
-            self.lane
-                .counters
-                .dropped_many(Drop::WireOverflow.into(), lost.overflow);
-            self.lane
-                .counters
-                .dropped_many(Drop::WireMalformed.into(), lost.malformed);
-            port.counters.rx_drops.add(lost.overflow + lost.malformed);
+            for wire in port.attachment.wires_mut() {
+                let lost = wire.take_lost();
+                self.lane
+                    .counters
+                    .dropped_many(Drop::WireOverflow.into(), lost.overflow);
+                self.lane
+                    .counters
+                    .dropped_many(Drop::WireMalformed.into(), lost.malformed);
+                port.counters.rx_drops.add(lost.overflow + lost.malformed);
+            }
         }
     }
 

@@ -312,6 +312,7 @@ impl Node {
             network: options.network,
             mtu: options.mtu,
             uplink: options.uplink,
+            lldp: false,
         };
         let (device, state) = self
             .switch

@@ -153,6 +153,7 @@ fn snapshot() -> Snapshot {
         network: NETWORKS[usize::from(index)],
         mtu: 1500,
         uplink: false,
+        lldp: false,
     };
     let network = |id: u32| NetworkView {
         id,

@@ -131,6 +131,9 @@ impl DataPlane for Recorder {
     fn port_state(&self, name: &str) -> Done<PortState> {
         self.inner.port_state(name)
     }
+    fn follow_links(&mut self) {
+        self.inner.follow_links();
+    }
     fn validate_flow(&self, port: &Port, flow: &Flow) -> Done {
         self.inner.validate_flow(port, flow)
     }
@@ -216,6 +219,12 @@ impl DataPlane for Recorder {
     }
     fn neighbours(&self) -> Vec<Neighbour> {
         self.inner.neighbours()
+    }
+    fn lldp(&self) -> Vec<LldpWire> {
+        self.inner.lldp()
+    }
+    fn queue_stats(&self) -> Vec<QueueStats> {
+        self.inner.queue_stats()
     }
     fn trace(&mut self, port: &Port, frame: &[u8]) -> Done<Trace> {
         self.inner.trace(port, frame)
