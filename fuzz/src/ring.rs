@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::LazyLock;
 
 use sumeru_engine::publish::Publisher;
 use sumeru_engine::{Cx, Poller, Tsc, Watch};
@@ -20,7 +21,7 @@ use sumeru_switch::ring::{QueueFault, Receiver, Sender};
 use sumeru_switch::rules::{CompiledRule, Context, RuleTable, compile};
 use sumeru_switch::snapshot::{NetworkView, PortView, Snapshot, Underlay};
 use sumeru_switch::stats::{DropReason, PipelineCounters, PortCounters};
-use sumeru_switch::wire::{Lost, Received, Wire};
+use sumeru_switch::wire::{Interface, Lost, Received, Wire};
 use sumeru_switch::worker::SwitchWorker;
 use sumeru_virtio::eventfd::Eventfd;
 use sumeru_virtio::{GuestSlice, SplitLayout, SplitQueue};
@@ -107,7 +108,15 @@ struct FakeWire {
     accepts: Accepts,
 }
 
+/// Some interface that every machine has.
+static LOOPBACK: LazyLock<Interface> =
+    LazyLock::new(|| Interface::open("lo").expect("the loopback interface"));
+
 impl Wire for FakeWire {
+    fn interface(&self) -> &Interface {
+        &LOOPBACK
+    }
+
     fn receive(&mut self, max: usize, frames: &mut Vec<Received>) -> usize {
         let traffic = &mut *self.traffic.borrow_mut();
         traffic.lent.clear();
@@ -470,6 +479,7 @@ fn snapshot(small: bool) -> Snapshot {
         network: (index != UPLINK).then_some(7),
         mtu,
         uplink: index == UPLINK,
+        lldp: false,
     };
     let network = NetworkView {
         id: 7,

@@ -76,6 +76,7 @@ impl Switch {
             network: (index < 4).then_some(7 + u32::from(index / 2)),
             mtu: 1500,
             uplink: index == UPLINK,
+            lldp: false,
         };
         let network = |id: u32, ports: Vec<u16>| NetworkView {
             id,

@@ -183,6 +183,7 @@ impl Lcore {
             network: None,
             mtu: 1500,
             uplink: false,
+            lldp: false,
         };
         let mut publisher = Publisher::new(Snapshot {
             ports: (0..=PORTS_OUT).map(|index| Some(port(index))).collect(),
