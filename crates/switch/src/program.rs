@@ -113,6 +113,11 @@ impl Sample {
     }
 }
 
+/// Whether these operations begin with a copy that goes into a tunnel while the frame goes on behind it.
+pub fn one_of_several(ops: &[Op]) -> bool {
+    matches!(ops, [Op::Encapsulate(_), Op::Output(_), Op::Unwrap, ..])
+}
+
 /// Which of a guest's receive queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {

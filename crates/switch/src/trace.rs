@@ -9,7 +9,7 @@ use crate::egress::Outgoing;
 use crate::frame::{Frame, PortIndex};
 use crate::lane::tunnel;
 use crate::net_header::Accepts;
-use crate::program::Op;
+use crate::program::{Op, one_of_several};
 use crate::rules::Parsing;
 use crate::stats::{Drop, DropReason};
 use crate::track::{Table, Track, Tracking, translation};
@@ -120,7 +120,21 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn all(&mut self, frame: &mut Frame, ops: &[Op]) -> Result<(), DropReason> {
-        ops.iter().try_for_each(|op| self.one(frame, op))
+        let mut rest = ops.iter().enumerate();
+        while let Some((position, op)) = rest.next() {
+            match self.one(frame, op) {
+                Err(DropReason::Other(Drop::ExceedsMtu)) if one_of_several(&ops[position..]) => {
+                    let text = format!("the copy: {}", Drop::ExceedsMtu.as_str());
+                    self.traced.notes.push(Note {
+                        stage: "drop",
+                        text,
+                    });
+                    rest.next();
+                }
+                done => done?,
+            }
+        }
+        Ok(())
     }
 
     fn one(&mut self, frame: &mut Frame, op: &Op) -> Result<(), DropReason> {

@@ -218,6 +218,39 @@ fn flooding_reaches_ports_and_remotes_and_never_comes_back() {
 }
 
 #[test]
+fn a_narrow_path_to_one_remote_keeps_nothing_from_the_others() {
+    let (mut node, mut wire) = two_nodes();
+    let mut a = node.guest(1, &tenant(7));
+    let all = udp_to(mac(1), BROADCAST, 1, 1400);
+    a.send(&[&all]);
+    let copies = wire.frames();
+    let to = |remote| copies.iter().find(|copy| copy[30..34] == remote).unwrap();
+    for (narrow, wide) in [(FAR4, THIRD4), (THIRD4, FAR4)] {
+        let (mut node, mut wire) = two_nodes();
+        let mut a = node.guest(1, &tenant(7));
+        let report = build(|f| {
+            f.ethernet(OWN, FAR)
+                .ipv4(v4(FAR4), v4(OWN4))
+                .icmp(3, 4, 1400)
+                .payload(&to(narrow)[14..14 + 56])
+        });
+        wire.send(&[report]);
+        // Twice, so that the second is decided from the cache.
+        for drops in 1..=2 {
+            a.send(&[&all]);
+            let copies = wire.frames();
+            assert_eq!(copies.len(), 1, "not to {narrow:?}");
+            verify(&copies[0]);
+            assert_eq!(copies[0][30..34], wide);
+            assert_eq!(copies[0][50..], all);
+            assert_eq!(node.drops(Drop::ExceedsMtu), drops);
+        }
+        let traced = node.switch.trace(1, all.clone()).unwrap();
+        assert_eq!(traced.outputs.len(), 1);
+    }
+}
+
+#[test]
 fn only_the_right_network_and_remote_come_in() {
     let (mut node, mut wire) = two_nodes();
     let (mut a, mut x) = (node.guest(1, &tenant(7)), node.guest(2, &tenant(8)));

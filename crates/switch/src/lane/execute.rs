@@ -9,7 +9,7 @@ use super::{Lane, Outcome, tunnel};
 use crate::edit;
 use crate::egress;
 use crate::frame::{Frame, PortIndex};
-use crate::program::{Choice, Op, Sample};
+use crate::program::{Choice, Op, Sample, one_of_several};
 use crate::qos::meter::Colour;
 use crate::qos::meter_table::{MeterAction, MeterId};
 use crate::rules::CtChange;
@@ -27,13 +27,18 @@ impl Lane {
     pub(super) fn execute_any(&mut self, index: usize, tracks: &[Track], ops: &[Op]) -> Outcome {
         let mut outcome = Outcome::Forwarded;
         let mut marks = Marks::default();
-        for (position, op) in ops.iter().enumerate() {
+        let mut rest = ops.iter().enumerate();
+        while let Some((position, op)) = rest.next() {
             match op {
                 Op::Output(port) => {
                     outcome = self.output(index, *port, marks.queue, position + 1 == ops.len());
                 }
                 op => {
                     if let ControlFlow::Break(end) = self.step(index, tracks, op, &mut marks) {
+                        if is_copy_alone(end, &ops[position..]) {
+                            rest.next();
+                            continue;
+                        }
                         self.broke_at = position;
                         return end;
                     }
@@ -230,6 +235,12 @@ impl Lane {
             None => Err(Drop::Action.into()),
         }
     }
+}
+
+/// Whether the drop of `ops[0]` is that of one copy of several: it is in its tunnel already, and [`Op::Unwrap`] takes it out again for the others.
+#[cold]
+fn is_copy_alone(end: Outcome, ops: &[Op]) -> bool {
+    end == Outcome::Dropped(Drop::ExceedsMtu.into()) && one_of_several(ops)
 }
 
 type Before = (
