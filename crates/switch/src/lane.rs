@@ -178,6 +178,8 @@ pub struct Lane {
     pub now: u64,
     /// The operation that dropped the last frame of those that were dropped by one.
     pub broke_at: usize,
+    /// Frames of the burst that go, or went, to others than who they are for alone: where one of their copies does not fit says nothing of the path.
+    copied: u32,
     /// For those that choose frames by chance.
     random: u64,
     dirty: Vec<PortIndex>,
@@ -237,6 +239,7 @@ impl Lane {
             meters: Box::new(meters),
             now: 0,
             broke_at: 0,
+            copied: 0,
             random: 0x9e37_79b9_7f4a_7c15,
             dirty: Vec::with_capacity(64),
             queued: Vec::with_capacity(64),
@@ -386,6 +389,7 @@ impl Lane {
         while let Some(port) = self.dirty.pop() {
             self.flush_port(port);
         }
+        self.copied = 0;
     }
 
     #[inline(always)]

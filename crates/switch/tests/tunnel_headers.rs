@@ -376,3 +376,33 @@ fn a_packet_too_long_for_the_port_of_its_receiver_is_answered() {
     // There is room for a tag, which this frame does not use.
     assert_eq!(told4(&a.frames().pop().unwrap()), 1500);
 }
+
+#[test]
+fn a_copy_that_is_too_long_is_not_answered() {
+    let mut node = Node::with_networks(&[7]);
+    let mut a = node.guest(
+        1,
+        &Options {
+            network: Some(7),
+            mtu: 9000,
+            ..Options::default()
+        },
+    );
+    let narrow = Options {
+        network: Some(7),
+        mtu: 1500,
+        ..Options::default()
+    };
+    let (mut b, mut c) = (node.guest(2, &narrow), node.guest(3, &narrow));
+    // Nobody knows yet where it is: flooded.
+    let long = udp(1, 2, 2000);
+    a.send(&[&long]);
+    assert_eq!(node.drops(Drop::ExceedsMtu), 2);
+    assert_eq!(a.frames().len(), 0);
+    // Known, it is the packet's way again.
+    b.send(&[udp(2, 1, 10)]);
+    a.frames();
+    a.send(&[&long]);
+    assert_eq!(told4(&a.frames().pop().unwrap()), 1500);
+    assert_eq!((b.frames().len(), c.frames().len()), (0, 0));
+}

@@ -87,7 +87,10 @@ impl Lane {
             Op::Answer(answer) => return ControlFlow::Break(self.answer(index, answer)),
             Op::Consume => return ControlFlow::Break(Outcome::Consume),
             Op::Drop(reason) => Err(*reason),
-            Op::Flood(network) => self.flood(*network),
+            Op::Flood(network) => {
+                self.copied |= 1 << index;
+                self.flood(*network)
+            }
             Op::Meter(meter) => self.meter(index, *meter, &mut marks.colour),
             Op::Colour(colour) => {
                 marks.colour = *colour;
@@ -180,6 +183,8 @@ impl Lane {
         let frame = &self.frames[index];
         let whole = sample.edits.then(|| frame.clone());
         let before = (frame.layout, frame.offload, frame.len, frame.header.len());
+        let copied = self.copied;
+        self.copied |= 1 << index;
         for op in &sample.ops {
             match op {
                 Op::Output(port) => {
@@ -193,6 +198,7 @@ impl Lane {
                 }
             }
         }
+        self.copied = copied;
         match whole {
             Some(whole) => self.frames[index] = whole,
             None => restore(&mut self.frames[index], before),

@@ -1,7 +1,8 @@
 //! Answers to frames that are too long for where they were to go: ICMP "fragmentation needed" (RFC 1191 section 4) and ICMPv6 "packet too big"
 //! (RFC 8201 section 4), to who sent them, from the address they were sent to, as Linux does for bridged tunnels: there is no router to speak.
 //!
-//! Only packets that may not be cut are answered: IPv6, and IPv4 with DF set. The quote is what the sender sent, whatever was done to the
+//! Only packets that may not be cut are answered: IPv6, and IPv4 with DF set; not what is flooded or sampled, whose copies go where the packet's
+//! way does not lead. The quote is what the sender sent, whatever was done to the
 //! frame since.
 #![allow(unsafe_code)]
 
@@ -60,6 +61,9 @@ impl Lane {
     /// Tells the sender of a frame that it is `over` bytes too long.
     #[cold]
     fn answer_too_long(&mut self, index: usize, over: u32) {
+        if self.copied & 1 << index != 0 {
+            return;
+        }
         let frame = &self.frames[index];
         let from = frame.in_port;
         let Some(Some(port)) = self.ports.get_mut(usize::from(from)) else {
