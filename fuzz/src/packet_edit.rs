@@ -216,6 +216,7 @@ fn op(input: &mut Input) -> Op {
                 headers,
                 tos,
                 mtu: u16::MAX,
+                own_mtu: u16::MAX,
             }))
         }
     }

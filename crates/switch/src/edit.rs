@@ -14,6 +14,9 @@ use crate::stats::{Drop, DropReason};
 pub use nat::translate;
 pub use replace::{PARSE, is_short, reparse};
 
+/// Every link that carries IPv6 carries packets of so many bytes (RFC 8200 section 5).
+pub const IPV6_LEAST_MTU: u32 = 1280;
+
 /// Carries out an operation that changes the frame; does nothing for the others.
 ///
 /// # Errors
@@ -183,6 +186,22 @@ fn decapsulate(frame: &mut Frame) -> Result<(), DropReason> {
     Ok(())
 }
 
+/// Whether the sender of what is in a tunnel fits it to the path once told. Others are not held back by what routers say, which anybody can
+/// forge: a packet of IPv6's least MTU goes by every link (RFC 8200 section 5), and nobody tells who sends what may be cut, or no IP.
+#[cold]
+fn heeds_path(frame: &Frame) -> bool {
+    let inner = &frame.layout.layers[1];
+    let flags = usize::from(inner.l3) + 6;
+    match inner.l3_kind {
+        L3Kind::Ipv4 => {
+            let header = frame.header.header();
+            header.get(flags).is_some_and(|flags| flags & 0x40 != 0)
+        }
+        L3Kind::Ipv6 => frame.longest_piece() > u32::from(inner.l3) + IPV6_LEAST_MTU,
+        _ => false,
+    }
+}
+
 fn encapsulate(frame: &mut Frame, tunnel: &Tunnel) -> Result<(), DropReason> {
     // One tunnel inside another has nowhere to keep its layout.
     if frame.layout.has_inner() {
@@ -214,7 +233,8 @@ fn encapsulate(frame: &mut Frame, tunnel: &Tunnel) -> Result<(), DropReason> {
     if let Some(tos) = tunnel.tos {
         edit::set_tos(header, &outer, tos).map_err(reason)?;
     }
-    if frame.longest_piece() > u32::from(outer.l3) + u32::from(tunnel.mtu) {
+    let longer_than = |mtu: u16| frame.longest_piece() > u32::from(outer.l3) + u32::from(mtu);
+    if longer_than(tunnel.mtu) && (longer_than(tunnel.own_mtu) || heeds_path(frame)) {
         return Err(Drop::ExceedsMtu.into());
     }
     // Outer lengths of a frame that will be cut are set per segment; any other must fit one packet.

@@ -25,6 +25,8 @@ pub struct Tunnel {
     pub tos: Option<u8>,
     /// Longest outer IP packet that gets through, in bytes.
     pub mtu: u16,
+    /// Longest one that the uplink takes, whatever routers say of the path.
+    pub own_mtu: u16,
 }
 
 impl Tunnel {

@@ -262,6 +262,16 @@ fn told4(answer: &[u8]) -> u16 {
     u16::from_be_bytes([answer[40], answer[41]])
 }
 
+/// An IPv4 packet without DF.
+fn may_be_cut(packet: &[u8]) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    packet[20] = 0;
+    packet[24..26].fill(0);
+    let sum = checksum(&packet[14..34]);
+    packet[24..26].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
 #[test]
 fn a_packet_too_long_for_its_tunnel_is_answered() {
     let (node, mut wire, mut guest) = site(Overlay::Vxlan, false, OuterHeaders::default());
@@ -292,12 +302,7 @@ fn a_packet_too_long_for_its_tunnel_is_answered() {
     assert_eq!(told4(&guest.frames().pop().unwrap()), 1550);
 
     // What may be cut is not answered: nobody waits to be told.
-    let mut may_be_cut = long.clone();
-    may_be_cut[20] = 0;
-    may_be_cut[24..26].fill(0);
-    let sum = checksum(&may_be_cut[14..34]);
-    may_be_cut[24..26].copy_from_slice(&sum.to_be_bytes());
-    guest.send(&[may_be_cut]);
+    guest.send(&[may_be_cut(&long)]);
     assert_eq!(guest.frames().len(), 0);
     assert_eq!(node.drops(Drop::ExceedsMtu), 4);
     // A flood of them has few answers.
@@ -345,18 +350,30 @@ fn a_router_narrows_the_path_and_nobody_else() {
     }
     wire.send(&[report(1590, quote)]);
     assert_eq!(path_mtu(&node), None, "longer than what was sent");
-    wire.send(&[report(1300, quote)]);
-    assert_eq!(path_mtu(&node), Some(1300));
+    for mtu in [68, 552, 1329] {
+        wire.send(&[report(mtu, quote)]);
+        assert_eq!(path_mtu(&node), None, "less than 1280 bytes inside");
+    }
+    wire.send(&[report(1340, quote)]);
+    assert_eq!(path_mtu(&node), Some(1340));
     wire.send(&[report(1350, quote)]);
-    assert_eq!(path_mtu(&node), Some(1300), "only down");
+    assert_eq!(path_mtu(&node), Some(1340), "only down");
     wire.frames();
     guest.send(&[&packet]);
     assert_eq!(wire.frames().len(), 0);
-    assert_eq!(told4(&guest.frames().pop().unwrap()), 1250);
-    guest.send(&[udp(1, 9, 1250 - 28)]);
+    assert_eq!(told4(&guest.frames().pop().unwrap()), 1290);
+    guest.send(&[udp(1, 9, 1290 - 28)]);
     assert_eq!(wire.frames().len(), 1);
-    wire.send(&[report(68, quote)]);
-    assert_eq!(path_mtu(&node), Some(552), "the least that links have");
+    // Who cannot be told, or need not heed it, is not held back.
+    let no_ip = build(|f| f.ethernet(mac(9), mac(1)).ethertype(0x88b5, &[0; 1400]));
+    guest.send(&[may_be_cut(&packet), no_ip]);
+    assert_eq!((wire.frames().len(), guest.frames().len()), (2, 0));
+    wire.send(&[report(1330, quote)]);
+    assert_eq!(path_mtu(&node), Some(1330));
+    guest.send(&[tcp(1, 9, true, 1280 - 60), tcp(1, 9, true, 1281 - 60)]);
+    assert_eq!(wire.frames().len(), 1);
+    let answer = guest.frames().pop().unwrap();
+    assert_eq!(answer[58..62], 1280_u32.to_be_bytes());
 }
 
 #[test]
@@ -375,6 +392,17 @@ fn a_packet_too_long_for_the_port_of_its_receiver_is_answered() {
     assert_eq!(b.frames().len(), 0);
     // There is room for a tag, which this frame does not use.
     assert_eq!(told4(&a.frames().pop().unwrap()), 1500);
+    // No less is told than IPv6 takes for an answer.
+    let narrow = Options {
+        network: Some(7),
+        mtu: 1200,
+        ..Options::default()
+    };
+    node.guest(3, &narrow).send(&[udp(3, 1, 10)]);
+    a.frames();
+    a.send(&[tcp(1, 3, true, 1400)]);
+    let answer = a.frames().pop().unwrap();
+    assert_eq!(answer[58..62], 1280_u32.to_be_bytes());
 }
 
 #[test]

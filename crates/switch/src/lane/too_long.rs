@@ -12,6 +12,7 @@ use sumeru_packet::build::{IcmpError, icmp_error};
 use sumeru_packet::{FlowKey, HEADER_MAX, L3Kind, Layout, ParseOptions, parse};
 
 use super::{Attachment, Lane};
+use crate::edit::IPV6_LEAST_MTU;
 use crate::egress;
 use crate::frame::{Frame, MAX_FRAME, PortIndex};
 use crate::net_header::Gso;
@@ -25,8 +26,8 @@ pub const ERRORS_PER_SECOND: u8 = 100;
 const QUOTED: usize = 1280;
 /// Longest answer: with its link header.
 const ANSWER: usize = QUOTED + 22;
-/// Least MTU that can be told: smaller ones no host believes (RFC 791 section 3.2, RFC 8200 section 5).
-const LEAST: [u32; 2] = [68, 1280];
+/// Least MTU that can be told over IPv4: smaller ones no host believes (RFC 791 section 3.2).
+const IPV4_LEAST_MTU: u32 = 68;
 
 impl Lane {
     /// Answers those of `pending` that were too long for port `to`.
@@ -105,14 +106,14 @@ fn write(sent: &[u8], frame: &Frame, over: u32, answer: &mut [u8]) -> Option<usi
         let bytes = sent.get(l3 + at..)?.first_chunk::<2>()?;
         Some(u32::from(u16::from_be_bytes(*bytes)))
     };
-    let (source, whole, least): (IpAddr, u32, u32) = match layer.l3_kind {
+    let (source, whole): (IpAddr, u32) = match layer.l3_kind {
         L3Kind::Ipv4 if word(6)? & 0x4000 != 0 => {
             let to = sent.get(l3 + 16..)?.first_chunk::<4>()?;
-            (Ipv4Addr::from(*to).into(), word(2)?, LEAST[0])
+            (Ipv4Addr::from(*to).into(), word(2)?)
         }
         L3Kind::Ipv6 => {
             let to = sent.get(l3 + 24..)?.first_chunk::<16>()?;
-            (Ipv6Addr::from(*to).into(), word(4)? + 40, LEAST[1])
+            (Ipv6Addr::from(*to).into(), word(4)? + 40)
         }
         _ => return None,
     };
@@ -123,7 +124,12 @@ fn write(sent: &[u8], frame: &Frame, over: u32, answer: &mut [u8]) -> Option<usi
         Gso::None => whole,
         _ => u32::from(layer.payload - layer.l3) + u32::from(frame.offload.gso_size),
     };
-    let mtu = packet.checked_sub(over).filter(|mtu| *mtu >= least)?;
+    let mtu = packet.saturating_sub(over);
+    let mtu = match source {
+        IpAddr::V4(_) => Some(mtu).filter(|mtu| *mtu >= IPV4_LEAST_MTU),
+        // No host takes a smaller one for an answer (RFC 8201 section 4).
+        IpAddr::V6(_) => Some(mtu.max(IPV6_LEAST_MTU)).filter(|mtu| *mtu < packet),
+    }?;
     let error = IcmpError::TooBig {
         mtu: u16::try_from(mtu).ok()?,
     };

@@ -12,6 +12,7 @@ use sumeru_packet::{Field, Layer, TunnelKind};
 
 use super::key::bits_of;
 use super::{Walk, mac_of};
+use crate::edit::IPV6_LEAST_MTU;
 use crate::program::{Op, Tunnel};
 use crate::snapshot::{NetworkId, Overlay};
 use crate::stats::Drop;
@@ -22,6 +23,8 @@ const OUTER: Layer = Layer::Outer;
 pub const GENEVE_PORT: u16 = 6081;
 /// The bits of a type of service that tell of congestion.
 const ECN: u8 = 3;
+/// The link header inside.
+const ETHERNET: usize = 14;
 /// First UDP source port of a tunnel; the others follow by the hash of what is inside.
 const PORT_FIRST: u16 = 49152;
 
@@ -236,10 +239,15 @@ impl Walk<'_> {
         // What a rule says is said whole, unless it leaves the mark to the tunnel.
         let whole = ruled.filter(|_| !outer.ecn);
         let class = whole.unwrap_or(outer.dscp.value(tos.map(|tos| tos >> 2)) << 2 | mark);
+        // From the outer IP header to the one inside.
+        let front = headers.len() - headers.l3() as usize + ETHERNET;
+        let least = IPV6_LEAST_MTU as u16 + front as u16;
+        let (mtu, own_mtu) = self.path_mtu(outer, ruled.is_some(), least);
         let tunnel = Tunnel {
             headers,
             tos: whole,
-            mtu: self.path_mtu(outer, ruled.is_some()),
+            mtu,
+            own_mtu,
         };
         self.out.ops.push(Op::Encapsulate(Box::new(tunnel)));
         self.put_in_front(outer, header, (class, outer.ttl.value(ttl)));
@@ -253,10 +261,11 @@ impl Walk<'_> {
         true
     }
 
-    /// Longest outer packet that gets to the tunnel's far end, as far as is known. By which port a rule sends it, it has not said yet.
-    fn path_mtu(&mut self, outer: &Outer, ruled: bool) -> u16 {
+    /// Longest outer packet that gets to the tunnel's far end, as far as is known, and that the uplink takes. Routers are not believed that it is
+    /// shorter than `least`. By which port a rule sends it, it has not said yet.
+    fn path_mtu(&mut self, outer: &Outer, ruled: bool, least: u16) -> (u16, u16) {
         let Some(underlay) = &self.tables.snapshot.underlay else {
-            return u16::MAX;
+            return (u16::MAX, u16::MAX);
         };
         let uplink = self.tables.snapshot.port(underlay.port);
         let remote = match outer.underlay {
@@ -266,7 +275,10 @@ impl Walk<'_> {
         self.out.rests.on_learned(underlay::change_of(remote));
         let learned = self.tables.neighbours.path_mtu(remote);
         let own = uplink.filter(|_| !ruled).map_or(u16::MAX, |port| port.mtu);
-        learned.map_or(own, |learned| learned.min(own))
+        (
+            learned.map_or(own, |learned| learned.max(least).min(own)),
+            own,
+        )
     }
 
     /// What the key says of a frame with new outer headers.

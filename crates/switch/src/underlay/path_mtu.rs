@@ -2,12 +2,14 @@
 //! about tunnel packets of this node.
 //!
 //! Anybody can send such messages. One counts only if it quotes a packet that this node could have sent to a remote that it tunnels to, it
-//! only ever lowers what is known, never below the least that links have, and what it said is forgotten after ten minutes (RFC 1191 section
-//! 6.3, RFC 8201 section 4); how many count per second is limited too. So the worst that a forged one does is to make the packets of one remote smaller for a while.
+//! only ever lowers what is known, and what it said is forgotten after ten minutes (RFC 1191 section 6.3, RFC 8201 section 4); how many count per
+//! second is limited too. One is not believed that leaves less than IPv6's least MTU inside the tunnel: the underlay has to carry that. So the worst
+//! that a forged one does is to make the packets of one remote smaller for a while, down to those 1280 bytes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::bytes;
+use crate::edit::IPV6_LEAST_MTU;
 use crate::snapshot::Underlay;
 use crate::translate::GENEVE_PORT;
 
@@ -15,10 +17,6 @@ use crate::translate::GENEVE_PORT;
 pub const LIFETIME: u32 = 600;
 /// Messages per second and lcore that count.
 pub const PER_SECOND: u8 = 16;
-/// Least path MTU over IPv4: what Linux takes (`net.ipv4.route.min_pmtu`).
-const IPV4_MIN: u16 = 552;
-/// Least path MTU over IPv6 (RFC 8200 section 5).
-const IPV6_MIN: u16 = 1280;
 /// First source port of our tunnels.
 const PORT_FIRST: u16 = 49152;
 /// MTUs to try after a router that names none (RFC 1191 section 7.1).
@@ -38,18 +36,13 @@ pub(super) fn reported4(message: &[u8], underlay: &Underlay) -> Option<(IpAddr, 
     let total = u16::from_be_bytes(bytes(quote, 2)?);
     let source = Ipv4Addr::from(bytes::<4>(quote, 12)?);
     let remote = Ipv4Addr::from(bytes::<4>(quote, 16)?);
-    let ours = first >> 4 == 4
-        && ihl >= 20
-        && underlay.owns(source.into())
-        && is_tunnel(*quote.get(9)?, quote.get(ihl..)?, underlay);
+    let ours = first >> 4 == 4 && ihl >= 20 && underlay.owns(source.into());
+    let least = 20 + carrying_least(*quote.get(9)?, quote.get(ihl..)?, underlay)?;
     let mtu = match u16::from_be_bytes(bytes(message, 6)?) {
-        0 => PLATEAUS
-            .into_iter()
-            .find(|plateau| *plateau < total)
-            .unwrap_or(IPV4_MIN),
+        0 => PLATEAUS.into_iter().find(|plateau| *plateau < total)?,
         mtu => mtu,
     };
-    (ours && mtu < total).then(|| (remote.into(), mtu.max(IPV4_MIN)))
+    (ours && (least..total).contains(&mtu)).then(|| (remote.into(), mtu))
 }
 
 /// The same of an ICMPv6 message.
@@ -61,25 +54,24 @@ pub(super) fn reported6(message: &[u8], underlay: &Underlay) -> Option<(IpAddr, 
     let total = u32::from(u16::from_be_bytes(bytes(quote, 4)?)) + 40;
     let source = Ipv6Addr::from(bytes::<16>(quote, 8)?);
     let remote = Ipv6Addr::from(bytes::<16>(quote, 24)?);
-    let ours = quote.first()? >> 4 == 6
-        && underlay.owns(source.into())
-        && is_tunnel(*quote.get(6)?, quote.get(40..)?, underlay);
-    let mtu = u32::from_be_bytes(bytes(message, 4)?);
-    // One below the least is discarded (RFC 8201 section 4).
-    let mtu = u16::try_from(mtu).ok().filter(|mtu| *mtu >= IPV6_MIN)?;
-    (ours && u32::from(mtu) < total).then(|| (remote.into(), mtu))
+    let ours = quote.first()? >> 4 == 6 && underlay.owns(source.into());
+    let least = 40 + carrying_least(*quote.get(6)?, quote.get(40..)?, underlay)?;
+    let mtu = u16::try_from(u32::from_be_bytes(bytes(message, 4)?)).ok()?;
+    (ours && mtu >= least && u32::from(mtu) < total).then(|| (remote.into(), mtu))
 }
 
-/// Whether this is the start of what a tunnel of this node carries.
-fn is_tunnel(proto: u8, l4: &[u8], underlay: &Underlay) -> bool {
+/// If this is the start of what a tunnel of this node carries: bytes behind the IP header with which an IPv6 packet of the least MTU is in it.
+fn carrying_least(proto: u8, l4: &[u8], underlay: &Underlay) -> Option<u16> {
     let word = |at| bytes(l4, at).map(u16::from_be_bytes);
-    match proto {
+    let headers = match proto {
         UDP => {
-            word(0).is_some_and(|port| port >= PORT_FIRST)
-                && word(2).is_some_and(|port| port == underlay.vxlan_port || port == GENEVE_PORT)
+            let ours = word(0)? >= PORT_FIRST;
+            let port = word(2)?;
+            (ours && (port == underlay.vxlan_port || port == GENEVE_PORT)).then_some(16)
         }
         // With a key around Ethernet.
-        GRE => (word(0), word(2)) == (Some(0x2000), Some(0x6558)),
-        _ => false,
-    }
+        GRE => ((word(0)?, word(2)?) == (0x2000, 0x6558)).then_some(8),
+        _ => None,
+    };
+    headers.map(|headers: u16| headers + 14 + IPV6_LEAST_MTU as u16)
 }
