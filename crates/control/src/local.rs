@@ -221,7 +221,12 @@ impl DataPlane for Local {
     }
 
     fn stop(&mut self) {
-        self.captures.clear();
+        let captures: Vec<String> = self.captures.keys().cloned().collect();
+        for name in captures {
+            if let Err(error) = self.end_capture(&name) {
+                tracing::error!(capture = %name, %error, "it was not ended");
+            }
+        }
         let exporters: Vec<String> = self.exporters.keys().cloned().collect();
         for name in exporters {
             if let Err(error) = self.end_exporter(&name) {

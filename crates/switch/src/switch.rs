@@ -36,7 +36,7 @@ use crate::worker::{SwitchWorker, Traced};
 
 pub use batch::{BatchError, NewRule};
 pub use connections::OwnerMap;
-pub use observe::Capturing;
+pub use observe::{Capturing, DEPTH};
 
 /// Most ports of a switch.
 pub const MAX_PORTS: usize = 4096;

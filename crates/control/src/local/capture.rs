@@ -133,10 +133,18 @@ fn record(
     limits: &Limits,
 ) -> io::Result<()> {
     let mut packets = 0;
+    let over = || limits.until.is_some_and(|until| Instant::now() >= until);
     loop {
         // Read before the ring is emptied: what came before the stop is still written.
         let stop = shared.stop.load(Ordering::Acquire);
-        while let Some(frame) = seen.seen.pop() {
+        // So many at most: frames may come faster than they are written, and then it is never empty.
+        for _ in 0..sumeru_switch::switch::DEPTH {
+            let Some(frame) = seen.seen.pop() else {
+                break;
+            };
+            if over() {
+                return writer.flush();
+            }
             if packets >= limits.packets || writer.after(&frame) > limits.bytes {
                 return writer.flush();
             }
@@ -145,8 +153,7 @@ fn record(
             shared.packets.store(packets, Ordering::Relaxed);
         }
         writer.flush()?;
-        let over = limits.until.is_some_and(|until| Instant::now() >= until);
-        if stop || over || packets >= limits.packets {
+        if stop || over() || packets >= limits.packets {
             return Ok(());
         }
         std::thread::sleep(PERIOD);
@@ -244,5 +251,49 @@ impl Writer {
 
     fn flush(&mut self) -> io::Result<()> {
         self.to.get_mut().flush()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::SystemTime;
+
+    use sumeru_engine::spsc;
+
+    use super::*;
+
+    /// Frames that never cease do not keep a capture from ending when its time is over.
+    #[test]
+    fn a_capture_ends_while_frames_still_come() {
+        let (mut to, seen) = spsc::channel(64);
+        let frame = Seen {
+            time: SystemTime::now(),
+            port: 1,
+            direction: Direction::In,
+            dropped: None,
+            len: 60,
+            bytes: Box::new([0; 60]),
+        };
+        for _ in 0..64 {
+            to.push(frame.clone()).unwrap();
+        }
+        let path = std::env::temp_dir().join(format!("sumeru-capture-{}", std::process::id()));
+        let file = File::create(&path).unwrap();
+        let writer = Writer::new(file, BTreeMap::new(), 60).unwrap();
+        let seen = Capturing {
+            seen,
+            lost: Arc::default(),
+            ended: Arc::default(),
+        };
+        let limits = Limits {
+            packets: u64::MAX,
+            bytes: u64::MAX,
+            until: Some(Instant::now()),
+        };
+        let shared = Shared::default();
+        record(writer, seen, &shared, &limits).unwrap();
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(shared.packets.load(Ordering::Relaxed), 0);
     }
 }

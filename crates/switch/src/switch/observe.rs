@@ -14,7 +14,7 @@ use crate::mirror::MirrorView;
 use crate::selection::{Selection, Selector};
 
 /// Frames that may wait for a capture's writer, and records at least that may wait for an exporter.
-const DEPTH: usize = 8192;
+pub const DEPTH: usize = 8192;
 
 impl Switch {
     fn number(&mut self) -> u64 {
