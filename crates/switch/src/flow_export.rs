@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use sumeru_engine::Counter;
 use sumeru_engine::spsc::Producer;
+use sumeru_engine::{Counter, Tsc};
 use sumeru_packet::field::VLAN_PRESENT;
 use sumeru_packet::ipfix::{EndReason, Flow, Record};
 use sumeru_packet::{Field, FlowKey, Layer, Layout};
@@ -44,18 +44,29 @@ pub struct Timeouts {
     pub idle_ms: u64,
 }
 
+/// A flow in the table. The record's times are those of the wall, which may be set; these are the lcore's.
+struct Live {
+    record: Record,
+    /// First packet since it was told of last.
+    started: Tsc,
+    /// Last packet.
+    seen: Tsc,
+}
+
 /// A flow meter on an lcore.
 pub struct Meter {
     selector: Selector,
     sampling: u32,
-    timeouts: Timeouts,
+    /// Ticks, as [`Timeouts`].
+    active: u64,
+    idle: u64,
     most: usize,
     index: HashMap<Flow, u32>,
     /// Flows in no order; each is found by the index.
-    flows: Vec<Record>,
+    flows: Vec<Live>,
     /// Where the next look for old ones begins.
     next: usize,
-    swept_ms: u64,
+    swept: Tsc,
     to: Producer<Record>,
     counters: Arc<MeterCounters>,
 }
@@ -83,12 +94,13 @@ impl Meter {
         Self {
             selector,
             sampling,
-            timeouts,
+            active: Tsc::ticks(Duration::from_millis(timeouts.active_ms)),
+            idle: Tsc::ticks(Duration::from_millis(timeouts.idle_ms)),
             most,
             index: HashMap::with_capacity(most),
             flows: Vec::with_capacity(most),
             next: 0,
-            swept_ms: now_ms(),
+            swept: Tsc::now(),
             to,
             counters,
         }
@@ -115,6 +127,7 @@ impl Meter {
     }
 
     fn count(&mut self, flow: Flow, tcp_flags: u8, packets: u64, octets: u64, now: u64) {
+        let ticks = Tsc::now();
         let full = self.flows.len() >= self.most;
         let at = match self.index.entry(flow) {
             Entry::Occupied(at) => *at.get() as usize,
@@ -124,7 +137,7 @@ impl Meter {
             }
             Entry::Vacant(at) => {
                 at.insert(self.flows.len() as u32);
-                self.flows.push(Record {
+                let record = Record {
                     flow,
                     tcp_flags: 0,
                     packets: 0,
@@ -133,43 +146,51 @@ impl Meter {
                     end_ms: now,
                     reason: EndReason::Active,
                     sampling: self.sampling,
+                };
+                self.flows.push(Live {
+                    record,
+                    started: ticks,
+                    seen: ticks,
                 });
                 self.counters.flows.set(self.flows.len() as u64);
                 self.flows.len() - 1
             }
         };
         self.counters.packets.add(packets);
-        let Some(record) = self.flows.get_mut(at) else {
+        let Some(live) = self.flows.get_mut(at) else {
             return;
         };
+        live.seen = ticks;
+        let record = &mut live.record;
         if record.packets == 0 {
             // The first since it was told of last.
             record.start_ms = now;
+            live.started = ticks;
         }
         record.tcp_flags |= tcp_flags;
         record.packets += packets;
         record.octets += octets;
-        record.end_ms = now;
+        record.end_ms = now.max(record.start_ms);
     }
 
     /// Tells of flows that are over or due, a part of the table at a time.
     pub fn sweep(&mut self) {
-        let now = now_ms();
-        let elapsed = now.saturating_sub(self.swept_ms);
+        let now = Tsc::now();
+        let elapsed = Tsc::duration(now.since(self.swept)).as_millis() as u64;
         if elapsed == 0 {
             return;
         }
-        self.swept_ms = now;
+        self.swept = now;
         let looks = (elapsed * SWEEP_PER_MS).min(SWEEP_MAX);
         for _ in 0..looks.min(self.flows.len() as u64) {
             if self.next >= self.flows.len() {
                 self.next = 0;
             }
-            let Some(record) = self.flows.get_mut(self.next) else {
+            let Some(live) = self.flows.get_mut(self.next) else {
                 return;
             };
-            let Timeouts { active_ms, idle_ms } = self.timeouts;
-            if now.saturating_sub(record.end_ms) >= idle_ms {
+            let record = &mut live.record;
+            if now.since(live.seen) >= self.idle {
                 record.reason = EndReason::Idle;
                 let over = *record;
                 self.remove(self.next);
@@ -178,7 +199,7 @@ impl Meter {
                 }
                 continue;
             }
-            if record.packets > 0 && now.saturating_sub(record.start_ms) >= active_ms {
+            if record.packets > 0 && now.since(live.started) >= self.active {
                 let due = *record;
                 (record.packets, record.octets, record.tcp_flags) = (0, 0, 0);
                 self.tell(due);
@@ -189,7 +210,7 @@ impl Meter {
 
     /// Tells of all that is left.
     pub fn finish(mut self) {
-        for mut record in std::mem::take(&mut self.flows) {
+        for Live { mut record, .. } in std::mem::take(&mut self.flows) {
             if record.packets > 0 {
                 record.reason = EndReason::Forced;
                 self.tell(record);
@@ -200,9 +221,9 @@ impl Meter {
 
     fn remove(&mut self, at: usize) {
         let gone = self.flows.swap_remove(at);
-        self.index.remove(&gone.flow);
+        self.index.remove(&gone.record.flow);
         if let Some(moved) = self.flows.get(at) {
-            self.index.insert(moved.flow, at as u32);
+            self.index.insert(moved.record.flow, at as u32);
         }
         self.counters.flows.set(self.flows.len() as u64);
     }
@@ -290,10 +311,11 @@ mod tests {
 
     /// As if so much time had passed since everything.
     fn later(meter: &mut Meter, ms: u64) {
-        meter.swept_ms -= ms;
-        for record in &mut meter.flows {
-            record.start_ms -= ms;
-            record.end_ms -= ms;
+        let ticks = Tsc::ticks(Duration::from_millis(ms));
+        meter.swept.0 -= ticks;
+        for live in &mut meter.flows {
+            live.started.0 -= ticks;
+            live.seen.0 -= ticks;
         }
     }
 
@@ -330,5 +352,19 @@ mod tests {
         let rest = from.pop().unwrap();
         assert_eq!((rest.packets, rest.reason), (3, EndReason::Forced));
         assert!(from.pop().is_none());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_keeps_no_flow() {
+        let (mut meter, mut from, counters) = meter(1);
+        let hour = 3_600_000;
+        meter.count(flow(1), 0, 1, 100, now_ms() + hour);
+        meter.count(flow(1), 0, 1, 100, now_ms());
+        later(&mut meter, 400);
+        meter.sweep();
+        let over = from.pop().unwrap();
+        assert_eq!((over.packets, over.reason), (2, EndReason::Idle));
+        assert!(over.start_ms <= over.end_ms);
+        assert_eq!(counters.flows.get(), 0);
     }
 }
