@@ -12,7 +12,7 @@ use sumeru_engine::spsc::Producer;
 use sumeru_engine::{Counter, Tsc};
 use sumeru_packet::field::VLAN_PRESENT;
 use sumeru_packet::ipfix::{EndReason, Flow, Record};
-use sumeru_packet::{Field, FlowKey, Layer, Layout};
+use sumeru_packet::{Field, FlowKey, L3Kind, Layer, LayerLayout, Layout};
 
 use crate::frame::{Frame, PortIndex};
 use crate::net_header::Gso;
@@ -268,7 +268,9 @@ fn sizes(frame: &Frame, layout: &Layout) -> (u64, u64) {
     let l3 = u64::from(layout.outer().l3);
     let whole = u64::from(frame.len).saturating_sub(l3);
     if frame.offload.gso == Gso::None || frame.offload.gso_size == 0 {
-        return (1, whole);
+        // Without what fills up a short frame.
+        let told = ip_len(frame.header.header(), layout.outer());
+        return (1, told.map_or(whole, |len| len.min(whole)));
     }
     let headers = u64::from(layout.innermost().payload).saturating_sub(l3);
     let payload = whole.saturating_sub(headers);
@@ -276,11 +278,28 @@ fn sizes(frame: &Frame, layout: &Layout) -> (u64, u64) {
     (packets, payload + packets * headers)
 }
 
+/// The length that an IP packet has by its own word; a jumbogram's is not in its header.
+fn ip_len(header: &[u8], layer: &LayerLayout) -> Option<u64> {
+    let word = |at: usize| {
+        let bytes = header
+            .get(usize::from(layer.l3) + at..)?
+            .first_chunk::<2>()?;
+        Some(u64::from(u16::from_be_bytes(*bytes)))
+    };
+    match layer.l3_kind {
+        L3Kind::Ipv4 => word(2),
+        L3Kind::Ipv6 => word(4).filter(|len| *len != 0).map(|len| len + 40),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::selection::Selection;
     use sumeru_engine::spsc::{self, Consumer};
+    use sumeru_packet::build::FrameBuilder;
+    use sumeru_packet::{ParseOptions, parse};
 
     fn meter(most: usize) -> (Meter, Consumer<Record>, Arc<MeterCounters>) {
         let (to, from) = spsc::channel(64);
@@ -352,6 +371,21 @@ mod tests {
         let rest = from.pop().unwrap();
         assert_eq!((rest.packets, rest.reason), (3, EndReason::Forced));
         assert!(from.pop().is_none());
+    }
+
+    #[test]
+    fn padding_of_a_short_frame_is_not_counted() {
+        let mut bytes = [0; 60];
+        let start = FrameBuilder::new(&mut bytes).ethernet([2; 6], [4; 6]);
+        let built = start.ipv4(1, 2).udp(3, 4).payload(&[0; 2]).finish();
+        assert_eq!(built, Ok(44));
+        let (mut key, mut layout) = (FlowKey::ZERO, Layout::EMPTY);
+        let options = ParseOptions::PLAIN;
+        parse(&bytes, bytes.len(), &mut key, &mut layout, &options).unwrap();
+        let mut frame = Frame::new();
+        frame.header.load(&bytes);
+        frame.len = 60;
+        assert_eq!(sizes(&frame, &layout), (1, 30));
     }
 
     #[test]
