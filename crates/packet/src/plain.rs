@@ -1,4 +1,4 @@
-//! Plain frames by their bytes: untagged Ethernet, IPv4 without options or fragmentation, TCP or UDP. All that a [`FlowKey`](crate::FlowKey) says of such a frame stands at
+//! Plain frames by their bytes: untagged Ethernet, IPv4 without options or fragmentation, TCP or UDP. All that a [`FlowKey`] says of such a frame stands at
 //! fixed places in its first [`LEN`] bytes, so that a frame like one that was parsed before is known again without being parsed.
 //!
 //! [`PlainMask::of`] says which of those bytes a mask over keys looks at; [`PlainMask::read`] takes them from a frame. If what is read from two frames is equal, parsing them
