@@ -297,7 +297,7 @@ fn a_tenant_behind_a_tunnel_says_nothing_to_the_underlay() {
     let (mut node, _guests, _outside) = routed();
     node.network(2, &["192.0.2.2"], 0);
     let mut wire = node.uplink(7, &[("192.0.2.1", 24)], Options::default().features);
-    let question = wire.frames();
+    let question = wire.frames_at_last();
     assert!(!question.is_empty(), "the remote is asked for");
     let inside = |dst: Mac, arp: &[u8]| {
         build(|f| {

@@ -244,6 +244,18 @@ impl Guest {
         all
     }
 
+    /// The frames that have arrived, once there is one: what the lcore sends of itself comes in its own time.
+    pub fn frames_at_last(&mut self) -> Vec<Vec<u8>> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let frames = self.frames();
+            if !frames.is_empty() || Instant::now() > deadline {
+                return frames;
+            }
+            std::thread::yield_now();
+        }
+    }
+
     /// The frames that have arrived; fails if one of them has anything left to do.
     pub fn frames(&mut self) -> Vec<Vec<u8>> {
         let plain = |received: Received| {
