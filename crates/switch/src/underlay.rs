@@ -254,13 +254,6 @@ fn arp(
     reaction
 }
 
-/// Copies the Ethernet header of an answer: back to where the question came from.
-fn turn_ethernet(frame: &[u8], underlay: &Underlay, reply: &mut [u8]) -> Option<()> {
-    reply.get_mut(..6)?.copy_from_slice(frame.get(6..12)?);
-    reply.get_mut(6..12)?.copy_from_slice(&underlay.mac);
-    Some(())
-}
-
 fn icmp4(
     frame: &[u8],
     layout: &Layout,
@@ -281,20 +274,15 @@ fn icmp4(
         let report = path_mtu::reported4(message, underlay);
         return Some(narrowed(report, neighbours, now));
     }
-    let answer = reply.get_mut(..packet_end)?;
-    answer.copy_from_slice(frame.get(..packet_end)?);
-    turn_ethernet(frame, underlay, answer)?;
-    answer.get_mut(l3 + 12..l3 + 20)?.rotate_left(4);
-    *answer.get_mut(l3 + 8)? = 64;
-    answer.get_mut(l3 + 10..l3 + 12)?.fill(0);
-    let sum = checksum(answer.get(l3..l4)?);
-    answer
-        .get_mut(l3 + 10..l3 + 12)?
-        .copy_from_slice(&sum.to_be_bytes());
-    finish_echo(answer, l4, 0, sumeru_packet::Checksum::new())?;
+    echo(frame, layout, underlay, reply)
+}
+
+/// The answer to an echo request.
+fn echo(frame: &[u8], layout: &Layout, underlay: &Underlay, reply: &mut [u8]) -> Option<Reaction> {
+    let reply_len = build::echo_reply(reply, frame, layout.outer(), underlay.mac)?;
     Some(Reaction {
         learned: None,
-        reply_len: packet_end,
+        reply_len,
     })
 }
 
@@ -305,24 +293,6 @@ fn narrowed(report: Option<(IpAddr, u16)>, neighbours: &mut Neighbours, now: u32
         learned: changed.map(|(remote, _)| remote),
         reply_len: 0,
     }
-}
-
-/// Makes an echo request at `l4` the reply of type `kind`.
-fn finish_echo(
-    answer: &mut [u8],
-    l4: usize,
-    kind: u8,
-    mut sum: sumeru_packet::Checksum,
-) -> Option<()> {
-    let message = answer.get_mut(l4..)?;
-    *message.first_mut()? = kind;
-    message.get_mut(2..4)?.fill(0);
-    sum.add(message);
-    let checksum = !sum.folded();
-    message
-        .get_mut(2..4)?
-        .copy_from_slice(&checksum.to_be_bytes());
-    Some(())
 }
 
 fn icmp6(
@@ -393,18 +363,7 @@ fn icmp6(
             let report = path_mtu::reported6(message, underlay);
             Some(narrowed(report, neighbours, now))
         }
-        128 if underlay.owns(dst.into()) => {
-            let answer = reply.get_mut(..packet_end)?;
-            answer.copy_from_slice(frame.get(..packet_end)?);
-            turn_ethernet(frame, underlay, answer)?;
-            answer.get_mut(l3 + 8..l3 + 40)?.rotate_left(16);
-            *answer.get_mut(l3 + 7)? = 64;
-            finish_echo(answer, l4, 129, pseudo)?;
-            Some(Reaction {
-                learned: None,
-                reply_len: packet_end,
-            })
-        }
+        128 if underlay.owns(dst.into()) => echo(frame, layout, underlay, reply),
         _ => None,
     }
 }

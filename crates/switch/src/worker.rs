@@ -163,26 +163,12 @@ impl SwitchWorker {
         }
     }
 
-    /// Visits each source once, and measures how long its burst stays: from before it is taken until it was shown to its receivers.
-    #[inline(never)]
-    fn poll_timed(&mut self) -> usize {
-        let mut moved = 0;
-        for next in (0..self.sources.len()).rev() {
-            let Some(source) = self.sources.get(next).copied() else {
-                continue;
-            };
-            let before = Tsc::now();
-            let count = self.poll_source(source);
-            if count > 0 {
-                let ticks = Tsc::now().since(before);
-                let counters = &self.lane.counters;
-                counters
-                    .residence
-                    .count(&self.residence_bounds, ticks, count as u64);
-            }
-            moved += count;
-        }
-        moved
+    /// Counts how long a burst of `count` frames stayed: from before it was taken until it was shown to its receivers.
+    #[cold]
+    fn count_residence(&self, before: Tsc, count: usize) {
+        let ticks = Tsc::now().since(before);
+        let residence = &self.lane.counters.residence;
+        residence.count(&self.residence_bounds, ticks, count as u64);
     }
 
     #[inline(always)]
@@ -539,15 +525,20 @@ impl Poller for SwitchWorker {
         }
         self.advance(cx.now);
         let mut moved = 0;
-        if self.snapshot.residence {
-            moved = self.poll_timed();
-        } else {
-            // From the end: a source that is taken off the list moves only those that were served already.
-            for next in (0..self.sources.len()).rev() {
-                if let Some(source) = self.sources.get(next) {
-                    moved += self.poll_source(*source);
-                }
+        let timed = self.snapshot.residence;
+        // From the end: a source that is taken off the list moves only those that were served already.
+        for next in (0..self.sources.len()).rev() {
+            let Some(source) = self.sources.get(next).copied() else {
+                continue;
+            };
+            let before = timed.then(Tsc::now);
+            let count = self.poll_source(source);
+            if let Some(before) = before
+                && count > 0
+            {
+                self.count_residence(before, count);
             }
+            moved += count;
         }
         if self.lane.waits() {
             moved += self.lane.run_queues();

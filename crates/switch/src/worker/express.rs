@@ -114,31 +114,30 @@ impl SwitchWorker {
             };
             receiver.fetch_index();
             let mut sent = Sent::default();
-            let before = bytes;
             while let Some(quick) = next.filter(|quick| quick.port == port) {
                 let frame = &heads[done].frame;
-                let Some(front) = front(cache, &quick, frame, &mut room) else {
+                let (len, left) = (frame.frame_len(), asked - done);
+                let front = front(cache, &quick, frame, &mut room).filter(|front| {
+                    // SAFETY: as above.
+                    unsafe { receiver.send_plain(frame, front, left, max_frame) }
+                });
+                let Some(front) = front else {
                     next = None;
                     break;
                 };
-                // SAFETY: as above.
-                if !unsafe { receiver.send_plain(frame, front, asked - done, max_frame) } {
-                    next = None;
-                    break;
-                }
                 encapsulated += u64::from(!front.is_empty());
-                sent.bytes += front.len() as u64;
                 if let Some(counter) = quick.counter() {
-                    lane.rule_counters.count(counter, frame.frame_len());
+                    lane.rule_counters.count(counter, len);
                 }
                 sent.packets += 1;
-                bytes += u64::from(frame.frame_len());
+                sent.bytes += front.len() as u64 + u64::from(len);
+                bytes += u64::from(len);
                 done += 1;
                 next = known(cache, done);
             }
             receiver.finish_plain();
             counters.tx_packets.add(sent.packets);
-            counters.tx_bytes.add(sent.bytes + bytes - before);
+            counters.tx_bytes.add(sent.bytes);
             lane.went(source.port, port);
         }
         cache.asked_plain(source.port, done, count - done);
