@@ -16,7 +16,7 @@ use sumeru_engine::publish::Publisher;
 use sumeru_engine::{Cx, Poller, Tsc, Watch};
 use sumeru_flow::model::PortRef;
 use sumeru_flow::{Command, PacketDescription, syntax};
-use sumeru_switch::net_header::{Accepts, Offload};
+use sumeru_switch::net_header::{Accepts, Lead, Offload};
 use sumeru_switch::ring::{QueueFault, Receiver, Sender};
 use sumeru_switch::rules::{CompiledRule, Context, RuleTable, compile};
 use sumeru_switch::snapshot::{NetworkView, PortView, Snapshot, Underlay};
@@ -216,7 +216,11 @@ impl<'a> Lcore<'a> {
             let port = index as u16;
             worker.add_guest(port, 1, Arc::new(PortCounters::default()));
             let [transmit, receive] = queues.map(|place| queue(guest, place, has(0)));
-            let sender = Sender::new(transmit, net_header_len, true);
+            let lead = Lead {
+                len: net_header_len,
+                is_mute: has(7),
+            };
+            let sender = Sender::new(transmit, lead, true);
             worker.set_sender(port, 0, Some(sender), &watch);
             let receiver = Receiver::new(receive, net_header_len, mergeable, accepts, true);
             worker.set_receiver(port, 0, Some(receiver));

@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use sumeru_engine::publish::Publisher;
 use sumeru_engine::{Cx, Poller, Tsc, Watch};
-use sumeru_switch::net_header::Accepts;
+use sumeru_switch::net_header::{Accepts, Lead, Lead};
 use sumeru_switch::ring::{Receiver, Sender};
 use sumeru_switch::rules::SharedRules;
 use sumeru_switch::rules::queue::lock;
@@ -208,7 +208,8 @@ impl Lcore {
         }
         let (transmit, device) = Ring::new(BURST as u16)?;
         let header = NET_HEADER as u16;
-        worker.set_sender(0, 0, Some(Sender::new(device, header, true)), &watch);
+        let lead = Lead::of_driver(header, 0);
+        worker.set_sender(0, 0, Some(Sender::new(device, lead, true)), &watch);
         let mut receive = Vec::new();
         for index in 1..=PORTS_OUT {
             let (mut ring, device) = Ring::new(POSTED)?;

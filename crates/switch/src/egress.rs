@@ -4,13 +4,17 @@
 //! The one module of the switch that copies guest memory; it decides nothing.
 #![allow(unsafe_code)]
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use sumeru_packet::Checksum;
 use sumeru_packet::plain;
 use sumeru_packet::segment::{Gso as Kind, SegmentError, SegmentPlan};
 use sumeru_virtio::GuestSlice;
 
 use crate::frame::{CAPTURE, Frame};
-use crate::net_header::{Accepts, Gso, NET_HEADER_LEN, NetHeader, Offload, SHORT_NET_HEADER_LEN};
+use crate::net_header::{
+    Accepts, Gso, Lead, NET_HEADER_LEN, NetHeader, Offload, SHORT_NET_HEADER_LEN,
+};
 
 /// Bytes copied at a time when they are summed too; small enough to stay in the first-level cache.
 const CHUNK: usize = 2048;
@@ -351,24 +355,30 @@ impl PlainFrame {
         rest: GuestSlice::EMPTY,
     };
 
-    /// Reads the start of a frame that lies in `buffer` behind a virtio-net header of `lead_len` bytes. False when it is too short, or more is left to do to it than the sum of its L4
-    /// header at most.
+    /// Reads the start of a frame that lies in `buffer` behind a virtio-net header, which says nothing if it `is_mute`. False when it is too short, or more is left to do to it than the
+    /// sum of its L4 header at most.
     ///
     /// # Safety
     /// The memory behind the buffer is mapped.
     #[inline(always)]
-    pub unsafe fn read(&mut self, buffer: GuestSlice, lead_len: u32) -> bool {
+    pub unsafe fn read(&mut self, buffer: GuestSlice, Lead { len, is_mute }: Lead) -> bool {
+        let begin = u32::from(len);
         // SAFETY: the caller's word; the lengths are checked.
         unsafe {
+            let Some(bytes) = buffer.read_array(begin) else {
+                return false;
+            };
+            self.bytes = bytes;
+            // What is looked at from here on is the copy, which the compiler must not take for the original.
+            compiler_fence(Ordering::AcqRel);
+            self.rest = buffer.skip(begin + plain::LEN as u32);
+            self.lead = NetHeader::NONE;
+            if is_mute {
+                return true;
+            }
             let (Some(first), Some(offset)) = (buffer.read_array(0), buffer.read_array(8)) else {
                 return false;
             };
-            if buffer.len() < lead_len + plain::LEN as u32 {
-                return false;
-            }
-            buffer.skip(lead_len).read(&mut self.bytes);
-            self.rest = buffer.skip(lead_len + plain::LEN as u32);
-            self.lead = NetHeader::NONE;
             let first = u64::from_le_bytes(first);
             first as u16 == 0 || self.leaves_own_sum(first, u16::from_le_bytes(offset))
         }

@@ -21,6 +21,26 @@ const GSO_ECN: u8 = 0x80;
 /// `num_buffers` in [`NetHeader::last`]: right for all receivers but those whose frame spans several buffers.
 const ONE_BUFFER: u32 = 1 << 16;
 
+/// What stands in front of each frame of a driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Lead {
+    /// Its length in bytes: 12, or 10 of a legacy driver without mergeable buffers.
+    pub len: u16,
+    /// The driver negotiated no offload: its headers are all zero (5.1.6.2.1), or to be taken for that.
+    pub is_mute: bool,
+}
+
+impl Lead {
+    /// In front of the frames of a driver with these negotiated features.
+    pub fn of_driver(len: u16, features: u64) -> Self {
+        let offloads = feature::CSUM | feature::HOST_TSO4 | feature::HOST_TSO6;
+        Self {
+            len,
+            is_mute: features & offloads == 0,
+        }
+    }
+}
+
 /// A header in the two words that it is compared and stored in. (Made of bytes and read back as words, it would wait for every store before it to
 /// leave the store buffer: those into guest memory too.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,8 +11,9 @@ use sumeru_virtio::{Chain, GuestSlice, RingError, Single, SplitQueue};
 
 use crate::egress::{Outgoing, PlainFrame, write_whole};
 use crate::frame::{BURST, Frame, MAX_FRAME};
-use crate::net_header::{Accepts, Gso, NET_HEADER_LEN, NetHeader};
+use crate::net_header::{Accepts, Gso, Lead, NET_HEADER_LEN, NetHeader};
 use crate::stats::Drop;
+use sumeru_packet::headroom::ROOM;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -34,7 +35,7 @@ pub enum QueueFault {
 #[derive(Debug)]
 pub struct Sender {
     queue: SplitQueue,
-    net_header_len: u16,
+    lead: Lead,
     enabled: bool,
     fault: Option<QueueFault>,
     reported: bool,
@@ -69,12 +70,12 @@ impl Taken {
 }
 
 impl Sender {
-    /// Takes the queue over. `net_header_len` is 12, or 10 for a legacy driver without mergeable buffers.
-    pub fn new(mut queue: SplitQueue, net_header_len: u16, enabled: bool) -> Self {
+    /// Takes the queue over. `lead` stands in front of each frame.
+    pub fn new(mut queue: SplitQueue, lead: Lead, enabled: bool) -> Self {
         queue.disarm();
         Self {
             queue,
-            net_header_len,
+            lead,
             enabled,
             fault: None,
             reported: false,
@@ -106,9 +107,10 @@ impl Sender {
         !self.reported
     }
 
-    /// The length of the header in front of each frame.
-    pub fn net_header_len(&self) -> u16 {
-        self.net_header_len
+    /// The header in front of each frame.
+    #[inline(always)]
+    pub fn lead(&self) -> Lead {
+        self.lead
     }
 
     /// How many chains wait, at most a burst; their descriptors are fetched ahead.
@@ -142,8 +144,8 @@ impl Sender {
         list.clear();
         let mut count = 0;
         while count < available {
-            match self.queue.single(count as u16) {
-                Some(single) if !single.writable => {
+            match self.queue.single(count as u16, false) {
+                Some(single) => {
                     self.taken[count] = Taken {
                         buffer: single.buffer,
                         head: single.head,
@@ -220,9 +222,10 @@ impl Sender {
     /// Gives the first `count` chains of those taken back; see [`Self::settle`].
     #[inline(always)]
     pub fn release(&mut self, count: usize) {
-        for taken in &self.taken[..count] {
-            self.queue.complete(taken.head, 0);
+        for (ahead, taken) in self.taken[..count].iter().enumerate() {
+            self.queue.write_used(ahead as u16, taken.head, 0);
         }
+        self.queue.completed(count as u16);
         self.queue.publish();
     }
 
@@ -405,59 +408,73 @@ impl Receiver {
         let available = self.queue.available(wanted as u16).unwrap_or(0);
         let count = usize::from(available).min(wanted).min(BURST);
         while self.prepared < count {
-            match self.queue.single(self.prepared as u16) {
-                Some(Single {
-                    head,
-                    writable: true,
-                    buffer,
-                }) => {
-                    self.places[self.prepared] = Place { head, buffer };
-                    self.prepared += 1;
-                    // The header's line is looked at, the next one holds the start of the frame.
-                    buffer.prefetch();
-                    prefetch_write(buffer.as_ptr().wrapping_add(LINE));
-                }
-                _ => break,
-            }
+            let Some(Single { head, buffer }) = self.queue.single(self.prepared as u16, true)
+            else {
+                break;
+            };
+            self.places[self.prepared] = Place { head, buffer };
+            self.prepared += 1;
+            // The header's line is looked at, the next one holds the start of the frame.
+            buffer.prefetch();
+            prefetch_write(buffer.as_ptr().wrapping_add(LINE));
         }
         self.prepared
     }
 
-    /// Sends a plain frame, with a tunnel's headers in `front` of it or nothing, if its place is one buffer; false when nothing was done. [`Self::finish_plain`] must follow those that are
-    /// sent in a row, of which `left` are to come.
+    /// Sends plain frames, each behind what `front` writes, up to the first that is not to be sent like this: whose place is not one buffer, or for which there is no `front`. Adds them to
+    /// `sent`, and answers how many. [`Self::finish_plain`] must follow those that are sent in a row, of which `left` are to come.
     ///
     /// # Safety
-    /// The memory behind the frame is mapped.
+    /// The memory behind the frames is mapped.
     #[inline(always)]
     pub unsafe fn send_plain(
         &mut self,
-        frame: &PlainFrame,
-        front: &[u8],
+        frames: &[PlainFrame],
         left: usize,
         max_frame: u32,
-    ) -> bool {
-        if self.filled == self.prepared {
-            self.finish_places();
-            self.prepare(left);
+        sent: &mut Sent,
+        mut front: impl for<'a> FnMut(&PlainFrame, &'a mut [u8; ROOM]) -> Option<&'a [u8]>,
+    ) -> usize {
+        let (lead_len, sums) = (u32::from(self.net_header_len), self.accepts.partial_csum);
+        let (mut done, mut bytes, mut room) = (0, 0, [0; ROOM]);
+        loop {
+            if self.filled == self.prepared {
+                self.finish_places();
+                self.prepare(left - done);
+            }
+            let places = &self.places[..self.prepared][self.filled..];
+            let mut filled = 0;
+            for (frame, place) in frames[done..].iter().zip(places) {
+                let Some(front) = front(frame, &mut room) else {
+                    break;
+                };
+                let len = frame.frame_len() + front.len() as u32;
+                // A descriptor may claim any length.
+                let needed = lead_len.saturating_add(len);
+                if len > max_frame
+                    || place.buffer.len() < needed
+                    || frame.lead != NetHeader::NONE && !sums
+                {
+                    break;
+                }
+                // SAFETY: the caller's word for the frame; the buffer lies in the queue's memory.
+                unsafe { frame.write(lead_len, front, place.buffer) };
+                self.queue.write_used(filled, place.head, needed);
+                bytes += u64::from(len);
+                filled += 1;
+            }
+            let wanted = places.len().min(frames.len() - done);
+            self.queue.completed(filled);
+            let filled = usize::from(filled);
+            self.filled += filled;
+            done += filled;
+            if done == frames.len() || filled == 0 || filled < wanted {
+                break;
+            }
         }
-        let lead_len = u32::from(self.net_header_len);
-        let len = frame.frame_len() + front.len() as u32;
-        // A descriptor may claim any length.
-        let needed = lead_len.saturating_add(len);
-        let Some(place) = self.places[..self.prepared].get(self.filled) else {
-            return false;
-        };
-        if len > max_frame
-            || place.buffer.len() < needed
-            || frame.lead != NetHeader::NONE && !self.accepts.partial_csum
-        {
-            return false;
-        }
-        // SAFETY: the caller's word for the frame; the buffer lies in the queue's memory.
-        unsafe { frame.write(lead_len, front, place.buffer) };
-        self.queue.complete(place.head, needed);
-        self.filled += 1;
-        true
+        sent.packets += done as u64;
+        sent.bytes += bytes;
+        done
     }
 
     /// Asks for what showing frames will write.

@@ -12,7 +12,7 @@ use sumeru_virtio::vhost_user::FrontEnd;
 use sumeru_virtio::{SplitLayout, SplitQueue};
 
 use crate::frame::PortIndex;
-use crate::net_header::{Accepts, NET_HEADER_LEN, SHORT_NET_HEADER_LEN};
+use crate::net_header::{Accepts, Lead, NET_HEADER_LEN, SHORT_NET_HEADER_LEN};
 use crate::ring::{Receiver, Sender};
 use crate::switch::{Faults, WorkerHandle};
 
@@ -224,7 +224,8 @@ impl VirtioDevice for VhostNet {
             self.worker
                 .call(move |worker, _| worker.set_receiver(port, pair, Some(receiver)).is_none())
         } else {
-            let sender = Sender::new(queue, net_header_len, enabled);
+            let lead = Lead::of_driver(net_header_len, features);
+            let sender = Sender::new(queue, lead, enabled);
             self.worker.call(move |worker, watch| {
                 worker.set_sender(port, pair, Some(sender), watch).is_none()
             })

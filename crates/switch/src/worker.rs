@@ -29,7 +29,7 @@ use crate::egress;
 use crate::fdb::Fdb;
 use crate::frame::{BURST, MAX_FRAME, PortIndex, bits};
 use crate::lane::{Attachment, Lane, LocalPort, Outcome, Sighting};
-use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
+use crate::net_header::{Lead, Offload, SHORT_NET_HEADER_LEN};
 use crate::qos::meter_table::MeterTable;
 use crate::ring::{QueueFault, Sender};
 use crate::rules::{Parsing, RuleView};
@@ -180,13 +180,13 @@ impl SwitchWorker {
         let (from, count, mut alive) = match &mut port.attachment {
             Attachment::Rings(_) => match self.receive_ring(source) {
                 (0, _) => return 0,
-                (count, net_header_len) => {
-                    let sent = self.express(source, count, net_header_len, &options);
+                (count, lead) => {
+                    let sent = self.express(source, count, lead, &options);
                     if sent == count {
                         self.release(source, count);
                         return count;
                     }
-                    let alive = self.load_ring(source, sent..count, net_header_len);
+                    let alive = self.load_ring(source, sent..count, lead);
                     (sent, count, alive)
                 }
             },
@@ -217,38 +217,38 @@ impl SwitchWorker {
         count
     }
 
-    /// Takes a burst from a guest's queue; answers how many, and the length of the header in front of each.
+    /// Takes a burst from a guest's queue; answers how many, and the header in front of each.
     #[inline(always)]
-    fn receive_ring(&mut self, source: Source) -> (usize, u16) {
+    fn receive_ring(&mut self, source: Source) -> (usize, Lead) {
         let Some(sender) = sender_of(&mut self.lane.ports, source) else {
-            return (0, 0);
+            return (0, Lead::default());
         };
         let available = sender.available();
         if available == 0 {
             if let Some(fault) = sender.take_fault() {
                 self.stop_source(source, fault);
             }
-            return (0, 0);
+            return (0, Lead::default());
         }
         // What the receiver's side will need travels while the sender's is read.
         if let Some(usual) = self.lane.usual(source.port) {
             usual.fetch_descriptors(available);
         }
         let Some(sender) = sender_of(&mut self.lane.ports, source) else {
-            return (0, 0);
+            return (0, Lead::default());
         };
         let count = sender.receive(available, &mut self.lane.list);
         sender.fetch_next();
-        let net_header_len = sender.net_header_len();
+        let lead = sender.lead();
         if let Some(usual) = self.lane.usual(source.port) {
             usual.prepare(count);
         }
-        (count, net_header_len)
+        (count, lead)
     }
 
     /// Copies the headers of a ring's frames into their scratch; answers which frames go on.
     #[inline(always)]
-    fn load_ring(&mut self, source: Source, which: Range<usize>, net_header_len: u16) -> u32 {
+    fn load_ring(&mut self, source: Source, which: Range<usize>, lead: Lead) -> u32 {
         let mut alive = 0_u32;
         let lane = &mut self.lane;
         if let Some(sender) = sender_of(&mut lane.ports, source) {
@@ -259,17 +259,20 @@ impl SwitchWorker {
             frame.in_port = source.port;
             let Some(len) = frame
                 .len
-                .checked_sub(u32::from(net_header_len))
+                .checked_sub(u32::from(lead.len))
                 .filter(|len| (14..=MAX_FRAME).contains(len))
             else {
-                drop_bad(&lane.counters, frame.len, net_header_len);
+                drop_bad(&lane.counters, frame.len, lead.len);
                 continue;
             };
             frame.len = len;
             let mut net_header = [0; SHORT_NET_HEADER_LEN];
             // SAFETY: the segments were translated this burst; the queue on this lcore keeps the memory.
             let loaded =
-                unsafe { egress::load(frame, &lane.list, net_header_len, &mut net_header) };
+                unsafe { egress::load(frame, &lane.list, lead.len, &mut net_header) };
+            if lead.is_mute {
+                net_header = [0; SHORT_NET_HEADER_LEN];
+            }
             match Offload::read(&net_header) {
                 Ok(offload) if loaded => {
                     // A driver may not say that it verified anything (5.1.6.2.1), and is not believed if it does.

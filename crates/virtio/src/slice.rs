@@ -237,16 +237,15 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: the caller's word; in each branch the blocks lie inside the length.
     unsafe {
         match len {
-            64 => blocks::<32, 2>(from, to, [0, 32]),
+            8..=16 => blocks::<8, 2>(from, to, [0, len - 8]),
+            17..=32 => blocks::<16, 2>(from, to, [0, len - 16]),
             // No block over another: whoever reads one back at once need not wait for two stores.
             48 => {
                 blocks::<32, 1>(from, to, [0]);
                 blocks::<16, 1>(from, to, [32]);
             }
+            33..=64 => blocks::<32, 2>(from, to, [0, len - 32]),
             65..=SHORT => blocks::<32, 4>(from, to, [0, 32, len - 64, len - 32]),
-            32..64 => blocks::<32, 2>(from, to, [0, len - 32]),
-            16..32 => blocks::<16, 2>(from, to, [0, len - 16]),
-            8..16 => blocks::<8, 2>(from, to, [0, len - 8]),
             _ => std::ptr::copy_nonoverlapping(from, to, len),
         }
     }

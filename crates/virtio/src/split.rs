@@ -155,8 +155,6 @@ impl Chain {
 pub struct Single {
     /// Index of the descriptor: the chain's name in the used ring.
     pub head: u16,
-    /// Whether the buffer is device-writable.
-    pub writable: bool,
     /// The buffer, not empty.
     pub buffer: GuestSlice,
 }
@@ -421,22 +419,21 @@ impl SplitQueue {
         }
     }
 
-    /// Reads the chain `ahead` entries past the next one, when it is of the simplest kind: one direct buffer in the memory region of the last one.
-    /// Takes nothing; `None` says only that [`Self::peek`] must look.
+    /// Reads the chain `ahead` entries past the next one, when it is of the simplest kind: one direct buffer, device-writable or not as asked for, in the memory region of the last
+    /// one. Takes nothing; `None` says only that [`Self::peek`] must look.
     #[inline(always)]
-    pub fn single(&self, ahead: u16) -> Option<Single> {
+    pub fn single(&self, ahead: u16, writable: bool) -> Option<Single> {
         let head = self.head(ahead).ok()?;
         // SAFETY: `head` is below the queue size, and the table has that many descriptors and is aligned to 16.
         let descriptor = unsafe { Descriptor::read_aligned(self.table, head) };
-        if descriptor.flags & (DESC_NEXT | DESC_INDIRECT) != 0 || descriptor.len == 0 {
+        let wanted = if writable { DESC_WRITE } else { 0 };
+        if descriptor.flags & (DESC_NEXT | DESC_INDIRECT | DESC_WRITE) != wanted
+            || descriptor.len == 0
+        {
             return None;
         }
         let buffer = self.window.get(descriptor.address, descriptor.len)?;
-        Some(Single {
-            head,
-            writable: descriptor.flags & DESC_WRITE != 0,
-            buffer,
-        })
+        Some(Single { head, buffer })
     }
 
     /// Reads the chain `ahead` entries past the next one and appends its segments to `list`. Takes nothing; see [`Self::take`].
@@ -609,7 +606,14 @@ impl SplitQueue {
     /// Gives a chain back with `written` bytes in its writable part. Seen by the driver at the next [`Self::publish`].
     #[inline(always)]
     pub fn complete(&mut self, head: u16, written: u32) {
-        let entry = usize::from(self.next_used & self.mask);
+        self.write_used(0, head, written);
+        self.completed(1);
+    }
+
+    /// Writes what gives a chain back, `ahead` places past the last one: for several in a row, which [`Self::completed`] must follow.
+    #[inline(always)]
+    pub fn write_used(&self, ahead: u16, head: u16, written: u32) {
+        let entry = usize::from(self.next_used.wrapping_add(ahead) & self.mask);
         let element = self.used.wrapping_add(2 + entry * 4).cast::<[[u8; 4]; 2]>();
         let value = [u32::from(head).to_le_bytes(), written.to_le_bytes()];
         // A line that already says so need not become dirty. The ring promises an alignment of 4 only, and the driver looks after `publish`.
@@ -619,7 +623,12 @@ impl SplitQueue {
                 element.write_unaligned(value);
             }
         }
-        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Gives back the `count` chains that were written by [`Self::write_used`]. Seen by the driver at the next [`Self::publish`].
+    #[inline(always)]
+    pub fn completed(&mut self, count: u16) {
+        self.next_used = self.next_used.wrapping_add(count);
     }
 
     /// Asks for the line that [`Self::publish`] will write.

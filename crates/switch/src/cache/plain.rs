@@ -47,6 +47,23 @@ impl Known {
     };
 }
 
+/// Where the frames of a port are looked up.
+#[derive(Clone, Copy, Debug)]
+pub struct Spread {
+    salt: u64,
+    /// The last set.
+    last: usize,
+}
+
+impl Spread {
+    /// The set of frames with these bytes.
+    #[inline(always)]
+    fn place(&self, key: &PlainKey) -> usize {
+        let salted = key.hash() ^ self.salt;
+        (salted.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & self.last
+    }
+}
+
 /// The slots.
 #[derive(Debug)]
 pub(super) struct PlainSlots {
@@ -74,9 +91,11 @@ impl PlainSlots {
 
     /// Ports' frames are spread apart, by a number that nobody outside knows: whoever would have another's frames pushed out cannot say where they are.
     #[inline(always)]
-    fn place(&self, key: &PlainKey, port: PortIndex) -> usize {
-        let salted = key.hash() ^ self.salt.wrapping_mul(2 * u64::from(port) + 1);
-        (salted.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & (self.sets.len() - 1)
+    fn spread(&self, port: PortIndex) -> Spread {
+        Spread {
+            salt: self.salt.wrapping_mul(2 * u64::from(port) + 1),
+            last: self.sets.len() - 1,
+        }
     }
 
     #[inline(always)]
@@ -96,7 +115,7 @@ impl PlainSlots {
 
     /// Keeps a slot; `is_dead` says of others that what they lead to is no more.
     fn put(&mut self, slot: Slot, is_dead: impl Fn(&Known) -> bool) {
-        let place = self.place(&slot.key, slot.port);
+        let place = self.spread(slot.port).place(&slot.key);
         let Some(set) = self.sets.get_mut(place) else {
             return;
         };
@@ -146,17 +165,23 @@ impl Cache {
         (plain.options == *options).then_some(plain.mask)
     }
 
-    /// Where frames with these bytes are looked up; what is there is fetched.
+    /// Where frames of a port are looked up.
     #[inline(always)]
-    pub fn plain_place(&self, key: &PlainKey, port: PortIndex) -> usize {
-        let place = self.plain.place(key, port);
+    pub fn plain_spread(&self, port: PortIndex) -> Spread {
+        self.plain.spread(port)
+    }
+
+    /// The place of frames with these bytes; what is there is fetched.
+    #[inline(always)]
+    pub fn plain_place(&self, key: &PlainKey, spread: &Spread) -> usize {
+        let place = spread.place(key);
         if let Some(set) = self.plain.sets.get(place) {
             prefetch_read(std::ptr::from_ref(set).cast());
         }
         place
     }
 
-    /// Counts a frame of `port` if frames with its bytes met an entry before, which is still right, and answers what to do with it.
+    /// The entry that frames of `port` with these bytes met before, if it is still right, and what to do with them. See [`Self::met`].
     #[inline(always)]
     pub fn known(
         &mut self,
@@ -164,7 +189,7 @@ impl Cache {
         place: usize,
         port: PortIndex,
         stamps: &Stamps,
-    ) -> Option<Quick> {
+    ) -> Option<(u32, Quick)> {
         let known = self.plain.get(place, key, port)?;
         let entry = self.table.get(known.entry)?;
         if entry.serial != known.serial
@@ -172,18 +197,26 @@ impl Cache {
         {
             return None;
         }
-        let entry = self.table.get_mut(known.entry)?;
-        entry.hits = entry.hits.wrapping_add(1);
+        let entry = self.table.get(known.entry)?;
         if entry.is_quick() {
-            return Some(entry.quick());
+            return Some((known.entry, entry.quick()));
         }
         let (number, counter) = (entry.number(), NonZeroU32::new(entry.counter));
         let (_, port) = self.tunnelled(number)?;
-        Some(Quick {
+        let quick = Quick {
             port,
             counter,
             tunnel: NonZeroU32::new(number + 1),
-        })
+        };
+        Some((known.entry, quick))
+    }
+
+    /// Counts so many frames that met an entry.
+    #[inline(always)]
+    pub fn met(&mut self, entry: u32, frames: usize) {
+        if let Some(entry) = self.table.get_mut(entry) {
+            entry.hits = entry.hits.wrapping_add(frames as u32);
+        }
     }
 
     /// The tunnel that a known frame goes into.
@@ -309,8 +342,10 @@ mod tests {
         let mask = cache.plain_mask(frame.in_port, &OPTIONS)?;
         let first = frame.header.header().first_chunk()?;
         let key = mask.read(first, frame.len as usize)?;
-        let place = cache.plain_place(&key, frame.in_port);
-        cache.known(&key, place, frame.in_port, &Stamps::default())
+        let place = cache.plain_place(&key, &cache.plain_spread(frame.in_port));
+        let (entry, quick) = cache.known(&key, place, frame.in_port, &Stamps::default())?;
+        cache.met(entry, 1);
+        Some(quick)
     }
 
     fn keep(cache: &mut Cache, frame: &Frame, mask: FlowMask, ops: Vec<Op>) -> u32 {
@@ -423,10 +458,10 @@ mod tests {
             })
         });
         let first = same_set.next().unwrap();
-        let place = slots.place(&first, 1);
+        let place = slots.spread(1).place(&first);
         let keys: Vec<_> = [first]
             .into_iter()
-            .chain(same_set.filter(|key| slots.place(key, 1) == place).take(3))
+            .chain(same_set.filter(|key| slots.spread(1).place(key) == place).take(3))
             .collect();
         let mut found = 0;
         for turn in 0..400_u32 {

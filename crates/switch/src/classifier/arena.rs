@@ -104,12 +104,15 @@ impl CounterArena {
     /// Counts one frame. For the lcore that the arena belongs to.
     #[inline(always)]
     pub fn count(&self, counter: u32, bytes: u32) {
+        self.add(counter, 1, bytes.into());
+    }
+
+    /// Counts several frames of so many bytes together. For the lcore that the arena belongs to.
+    #[inline(always)]
+    pub fn add(&self, counter: u32, frames: u64, bytes: u64) {
         if let Some([packets, total]) = self.0.get(counter) {
-            packets.store(packets.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-            total.store(
-                total.load(Ordering::Relaxed) + u64::from(bytes),
-                Ordering::Relaxed,
-            );
+            packets.store(packets.load(Ordering::Relaxed) + frames, Ordering::Relaxed);
+            total.store(total.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
         }
     }
 

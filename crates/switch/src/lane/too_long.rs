@@ -77,7 +77,7 @@ impl Lane {
             Attachment::Wire(_) | Attachment::Bond(_) => 0,
             Attachment::Rings(pairs) => {
                 let sender = pairs.iter().find_map(|pair| pair.sender.as_ref());
-                sender.map_or(0, |sender| sender.net_header_len())
+                sender.map_or(0, |sender| sender.lead().len)
             }
         };
         let mut bytes = [0; QUOTED];

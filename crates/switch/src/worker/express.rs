@@ -4,10 +4,12 @@
 
 use super::{Source, SwitchWorker, sender_of};
 use crate::cache::{Cache, Quick};
+use crate::classifier::Stamps;
 use crate::egress::PlainFrame;
 use crate::frame::{BURST, PortIndex};
 use crate::lane::open_receiver;
-use crate::net_header::NetHeader;
+use crate::net_header::{Lead, NetHeader};
+use crate::program::Tunnel;
 use crate::ring::{Sent, Taken};
 use crate::stats::Stage;
 use sumeru_packet::ParseOptions;
@@ -15,17 +17,22 @@ use sumeru_packet::headroom::ROOM;
 use sumeru_packet::plain::{self, PlainKey, PlainMask};
 
 /// The frames of a burst that may be known: how they begin, and where their bytes are looked up.
-pub struct Heads(Box<[Head; BURST]>);
+pub struct Heads {
+    frames: Box<[PlainFrame; BURST]>,
+    runs: Box<[Run; BURST]>,
+}
 
+/// Frames in a row whose bytes agree where they matter.
 #[derive(Clone, Copy)]
-struct Head {
-    frame: PlainFrame,
+struct Run {
     key: PlainKey,
     place: usize,
+    /// The first of them.
+    start: usize,
 }
 
 impl Heads {
-    /// Reads the frames at the front of a burst that may be known, and asks for what is known of them. Answers how many.
+    /// Reads the frames at the front of a burst that may be known, and asks for what is known of them. Answers how many, and how many runs they make.
     ///
     /// # Safety
     /// The memory behind the chains is mapped.
@@ -33,39 +40,52 @@ impl Heads {
     unsafe fn read(
         &mut self,
         taken: &[Taken],
-        net_header_len: u16,
+        lead: Lead,
         mask: &PlainMask,
         (cache, port): (&Cache, PortIndex),
-    ) -> usize {
-        let mut count = 0;
-        for (taken, head) in taken.iter().zip(&mut *self.0) {
+    ) -> (usize, usize) {
+        let spread = cache.plain_spread(port);
+        let (mut count, mut runs, mut last) = (0, 0, PlainKey::NONE);
+        for (taken, frame) in taken.iter().zip(&mut *self.frames) {
             let Some(buffer) = taken.single() else {
                 break;
             };
             // SAFETY: the caller's word.
-            if !unsafe { head.frame.read(buffer, net_header_len.into()) } {
+            if !unsafe { frame.read(buffer, lead) } {
                 break;
             }
-            let frame = &head.frame;
             let Some(key) = mask.read(&frame.bytes, frame.frame_len() as usize) else {
                 break;
             };
-            head.key = key;
-            head.place = cache.plain_place(&head.key, port);
+            if key != last {
+                let Some(run) = self.runs.get_mut(runs) else {
+                    break;
+                };
+                *run = Run {
+                    key,
+                    place: cache.plain_place(&key, &spread),
+                    start: count,
+                };
+                runs += 1;
+                last = key;
+            }
             count += 1;
         }
-        count
+        (count, runs)
     }
 }
 
 impl Default for Heads {
     fn default() -> Self {
-        let none = Head {
-            frame: PlainFrame::EMPTY,
+        let none = Run {
             key: PlainKey::NONE,
             place: 0,
+            start: 0,
         };
-        Self(Box::new([none; BURST]))
+        Self {
+            frames: Box::new([PlainFrame::EMPTY; BURST]),
+            runs: Box::new([none; BURST]),
+        }
     }
 }
 
@@ -76,7 +96,7 @@ impl SwitchWorker {
         &mut self,
         source: Source,
         count: usize,
-        net_header_len: u16,
+        lead: Lead,
         options: &ParseOptions,
     ) -> usize {
         let Self {
@@ -86,11 +106,12 @@ impl SwitchWorker {
             heads,
             ..
         } = self;
+        let from = source.port;
         // Who looks is told what a frame is.
-        if lane.is_watched(source.port) {
+        if lane.is_watched(from) {
             return 0;
         }
-        let Some(mask) = cache.plain_mask(source.port, options) else {
+        let Some(mask) = cache.plain_mask(from, options) else {
             return 0;
         };
         let Some(sender) = sender_of(&mut lane.ports, source) else {
@@ -98,53 +119,59 @@ impl SwitchWorker {
         };
         let taken = &sender.taken()[..count];
         // SAFETY: the chains were translated this burst; the queue on this lcore keeps the memory.
-        let asked = unsafe { heads.read(taken, net_header_len, &mask, (cache, source.port)) };
-        let heads = &heads.0[..asked];
+        let (asked, runs) = unsafe { heads.read(taken, lead, &mask, (cache, from)) };
+        let frames = &heads.frames[..asked];
+        let mut runs = heads.runs[..runs].iter();
         let stamps = rules.rules.stamps();
-        let known = |cache: &mut Cache, place: usize| {
-            let head = heads.get(place)?;
-            cache.known(&head.key, head.place, source.port, stamps)
-        };
         let (mut done, mut bytes, mut encapsulated) = (0, 0, 0);
-        let mut room = [0; ROOM];
-        let mut next = known(cache, 0);
-        while let Some(Quick { port, .. }) = next {
+        let mut next = known(cache, runs.next(), from, stamps);
+        while let Some((_, Quick { port, .. })) = next {
             let Some((receiver, counters, max_frame)) = open_receiver(&mut lane.ports, port) else {
                 break;
             };
             receiver.fetch_index();
             let mut sent = Sent::default();
-            while let Some(quick) = next.filter(|quick| quick.port == port) {
-                let frame = &heads[done].frame;
-                let (len, left) = (frame.frame_len(), asked - done);
-                let front = front(cache, &quick, frame, &mut room).filter(|front| {
-                    // SAFETY: as above.
-                    unsafe { receiver.send_plain(frame, front, left, max_frame) }
-                });
-                let Some(front) = front else {
-                    next = None;
-                    break;
+            while let Some((entry, quick)) = next.filter(|(_, quick)| quick.port == port) {
+                let end = runs.as_slice().first().map_or(asked, |run| run.start);
+                let (run, left) = (&frames[done..end], asked - done);
+                // SAFETY: as above.
+                let went = unsafe {
+                    match cache.tunnel(&quick) {
+                        None => receiver
+                            .send_plain(run, left, max_frame, &mut sent, |_, _| Some(&[])),
+                        Some(tunnel) => {
+                            receiver.send_plain(run, left, max_frame, &mut sent, |frame, room| {
+                                front(tunnel, frame, room)
+                            })
+                        }
+                    }
                 };
-                encapsulated += u64::from(!front.is_empty());
+                let run_bytes = run[..went].iter().map(|frame| u64::from(frame.frame_len())).sum();
+                cache.met(entry, went);
                 if let Some(counter) = quick.counter() {
-                    lane.rule_counters.count(counter, len);
+                    lane.rule_counters.add(counter, went as u64, run_bytes);
                 }
-                sent.packets += 1;
-                sent.bytes += front.len() as u64 + u64::from(len);
-                bytes += u64::from(len);
-                done += 1;
-                next = known(cache, done);
+                if quick.is_tunnelled() {
+                    encapsulated += went as u64;
+                }
+                bytes += run_bytes;
+                done += went;
+                next = if went == run.len() {
+                    known(cache, runs.next(), from, stamps)
+                } else {
+                    None
+                };
             }
             receiver.finish_plain();
             counters.tx_packets.add(sent.packets);
             counters.tx_bytes.add(sent.bytes);
-            lane.went(source.port, port);
+            lane.went(from, port);
         }
-        cache.asked_plain(source.port, done, count - done);
+        cache.asked_plain(from, done, count - done);
         if encapsulated != 0 {
             lane.counters.passed(Stage::Encapsulate, encapsulated);
         }
-        self.count_express(source.port, done as u64, bytes);
+        self.count_express(from, done as u64, bytes);
         done
     }
 
@@ -160,18 +187,21 @@ impl SwitchWorker {
     }
 }
 
-/// The tunnel's headers that a known frame gets, if it gets any; `None` when it is not to be sent like this.
+/// What is known of the frames of a run.
 #[inline(always)]
-fn front<'a>(
-    cache: &Cache,
-    quick: &Quick,
-    frame: &PlainFrame,
-    room: &'a mut [u8; ROOM],
-) -> Option<&'a [u8]> {
-    if !quick.is_tunnelled() {
-        return Some(&[]);
-    }
-    let tunnel = cache.tunnel(quick)?;
+fn known(
+    cache: &mut Cache,
+    run: Option<&Run>,
+    port: PortIndex,
+    stamps: &Stamps,
+) -> Option<(u32, Quick)> {
+    let run = run?;
+    cache.known(&run.key, run.place, port, stamps)
+}
+
+/// The tunnel's headers that a known frame gets; `None` when it is not to be sent like this.
+#[inline(always)]
+fn front<'a>(tunnel: &Tunnel, frame: &PlainFrame, room: &'a mut [u8; ROOM]) -> Option<&'a [u8]> {
     // A sum that is left to do would have to be told from where the frame is then.
     if frame.lead != NetHeader::NONE {
         return None;

@@ -7,7 +7,7 @@ use sumeru_engine::publish::Publisher;
 use sumeru_engine::{Cx, Poller, Tsc, Watch};
 use sumeru_flow::Rule;
 use sumeru_flow::model::PortRef;
-use sumeru_switch::net_header::Accepts;
+use sumeru_switch::net_header::{Accepts, Lead, Lead};
 use sumeru_switch::ring::{Receiver, Sender};
 use sumeru_switch::rules::{Context, RuleTable, compile};
 use sumeru_switch::snapshot::{NetworkView, PortView, Snapshot, Underlay};
@@ -200,7 +200,11 @@ impl<'a> System<'a> {
             let port = index as u16;
             worker.add_guest(port, 1, Arc::new(PortCounters::default()));
             let [transmit, receive] = RINGS.map(|at| queue(guest, at));
-            let sender = Sender::new(transmit, HEADER as u16, true);
+            let lead = Lead {
+                len: HEADER as u16,
+                is_mute: port % 2 == 1,
+            };
+            let sender = Sender::new(transmit, lead, true);
             worker.set_sender(port, 0, Some(sender), &watch);
             let accepts = Accepts {
                 partial_csum: false,
