@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use sumeru_engine::publish::Publisher;
 use sumeru_engine::{Cx, Poller, Tsc, Watch};
-use sumeru_switch::net_header::{Accepts, Lead, Lead};
+use sumeru_switch::net_header::{Accepts, Lead};
 use sumeru_switch::ring::{Receiver, Sender};
 use sumeru_switch::rules::SharedRules;
 use sumeru_switch::rules::queue::lock;
