@@ -7,7 +7,8 @@
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use sumeru_packet::Checksum;
-use sumeru_packet::plain;
+use sumeru_packet::plain::wrapped::{self, FrontKey, WrappedMask};
+use sumeru_packet::plain::{self, PlainKey};
 use sumeru_packet::segment::{Gso as Kind, SegmentError, SegmentPlan};
 use sumeru_virtio::GuestSlice;
 
@@ -382,6 +383,28 @@ impl PlainFrame {
             let first = u64::from_le_bytes(first);
             first as u16 == 0 || self.leaves_own_sum(first, u16::from_le_bytes(offset))
         }
+    }
+
+    /// Makes it the frame that is in this one, a plain one in a tunnel with nothing left to do; answers by what it is known. `None` when it is another.
+    ///
+    /// # Safety
+    /// As [`Self::read`], with which the frame was read.
+    #[inline(always)]
+    pub unsafe fn unwrap(&mut self, mask: &WrappedMask) -> Option<(FrontKey, PlainKey)> {
+        const MORE: usize = wrapped::LEN - plain::LEN;
+        // SAFETY: the caller's word.
+        let more: [u8; MORE] = unsafe { self.rest.read_array(0) }?;
+        compiler_fence(Ordering::AcqRel);
+        let mut bytes = [0; wrapped::LEN];
+        bytes[..plain::LEN].copy_from_slice(&self.bytes);
+        bytes[plain::LEN..].copy_from_slice(&more);
+        let keys = mask.read(&bytes, self.frame_len() as usize)?;
+        if self.lead != NetHeader::NONE {
+            return None;
+        }
+        self.bytes = *bytes.last_chunk()?;
+        self.rest = self.rest.skip(MORE as u32);
+        Some(keys)
     }
 
     #[inline(never)]

@@ -15,6 +15,8 @@ use crate::net_header::{Accepts, Gso, Lead, NET_HEADER_LEN, NetHeader};
 use crate::stats::Drop;
 use sumeru_packet::headroom::ROOM;
 
+/// Bytes of the shortest Ethernet frame, without its check sequence.
+const SHORTEST: usize = 60;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 /// Most buffers that one received frame may span; a driver that offers smaller ones cannot receive the largest frames.
@@ -152,7 +154,7 @@ impl Sender {
                         segments: 1,
                         first: 0,
                     };
-                    fetch(single.buffer);
+                    fetch(single.buffer, self.lead);
                 }
                 _ => {
                     if let Err(fault) = self.receive_chain(count, list) {
@@ -184,7 +186,9 @@ impl Sender {
             segments: chain.readable,
             first: chain.first,
         };
-        buffer.into_iter().for_each(fetch);
+        buffer
+            .into_iter()
+            .for_each(|buffer| fetch(buffer, self.lead));
         Ok(())
     }
 
@@ -629,11 +633,12 @@ impl Receiver {
     }
 }
 
-/// Asks for a frame's first lines: its virtio-net header and its headers.
+/// Asks for a frame's first lines: its virtio-net header if that says anything, and the headers of a short frame.
 #[inline(always)]
-fn fetch(first: GuestSlice) {
-    first.prefetch();
-    prefetch_read(first.as_ptr().wrapping_add(LINE));
+fn fetch(first: GuestSlice, lead: Lead) {
+    let (start, len) = (first.as_ptr(), usize::from(lead.len));
+    prefetch_read(start.wrapping_add(if lead.is_mute { len } else { 0 }));
+    prefetch_read(start.wrapping_add(len + SHORTEST - 1));
 }
 
 /// Refuses what is longer than the receiver's MTU allows; a frame that will be cut is judged by its segments.

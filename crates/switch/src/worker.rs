@@ -268,8 +268,7 @@ impl SwitchWorker {
             frame.len = len;
             let mut net_header = [0; SHORT_NET_HEADER_LEN];
             // SAFETY: the segments were translated this burst; the queue on this lcore keeps the memory.
-            let loaded =
-                unsafe { egress::load(frame, &lane.list, lead.len, &mut net_header) };
+            let loaded = unsafe { egress::load(frame, &lane.list, lead.len, &mut net_header) };
             if lead.is_mute {
                 net_header = [0; SHORT_NET_HEADER_LEN];
             }

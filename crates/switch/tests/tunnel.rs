@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use driver::*;
 use sumeru_packet::build::{self, NeighbourFlags};
+use sumeru_packet::checksum::checksum;
 use sumeru_switch::fdb::Target;
 use sumeru_switch::stats::{Drop, Stage};
 
@@ -438,4 +439,97 @@ fn rules_take_frames_out_of_tunnels_and_put_them_in() {
         node.switch.rule_counts(0, 0).unwrap(),
         (1, udp(9, 1, 77).len() as u64)
     );
+}
+
+/// Sets a byte of the IPv4 header at `l3`, and its checksum.
+fn set_ip(frame: &mut [u8], l3: usize, at: usize, value: u8) {
+    frame[l3 + at] = value;
+    frame[l3 + 10..l3 + 12].fill(0);
+    let sum = checksum(&frame[l3..l3 + 20]);
+    frame[l3 + 10..l3 + 12].copy_from_slice(&sum.to_be_bytes());
+}
+
+#[test]
+fn frames_out_of_tunnels_are_known_by_their_bytes_and_others_are_not_taken_for_them() {
+    let (mut node, mut wire) = two_nodes();
+    let (mut a, mut b) = (node.guest(1, &tenant(7)), node.guest(2, &tenant(8)));
+    a.send(&[udp(1, 9, 10)]);
+    b.send(&[udp(2, 9, 10)]);
+    let unsummed = |src, vni, inner: Vec<u8>| {
+        let mut frame = tunnelled(src, vni, &inner);
+        frame[40..42].fill(0);
+        frame
+    };
+    let plain = unsummed(FAR4, 7, udp(9, 1, 77));
+    let other = unsummed(THIRD4, 8, udp(9, 2, 77));
+    for _ in 0..6 {
+        wire.send(&[&plain, &other, &plain]);
+    }
+    assert_eq!(a.frames(), vec![udp(9, 1, 77); 12]);
+    assert_eq!(b.frames(), vec![udp(9, 2, 77); 6]);
+    let known = node.stage(Stage::Known);
+    assert!(known >= 3, "{known}");
+    assert_eq!(node.stage(Stage::Decapsulate), 18);
+
+    // The outer source port and what is no header say nothing.
+    let mut alike = plain.clone();
+    alike[34..36].copy_from_slice(&77_u16.to_be_bytes());
+    *alike.last_mut().unwrap() ^= 0xff;
+    wire.send(&[&alike]);
+    assert_eq!(a.frames(), [&alike[50..]]);
+    assert_eq!(node.stage(Stage::Known), known + 1);
+
+    // Each differs in one thing from those that are known.
+    let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut frame = plain.clone();
+        change(&mut frame);
+        frame
+    };
+    let (ce, ect) = (3, 2);
+    let dropped = [
+        (Drop::UnknownVni, changed(&|f| f[48] = 77)),
+        (Drop::Congestion, changed(&|f| set_ip(f, 14, 1, ce))),
+        (
+            Drop::TunnelChecksum,
+            changed(&|f| f[40..42].copy_from_slice(&[0x12, 0x34])),
+        ),
+    ];
+    for (reason, frame) in &dropped {
+        wire.send(&[&plain, frame, &plain]);
+        assert_eq!(a.frames(), vec![plain[50..].to_vec(); 2], "{reason:?}");
+        assert_eq!(node.drops(*reason), 1, "{reason:?}");
+    }
+    // Of another tenant: neither sees it where the other's station is.
+    let foreign = changed(&|f| f[48] = 8);
+    wire.send(&[&plain, &foreign, &plain]);
+    assert_eq!(a.frames(), vec![plain[50..].to_vec(); 2]);
+    // Marks are carried in, as often as it comes.
+    let mut marked = changed(&|f| set_ip(f, 14, 1, ce));
+    set_ip(&mut marked, 64, 1, ect);
+    let mut carried = marked[50..].to_vec();
+    set_ip(&mut carried, 14, 1, ce);
+    for _ in 0..3 {
+        wire.send(&[&marked]);
+        assert_eq!(a.frames(), [&carried[..]]);
+    }
+    let mut same = changed(&|f| set_ip(f, 14, 1, ect));
+    set_ip(&mut same, 64, 1, ect);
+    for _ in 0..3 {
+        wire.send(&[&same]);
+        assert_eq!(a.frames(), [&same[50..]]);
+    }
+    // An inner packet that reaches past the datagram is malformed.
+    let before = node.stage(Stage::Known);
+    wire.send(&[changed(&|f| {
+        f[38..40].copy_from_slice(&60_u16.to_be_bytes())
+    })]);
+    assert!(a.frames().iter().all(|frame| *frame != plain[50..]));
+    assert_eq!(node.stage(Stage::Known), before);
+
+    // What is known is forgotten when it is no longer right.
+    node.rule(0, "flow create 0 priority 1 ingress pattern eth / ipv4 / udp / vxlan vni is 7 / end actions drop / end").unwrap();
+    wire.send(&[&plain, &other]);
+    assert!(a.frames().is_empty());
+    assert_eq!(b.frames(), [udp(9, 2, 77)]);
+    assert_eq!(node.drops(Drop::Rule), 1);
 }

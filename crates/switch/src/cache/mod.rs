@@ -9,6 +9,7 @@
 //! any of that changes, the epoch does, and an entry of an older epoch is checked class by class at its next hit. Nothing is
 //! searched or freed when the configuration changes.
 
+mod fronts;
 mod plain;
 mod sweep;
 mod table;
@@ -25,6 +26,8 @@ use crate::interned::Interned;
 use crate::program::Op;
 use crate::snapshot::NetworkId;
 use crate::track::{Track, Tracks};
+use fronts::Fronts;
+pub use fronts::Realm;
 use plain::{PlainPort, PlainSlots};
 use table::{Entry, Far, NEAR, Table};
 
@@ -40,6 +43,8 @@ const WAYS: usize = 2;
 const QUICK: u32 = 1 << 31;
 /// Set in the number of a program that does nothing but put a frame into a tunnel, asking nothing of it but its first bytes, and send it.
 const TUNNEL: u32 = 1 << 30;
+/// Set in the number of a program that does nothing but take a frame out of a tunnel and send it.
+const UNWRAP: u32 = 1 << 29;
 /// Classes of things that this lcore learns, as a power of two.
 const LOCAL_CLASSES: u32 = 16;
 /// Set in a class of this lcore.
@@ -189,6 +194,7 @@ pub enum Hit<'a> {
 #[derive(Debug)]
 pub struct Cache {
     plain: PlainSlots,
+    fronts: Fronts,
     signatures: Box<[[Signature; WAYS]]>,
     table: Table,
     tuples: Vec<Option<Tuple>>,
@@ -220,6 +226,7 @@ impl Cache {
     pub fn with_limit(limit: u32) -> Self {
         Self {
             plain: PlainSlots::new(),
+            fronts: Fronts::new(),
             signatures: signatures(SIGNATURES[0]),
             table: Table::new(limit),
             tuples: Vec::new(),
@@ -612,21 +619,22 @@ impl Cache {
         {
             return QUICK | u32::from(port);
         }
-        let tunnel = match &ops[..] {
+        let kind = match &ops[..] {
             [Op::Encapsulate(tunnel), Op::Output(_)] if quick && tunnel.is_front_alone() => TUNNEL,
+            [Op::Decapsulate, Op::Output(_)] if quick => UNWRAP,
             _ => 0,
         };
         let number = match self.programs.take(&ops) {
             Some(number) => number,
             None => self.programs.add(ops.into()),
         };
-        number | tunnel
+        number | kind
     }
 
     /// One entry less runs a program.
     fn let_go(&mut self, number: u32) {
         if number & QUICK == 0 {
-            self.programs.give(number & !TUNNEL);
+            self.programs.give(number & !(TUNNEL | UNWRAP));
         }
     }
 
@@ -683,6 +691,7 @@ impl Cache {
         self.table.reserved() as usize * size_of::<Entry>()
             + self.signatures.len() * size_of::<[Signature; WAYS]>()
             + self.plain.bytes()
+            + self.fronts.bytes()
     }
 }
 

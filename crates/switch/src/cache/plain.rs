@@ -1,16 +1,18 @@
 //! Plain frames that are known by their bytes: what the parser, the hash and the compare would come to is looked up by the first 48 bytes of the frame, as far as any decision
 //! of its port looks at them ([`PlainMask`]). It stands in front of the two levels and holds none of their decisions: only which entry they answered.
 //!
-//! Only entries whose frames need nothing but to be sent, perhaps into a tunnel, are found here.
+//! Only entries whose frames need nothing but to be sent, perhaps into a tunnel or out of one, are found here. Frames in tunnels are known by what is in front of them
+//! ([`super::fronts`]) and their own bytes.
 
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU32;
 
 use sumeru_packet::ParseOptions;
+use sumeru_packet::plain::wrapped::{FrontKey, WrappedMask, is_wrapped};
 use sumeru_packet::plain::{PlainKey, PlainMask, is_plain};
 use sumeru_virtio::slice::prefetch_read;
 
-use super::table::Entry;
+use super::fronts::Realm;
 use super::{Cache, Quick};
 use crate::classifier::Stamps;
 use crate::frame::{Frame, PortIndex};
@@ -27,7 +29,7 @@ const WAYS: usize = 2;
 struct Slot {
     key: PlainKey,
     known: Known,
-    port: PortIndex,
+    realm: Realm,
 }
 
 const _: () = assert!(size_of::<Slot>() == 64);
@@ -47,7 +49,7 @@ impl Known {
     };
 }
 
-/// Where the frames of a port are looked up.
+/// Where the frames of a realm are looked up.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
     salt: u64,
@@ -78,7 +80,7 @@ impl PlainSlots {
         let free = Slot {
             key: PlainKey::NONE,
             known: Known::NONE,
-            port: 0,
+            realm: 0,
         };
         let slots = vec![[free; WAYS]; SLOTS / WAYS];
         sumeru_engine::huge::advise(&slots);
@@ -89,18 +91,18 @@ impl PlainSlots {
         }
     }
 
-    /// Ports' frames are spread apart, by a number that nobody outside knows: whoever would have another's frames pushed out cannot say where they are.
+    /// Realms' frames are spread apart, by a number that nobody outside knows: whoever would have another's frames pushed out cannot say where they are.
     #[inline(always)]
-    fn spread(&self, port: PortIndex) -> Spread {
+    fn spread(&self, realm: Realm) -> Spread {
         Spread {
-            salt: self.salt.wrapping_mul(2 * u64::from(port) + 1),
+            salt: self.salt.wrapping_mul(2 * u64::from(realm) + 1),
             last: self.sets.len() - 1,
         }
     }
 
     #[inline(always)]
-    fn get(&self, place: usize, key: &PlainKey, port: PortIndex) -> Option<Known> {
-        let known = |slot: &Slot| slot.port == port && slot.key == *key;
+    fn get(&self, place: usize, key: &PlainKey, realm: Realm) -> Option<Known> {
+        let known = |slot: &Slot| slot.realm == realm && slot.key == *key;
         match self.sets.get(place)? {
             [first, _] if known(first) => Some(first.known),
             [_, second] if known(second) => Some(second.known),
@@ -115,12 +117,12 @@ impl PlainSlots {
 
     /// Keeps a slot; `is_dead` says of others that what they lead to is no more.
     fn put(&mut self, slot: Slot, is_dead: impl Fn(&Known) -> bool) {
-        let place = self.spread(slot.port).place(&slot.key);
+        let place = self.spread(slot.realm).place(&slot.key);
         let Some(set) = self.sets.get_mut(place) else {
             return;
         };
         let same = |other: &Slot| {
-            is_dead(&other.known) || (other.key, other.port) == (slot.key, slot.port)
+            is_dead(&other.known) || (other.key, other.realm) == (slot.key, slot.realm)
         };
         let way = set.iter().position(same).or_else(|| {
             self.refused = self.refused.wrapping_add(1);
@@ -134,11 +136,20 @@ impl PlainSlots {
     }
 }
 
+/// What of the frames of a port matters.
+#[derive(Debug)]
+pub struct PlainMasks {
+    /// Of plain ones.
+    pub plain: PlainMask,
+    /// Of those in tunnels, if tunnels are looked into.
+    pub wrapped: Option<WrappedMask>,
+}
+
 /// What is known of the plain frames of one port.
 #[derive(Debug)]
 pub(super) struct PlainPort {
-    mask: PlainMask,
-    /// What the mask was made for.
+    masks: PlainMasks,
+    /// What the masks were made for.
     options: ParseOptions,
     /// Frames that were known less frames that were not, between bounds.
     credit: i32,
@@ -154,21 +165,37 @@ const REST: u32 = 2048;
 const ONE_IN: u32 = 16;
 
 impl Cache {
-    /// What of the frames of a port is asked for by [`Self::known`]; nothing when none of them would be known.
+    /// Whether frames of a port are worth asking for by [`Self::known`] in this burst.
     #[inline(always)]
-    pub fn plain_mask(&mut self, port: PortIndex, options: &ParseOptions) -> Option<PlainMask> {
-        let plain = self.ports.get_mut(usize::from(port))?.plain.as_mut()?;
+    pub fn asks_plain(&mut self, port: PortIndex, options: &ParseOptions) -> bool {
+        let masks = self.ports.get_mut(usize::from(port));
+        let Some(plain) = masks.and_then(|masks| masks.plain.as_mut()) else {
+            return false;
+        };
         if plain.rest != 0 {
             plain.rest -= 1;
-            return None;
+            return false;
         }
-        (plain.options == *options).then_some(plain.mask)
+        plain.options == *options
     }
 
-    /// Where frames of a port are looked up.
+    /// What of the frames of a port matters; nothing when none of them would be known.
     #[inline(always)]
-    pub fn plain_spread(&self, port: PortIndex) -> Spread {
-        self.plain.spread(port)
+    pub fn plain_masks(&self, port: PortIndex) -> Option<&PlainMasks> {
+        let plain = self.ports.get(usize::from(port))?.plain.as_ref()?;
+        Some(&plain.masks)
+    }
+
+    /// Under what frames of a port with these bytes in front are looked up.
+    #[inline(always)]
+    pub fn realm(&self, front: &FrontKey, port: PortIndex) -> Option<Realm> {
+        self.fronts.get(front, port)
+    }
+
+    /// Where frames are looked up that are kept under `realm`.
+    #[inline(always)]
+    pub fn plain_spread(&self, realm: Realm) -> Spread {
+        self.plain.spread(realm)
     }
 
     /// The place of frames with these bytes; what is there is fetched.
@@ -181,16 +208,16 @@ impl Cache {
         place
     }
 
-    /// The entry that frames of `port` with these bytes met before, if it is still right, and what to do with them. See [`Self::met`].
+    /// The entry that frames with these bytes met before under this realm, if it is still right, and what to do with them. See [`Self::met`].
     #[inline(always)]
     pub fn known(
         &mut self,
         key: &PlainKey,
         place: usize,
-        port: PortIndex,
+        realm: Realm,
         stamps: &Stamps,
     ) -> Option<(u32, Quick)> {
-        let known = self.plain.get(place, key, port)?;
+        let known = self.plain.get(place, key, realm)?;
         let entry = self.table.get(known.entry)?;
         if entry.serial != known.serial
             || entry.epoch != self.epoch && !self.check(known.entry, stamps)
@@ -202,11 +229,15 @@ impl Cache {
             return Some((known.entry, entry.quick()));
         }
         let (number, counter) = (entry.number(), NonZeroU32::new(entry.counter));
-        let (_, port) = self.tunnelled(number)?;
+        let (port, tunnel) = if entry.is_unwrap() {
+            (self.unwrapped(number)?, None)
+        } else {
+            (self.tunnelled(number)?.1, NonZeroU32::new(number + 1))
+        };
         let quick = Quick {
             port,
             counter,
-            tunnel: NonZeroU32::new(number + 1),
+            tunnel,
         };
         Some((known.entry, quick))
     }
@@ -234,6 +265,14 @@ impl Cache {
         }
     }
 
+    #[inline(always)]
+    fn unwrapped(&self, number: u32) -> Option<PortIndex> {
+        match self.programs.get(number)? {
+            [Op::Decapsulate, Op::Output(port)] => Some(*port),
+            _ => None,
+        }
+    }
+
     /// Of a burst of a port, so many frames were known and so many not. Asking is given up for a while if it is for nothing.
     #[inline(always)]
     pub fn asked_plain(&mut self, port: PortIndex, known: usize, strange: usize) {
@@ -249,8 +288,12 @@ impl Cache {
     /// A parsed frame met an entry: frames with its bytes will be known, if it is plain and the entry of those that need nothing but to be sent.
     #[inline(always)]
     pub fn acquaint(&mut self, frame: &Frame, entry: u32, options: &ParseOptions) {
-        if self.table.get(entry).is_some_and(Entry::is_express)
-            && is_plain(&frame.key, &frame.layout, options)
+        let Some(kept) = self.table.get(entry).filter(|entry| entry.is_express()) else {
+            return;
+        };
+        if kept.is_unwrap() {
+            self.acquaint_wrapped(frame, entry, options);
+        } else if is_plain(&frame.key, &frame.layout, options)
             && frame.offload.is_own_sum_at_most(&frame.layout)
         {
             self.acquaint_plain(frame, entry, options);
@@ -259,38 +302,59 @@ impl Cache {
 
     #[inline(never)]
     fn acquaint_plain(&mut self, frame: &Frame, entry: u32, options: &ParseOptions) {
-        let Some(serial) = self.table.get(entry).map(|entry| entry.serial) else {
-            return;
-        };
-        let port = frame.in_port;
-        let Some(masks) = self.ports.get_mut(usize::from(port)) else {
-            return;
-        };
-        if masks
-            .plain
-            .as_ref()
-            .is_none_or(|plain| plain.options != *options)
+        let first = frame.header.header().first_chunk();
+        if let Some(masks) = self.masks_of(frame.in_port, options)
+            && let Some(key) = first.and_then(|first| masks.plain.read(first, frame.len as usize))
         {
-            masks.plain = PlainMask::of(&masks.relevant, options).map(|mask| PlainPort {
-                mask,
+            self.keep(key, frame.in_port.into(), entry);
+        }
+    }
+
+    #[inline(never)]
+    fn acquaint_wrapped(&mut self, frame: &Frame, entry: u32, options: &ParseOptions) {
+        if let Some(first) = frame.header.header().first_chunk()
+            && frame.offload.is_none()
+            && is_wrapped(&frame.key, &frame.layout, first)
+            && let Some(masks) = self.masks_of(frame.in_port, options)
+            && let Some(mask) = &masks.wrapped
+            && let Some((front, key)) = mask.read(first, frame.len as usize)
+            && let Some(realm) = self.fronts.number(&front, frame.in_port)
+        {
+            self.keep(key, realm, entry);
+        }
+    }
+
+    /// What of the frames of a port matters, if anybody asks; as of now when its frames begin to be parsed in another way.
+    fn masks_of(&mut self, port: PortIndex, options: &ParseOptions) -> Option<&PlainMasks> {
+        let masks = self.ports.get_mut(usize::from(port))?;
+        let of_now = masks.plain.as_ref();
+        if of_now.is_none_or(|plain| plain.options != *options) {
+            masks.plain = PlainMask::of(&masks.relevant, options).map(|plain| PlainPort {
+                masks: PlainMasks {
+                    plain,
+                    wrapped: WrappedMask::of(&masks.relevant, options),
+                },
                 options: *options,
                 credit: 0,
                 rest: 0,
             });
         }
-        let Some(plain) = masks.plain.as_ref().filter(|plain| plain.rest == 0) else {
+        let plain = masks.plain.as_ref().filter(|plain| plain.rest == 0)?;
+        Some(&plain.masks)
+    }
+
+    /// Keeps which entry frames with these bytes met.
+    fn keep(&mut self, key: PlainKey, realm: Realm, entry: u32) {
+        let Some(serial) = self.table.get(entry).map(|entry| entry.serial) else {
             return;
         };
-        let first = frame.header.header().first_chunk();
-        if let Some(key) = first.and_then(|first| plain.mask.read(first, frame.len as usize)) {
-            let known = Known { entry, serial };
-            let table = &self.table;
-            let is_dead = |known: &Known| {
-                let entry = table.get(known.entry);
-                known.serial == 0 || entry.is_none_or(|entry| entry.serial != known.serial)
-            };
-            self.plain.put(Slot { key, known, port }, is_dead);
-        }
+        let known = Known { entry, serial };
+        let table = &self.table;
+        let is_dead = |known: &Known| {
+            let entry = table.get(known.entry);
+            known.serial == 0 || entry.is_none_or(|entry| entry.serial != known.serial)
+        };
+        self.plain.put(Slot { key, known, realm }, is_dead);
     }
 
     /// The serial of a decision that is put in.
@@ -339,11 +403,15 @@ mod tests {
 
     /// What is done with a frame that is known.
     fn known(cache: &mut Cache, frame: &Frame) -> Option<Quick> {
-        let mask = cache.plain_mask(frame.in_port, &OPTIONS)?;
+        if !cache.asks_plain(frame.in_port, &OPTIONS) {
+            return None;
+        }
         let first = frame.header.header().first_chunk()?;
-        let key = mask.read(first, frame.len as usize)?;
-        let place = cache.plain_place(&key, &cache.plain_spread(frame.in_port));
-        let (entry, quick) = cache.known(&key, place, frame.in_port, &Stamps::default())?;
+        let masks = cache.plain_masks(frame.in_port)?;
+        let key = masks.plain.read(first, frame.len as usize)?;
+        let realm = frame.in_port.into();
+        let place = cache.plain_place(&key, &cache.plain_spread(realm));
+        let (entry, quick) = cache.known(&key, place, realm, &Stamps::default())?;
         cache.met(entry, 1);
         Some(quick)
     }
@@ -420,7 +488,7 @@ mod tests {
             Some(9)
         );
         // Frames are parsed otherwise.
-        assert!(cache.plain_mask(1, &ParseOptions::VXLAN).is_none());
+        assert!(!cache.asks_plain(1, &ParseOptions::VXLAN));
     }
 
     #[test]
@@ -439,7 +507,7 @@ mod tests {
         let mut cache = Cache::new();
         let first = frame(1, [10, 1, 2, 3], 64);
         keep(&mut cache, &first, mask(16), vec![Op::Output(7)]);
-        while cache.plain_mask(1, &OPTIONS).is_some() {
+        while cache.asks_plain(1, &OPTIONS) {
             cache.asked_plain(1, 1, 31);
         }
         let rest = (1..).find(|_| known(&mut cache, &first).is_some());
@@ -461,7 +529,11 @@ mod tests {
         let place = slots.spread(1).place(&first);
         let keys: Vec<_> = [first]
             .into_iter()
-            .chain(same_set.filter(|key| slots.spread(1).place(key) == place).take(3))
+            .chain(
+                same_set
+                    .filter(|key| slots.spread(1).place(key) == place)
+                    .take(3),
+            )
             .collect();
         let mut found = 0;
         for turn in 0..400_u32 {
@@ -474,7 +546,7 @@ mod tests {
                         entry: 1,
                         serial: 1,
                     },
-                    port: 1,
+                    realm: 1,
                 },
                 |known| known.serial == 0,
             );

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use sumeru_packet::field::{INNER_BASE, OUTER_BASE};
 use sumeru_packet::key::WORDS;
 
-use super::{QUICK, Quick, Rests, Sender, TUNNEL};
+use super::{QUICK, Quick, Rests, Sender, TUNNEL, UNWRAP};
 use crate::frame::PortIndex;
 use crate::track::Track;
 
@@ -119,16 +119,22 @@ impl Entry {
         }
     }
 
-    /// Whether its frames need nothing but to be sent, perhaps into a tunnel.
+    /// Whether its frames need nothing but to be sent, perhaps into a tunnel or out of one.
     #[inline(always)]
     pub fn is_express(&self) -> bool {
-        self.program & (QUICK | TUNNEL) != 0
+        self.program & (QUICK | TUNNEL | UNWRAP) != 0
+    }
+
+    /// Whether its frames need nothing but to be taken out of a tunnel and sent.
+    #[inline(always)]
+    pub fn is_unwrap(&self) -> bool {
+        self.program & (QUICK | UNWRAP) == UNWRAP
     }
 
     /// The number of its program, if that is not [quick](Self::is_quick).
     #[inline(always)]
     pub fn number(&self) -> u32 {
-        self.program & !TUNNEL
+        self.program & !(TUNNEL | UNWRAP)
     }
 
     /// Whether it holds a decision.

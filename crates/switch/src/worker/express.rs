@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::{Source, SwitchWorker, sender_of};
-use crate::cache::{Cache, Quick};
+use crate::cache::{Cache, Quick, Realm};
 use crate::classifier::Stamps;
 use crate::egress::PlainFrame;
 use crate::frame::{BURST, PortIndex};
@@ -14,7 +14,8 @@ use crate::ring::{Sent, Taken};
 use crate::stats::Stage;
 use sumeru_packet::ParseOptions;
 use sumeru_packet::headroom::ROOM;
-use sumeru_packet::plain::{self, PlainKey, PlainMask};
+use sumeru_packet::plain::wrapped::{FRONT, FrontKey};
+use sumeru_packet::plain::{self, PlainKey};
 
 /// The frames of a burst that may be known: how they begin, and where their bytes are looked up.
 pub struct Heads {
@@ -26,6 +27,8 @@ pub struct Heads {
 #[derive(Clone, Copy)]
 struct Run {
     key: PlainKey,
+    /// Under what their bytes are looked up.
+    realm: Realm,
     place: usize,
     /// The first of them.
     start: usize,
@@ -41,11 +44,14 @@ impl Heads {
         &mut self,
         taken: &[Taken],
         lead: Lead,
-        mask: &PlainMask,
         (cache, port): (&Cache, PortIndex),
     ) -> (usize, usize) {
-        let spread = cache.plain_spread(port);
-        let (mut count, mut runs, mut last) = (0, 0, PlainKey::NONE);
+        let Some(masks) = cache.plain_masks(port) else {
+            return (0, 0);
+        };
+        let own = cache.plain_spread(port.into());
+        let (mut count, mut runs, mut last) = (0, 0, (PlainKey::NONE, 0));
+        let mut met = (FrontKey::NONE, 0);
         for (taken, frame) in taken.iter().zip(&mut *self.frames) {
             let Some(buffer) = taken.single() else {
                 break;
@@ -54,20 +60,42 @@ impl Heads {
             if !unsafe { frame.read(buffer, lead) } {
                 break;
             }
-            let Some(key) = mask.read(&frame.bytes, frame.frame_len() as usize) else {
-                break;
+            let (key, realm) = match &masks.wrapped {
+                Some(mask) if mask.may_be(&frame.bytes) => {
+                    // SAFETY: as above.
+                    let Some((front, key)) = (unsafe { frame.unwrap(mask) }) else {
+                        break;
+                    };
+                    if front != met.0 {
+                        let Some(realm) = cache.realm(&front, port) else {
+                            break;
+                        };
+                        met = (front, realm);
+                    }
+                    (key, met.1)
+                }
+                _ => match masks.plain.read(&frame.bytes, frame.frame_len() as usize) {
+                    Some(key) => (key, Realm::from(port)),
+                    None => break,
+                },
             };
-            if key != last {
+            if (key, realm) != last {
                 let Some(run) = self.runs.get_mut(runs) else {
                     break;
                 };
+                let spread = if realm == Realm::from(port) {
+                    own
+                } else {
+                    cache.plain_spread(realm)
+                };
                 *run = Run {
                     key,
+                    realm,
                     place: cache.plain_place(&key, &spread),
                     start: count,
                 };
                 runs += 1;
-                last = key;
+                last = (key, realm);
             }
             count += 1;
         }
@@ -79,6 +107,7 @@ impl Default for Heads {
     fn default() -> Self {
         let none = Run {
             key: PlainKey::NONE,
+            realm: 0,
             place: 0,
             start: 0,
         };
@@ -111,34 +140,35 @@ impl SwitchWorker {
         if lane.is_watched(from) {
             return 0;
         }
-        let Some(mask) = cache.plain_mask(from, options) else {
+        if !cache.asks_plain(from, options) {
             return 0;
-        };
+        }
         let Some(sender) = sender_of(&mut lane.ports, source) else {
             return 0;
         };
         let taken = &sender.taken()[..count];
         // SAFETY: the chains were translated this burst; the queue on this lcore keeps the memory.
-        let (asked, runs) = unsafe { heads.read(taken, lead, &mask, (cache, from)) };
+        let (asked, runs) = unsafe { heads.read(taken, lead, (cache, from)) };
         let frames = &heads.frames[..asked];
         let mut runs = heads.runs[..runs].iter();
         let stamps = rules.rules.stamps();
-        let (mut done, mut bytes, mut encapsulated) = (0, 0, 0);
-        let mut next = known(cache, runs.next(), from, stamps);
-        while let Some((_, Quick { port, .. })) = next {
+        let (mut done, mut bytes, mut encapsulated, mut unwrapped) = (0, 0, 0, 0);
+        let mut next = known(cache, runs.next(), stamps);
+        while let Some((Quick { port, .. }, ..)) = next {
             let Some((receiver, counters, max_frame)) = open_receiver(&mut lane.ports, port) else {
                 break;
             };
             receiver.fetch_index();
             let mut sent = Sent::default();
-            while let Some((entry, quick)) = next.filter(|(_, quick)| quick.port == port) {
+            while let Some((quick, entry, realm)) = next.filter(|(quick, ..)| quick.port == port) {
                 let end = runs.as_slice().first().map_or(asked, |run| run.start);
                 let (run, left) = (&frames[done..end], asked - done);
                 // SAFETY: as above.
                 let went = unsafe {
                     match cache.tunnel(&quick) {
-                        None => receiver
-                            .send_plain(run, left, max_frame, &mut sent, |_, _| Some(&[])),
+                        None => {
+                            receiver.send_plain(run, left, max_frame, &mut sent, |_, _| Some(&[]))
+                        }
                         Some(tunnel) => {
                             receiver.send_plain(run, left, max_frame, &mut sent, |frame, room| {
                                 front(tunnel, frame, room)
@@ -146,7 +176,14 @@ impl SwitchWorker {
                         }
                     }
                 };
-                let run_bytes = run[..went].iter().map(|frame| u64::from(frame.frame_len())).sum();
+                let mut run_bytes: u64 = run[..went]
+                    .iter()
+                    .map(|frame| u64::from(frame.frame_len()))
+                    .sum();
+                if realm != Realm::from(from) {
+                    run_bytes += (went * FRONT) as u64;
+                    unwrapped += went as u64;
+                }
                 cache.met(entry, went);
                 if let Some(counter) = quick.counter() {
                     lane.rule_counters.add(counter, went as u64, run_bytes);
@@ -157,7 +194,7 @@ impl SwitchWorker {
                 bytes += run_bytes;
                 done += went;
                 next = if went == run.len() {
-                    known(cache, runs.next(), from, stamps)
+                    known(cache, runs.next(), stamps)
                 } else {
                     None
                 };
@@ -170,6 +207,9 @@ impl SwitchWorker {
         cache.asked_plain(from, done, count - done);
         if encapsulated != 0 {
             lane.counters.passed(Stage::Encapsulate, encapsulated);
+        }
+        if unwrapped != 0 {
+            lane.counters.passed(Stage::Decapsulate, unwrapped);
         }
         self.count_express(from, done as u64, bytes);
         done
@@ -187,16 +227,12 @@ impl SwitchWorker {
     }
 }
 
-/// What is known of the frames of a run.
+/// What is known of the frames of a run: what is done with them, their entry, and under what they were looked up.
 #[inline(always)]
-fn known(
-    cache: &mut Cache,
-    run: Option<&Run>,
-    port: PortIndex,
-    stamps: &Stamps,
-) -> Option<(u32, Quick)> {
+fn known(cache: &mut Cache, run: Option<&Run>, stamps: &Stamps) -> Option<(Quick, u32, Realm)> {
     let run = run?;
-    cache.known(&run.key, run.place, port, stamps)
+    let (entry, quick) = cache.known(&run.key, run.place, run.realm, stamps)?;
+    Some((quick, entry, run.realm))
 }
 
 /// The tunnel's headers that a known frame gets; `None` when it is not to be sent like this.

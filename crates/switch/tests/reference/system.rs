@@ -7,7 +7,7 @@ use sumeru_engine::publish::Publisher;
 use sumeru_engine::{Cx, Poller, Tsc, Watch};
 use sumeru_flow::Rule;
 use sumeru_flow::model::PortRef;
-use sumeru_switch::net_header::{Accepts, Lead, Lead};
+use sumeru_switch::net_header::{Accepts, Lead};
 use sumeru_switch::ring::{Receiver, Sender};
 use sumeru_switch::rules::{Context, RuleTable, compile};
 use sumeru_switch::snapshot::{NetworkView, PortView, Snapshot, Underlay};

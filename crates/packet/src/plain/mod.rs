@@ -6,8 +6,10 @@
 
 use crate::field::OUTER_BASE;
 use crate::key::{self, Ends, FlowKey, FlowMask};
-use crate::layout::{L3Kind, Layout};
+use crate::layout::{L3Kind, LayerLayout, Layout};
 use crate::parse::{PROTO_TCP, PROTO_UDP, ParseOptions};
+
+pub mod wrapped;
 
 /// Bytes that say all: Ethernet, IPv4, and L4 up to TCP's flags.
 pub const LEN: usize = 48;
@@ -50,6 +52,15 @@ impl PlainKey {
         first: [u64::MAX; FIRST],
         last: [u64::MAX; LAST],
     };
+
+    /// Those bits of it that a mask has.
+    #[inline(always)]
+    fn masked(&self, mask: &PlainKey) -> PlainKey {
+        PlainKey {
+            first: core::array::from_fn(|i| self.first[i] & mask.first[i]),
+            last: core::array::from_fn(|i| self.last[i] & mask.last[i]),
+        }
+    }
 
     /// A hash that depends on every bit, all of whose bits are well mixed.
     #[inline(always)]
@@ -98,36 +109,27 @@ impl PlainMask {
         if options.extras {
             return None;
         }
-        let word = |i: usize| mask.word(OUTER_BASE + i);
-        let mut bytes = [0_u8; LEN];
-        let mut put = |at: usize, value: &[u8]| {
-            bytes[at..at + value.len()].copy_from_slice(value);
-        };
-        put(0, &word(0).to_be_bytes()[..6]);
-        put(6, &word(1).to_be_bytes()[..6]);
-        put(at::ETHERTYPE, &[0xff; 2]);
-        put(at::VERSION, &[0xff]);
-        // More fragments, and the offset.
-        put(at::FRAGMENT, &[0x3f, 0xff]);
-        put(at::PROTO, &[0xff]);
-        let [s0, s1, d0, d1, _, tos, ttl, flags] = word(2).to_be_bytes();
-        put(at::TOS, &[tos]);
-        put(at::TTL, &[ttl]);
-        put(at::SOURCE, &word(3).to_be_bytes()[4..]);
-        put(at::DESTINATION, &word(5).to_be_bytes()[4..]);
-        put(at::L4, &[s0, s1, d0, d1]);
-        let mut tcp = bytes;
-        // The length of the header is not in the key, but in the layout.
-        tcp[at::TCP_OFFSET] = 0xf0;
-        tcp[at::TCP_FLAGS] = flags;
+        let mut plain = Self::of_bytes(bytes_of(mask, OUTER_BASE), mask, OUTER_BASE);
         if options.has_tunnels() {
             // Which datagrams are tunnels'.
-            bytes[at::L4 + 2..at::L4 + 4].fill(0xff);
+            let mut ports = [0; LEN];
+            ports[at::L4 + 2..at::L4 + 4].fill(0xff);
+            let [first, ..] = words(&ports).last;
+            plain.udp.last[0] |= first;
         }
-        Some(PlainMask {
-            udp: words(&bytes),
+        Some(plain)
+    }
+
+    /// From the bytes that matter of datagrams, and what the mask says in the layer at `base` of TCP alone.
+    fn of_bytes(udp: [u8; LEN], mask: &FlowMask, base: usize) -> PlainMask {
+        let mut tcp = udp;
+        // The length of the header is not in the key, but in the layout.
+        tcp[at::TCP_OFFSET] = 0xf0;
+        tcp[at::TCP_FLAGS] = mask.word(base + 2) as u8;
+        PlainMask {
+            udp: words(&udp),
             tcp: words(&tcp),
-        })
+        }
     }
 
     /// What matters of a frame of `frame_len` bytes that begins with `bytes`; `None` when it is not plain in a way that a comparison does not see: with lengths that contradict each
@@ -145,12 +147,47 @@ impl PlainMask {
         if (l4_len < least) | (20 + l4_len > total_len) | (14 + total_len > frame_len) {
             return None;
         }
-        let all = words(bytes);
-        Some(PlainKey {
-            first: core::array::from_fn(|i| all.first[i] & mask.first[i]),
-            last: core::array::from_fn(|i| all.last[i] & mask.last[i]),
-        })
+        Some(words(bytes).masked(mask))
     }
+}
+
+/// The bytes that matter of a plain layer, by what a mask over keys looks at in the layer at `base`; but for what only TCP has.
+fn bytes_of(mask: &FlowMask, base: usize) -> [u8; LEN] {
+    let word = |i: usize| mask.word(base + i);
+    let mut bytes = [0_u8; LEN];
+    let mut put = |at: usize, value: &[u8]| {
+        bytes[at..at + value.len()].copy_from_slice(value);
+    };
+    put(0, &word(0).to_be_bytes()[..6]);
+    put(6, &word(1).to_be_bytes()[..6]);
+    put(at::ETHERTYPE, &[0xff; 2]);
+    put(at::VERSION, &[0xff]);
+    // More fragments, and the offset.
+    put(at::FRAGMENT, &[0x3f, 0xff]);
+    put(at::PROTO, &[0xff]);
+    let [s0, s1, d0, d1, _, tos, ttl, _] = word(2).to_be_bytes();
+    put(at::TOS, &[tos]);
+    put(at::TTL, &[ttl]);
+    put(at::SOURCE, &word(3).to_be_bytes()[4..]);
+    put(at::DESTINATION, &word(5).to_be_bytes()[4..]);
+    put(at::L4, &[s0, s1, d0, d1]);
+    bytes
+}
+
+/// Whether a layer that begins at `start` is plain.
+fn plain_layer(layer: &LayerLayout, start: u16) -> bool {
+    let LayerLayout {
+        eth,
+        l3,
+        l3_len,
+        l4,
+        ..
+    } = *layer;
+    layer.vlan_tags == 0
+        && layer.l3_kind == L3Kind::Ipv4
+        && (eth, l3, l3_len, l4) == (start, start + 14, 20, start + 34)
+        && matches!(layer.l4_proto, PROTO_TCP | PROTO_UDP)
+        && !layer.is_fragment()
 }
 
 /// Whether a frame that was parsed with these options is plain, so that its [`PlainKey`] stands for all frames with the same. One to a tunnel's port is not, even if no tunnel was found in
@@ -161,11 +198,7 @@ pub fn is_plain(key: &FlowKey, layout: &Layout, options: &ParseOptions) -> bool 
     // No tunnel, no second tag, no fragment.
     key.word(OUTER_BASE + 7) == 0
         && !layout.has_inner()
-        && outer.vlan_tags == 0
-        && outer.l3_kind == L3Kind::Ipv4
-        && (outer.l3, outer.l3_len, outer.l4) == (14, 20, 34)
-        && matches!(outer.l4_proto, PROTO_TCP | PROTO_UDP)
-        && outer.has_l4()
+        && plain_layer(outer, 0)
         && (outer.l4_proto == PROTO_TCP || !options.may_be_tunnel(to))
 }
 
