@@ -421,12 +421,13 @@ impl PlainFrame {
         plain::LEN as u32 + self.rest.len()
     }
 
-    /// Writes it behind a header of `lead_len` bytes (10 or 12) and `front` into one buffer that is long enough.
+    /// Writes it behind a header of `lead_len` bytes (10 or 12) and `front` into one buffer that is long enough. Of what follows its first bytes, `seen` was looked at and is written as it
+    /// was then.
     ///
     /// # Safety
     /// The memory behind `to` and the frame is mapped.
     #[inline(always)]
-    pub unsafe fn write(&self, lead_len: u32, front: &[u8], to: GuestSlice) {
+    pub unsafe fn write(&self, lead_len: u32, front: &[u8], seen: &[u8], to: GuestSlice) {
         // SAFETY: the caller's word; all writes are cut to the buffer's length.
         unsafe {
             write_lead(self.lead, lead_len, to);
@@ -436,7 +437,11 @@ impl PlainFrame {
                 at += front.len() as u32;
             }
             to.write_array(at, &self.bytes);
-            to.skip(at + plain::LEN as u32).write_slice(&self.rest);
+            let rest = to.skip(at + plain::LEN as u32);
+            rest.write_slice(&self.rest);
+            if !seen.is_empty() {
+                rest.write(seen);
+            }
         }
     }
 }

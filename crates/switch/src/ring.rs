@@ -286,6 +286,27 @@ pub struct Receiver {
     chains: Vec<Chain>,
 }
 
+/// How known frames leave.
+pub trait Leave {
+    /// What is put in front of a frame; `None`: it is not to be sent like this.
+    #[inline(always)]
+    fn front<'a>(&mut self, _: &PlainFrame, _: &'a mut [u8; ROOM]) -> Option<&'a [u8]> {
+        Some(&[])
+    }
+
+    /// Whether a frame may leave. Asked last: it does if this says so.
+    #[inline(always)]
+    fn admits(&mut self, _: &PlainFrame) -> bool {
+        true
+    }
+
+    /// What was looked at of the frame behind its first bytes.
+    #[inline(always)]
+    fn seen(&self) -> &[u8] {
+        &[]
+    }
+}
+
 /// A buffer that waits for a frame.
 #[derive(Clone, Copy, Debug)]
 struct Place {
@@ -425,8 +446,7 @@ impl Receiver {
         self.prepared
     }
 
-    /// Sends plain frames, each behind what `front` writes, up to the first that is not to be sent like this: whose place is not one buffer, or for which there is no `front`. Adds them to
-    /// `sent`, and answers how many. [`Self::finish_plain`] must follow those that are sent in a row, of which `left` are to come.
+    /// Sends plain frames in one way, up to the first that is not to be sent like this, or whose place is not one buffer. Adds them to `sent`, and answers how many. [`Self::finish_plain`] must follow those that are sent in a row, of which `left` are to come.
     ///
     /// # Safety
     /// The memory behind the frames is mapped.
@@ -437,7 +457,7 @@ impl Receiver {
         left: usize,
         max_frame: u32,
         sent: &mut Sent,
-        mut front: impl for<'a> FnMut(&PlainFrame, &'a mut [u8; ROOM]) -> Option<&'a [u8]>,
+        mut way: impl Leave,
     ) -> usize {
         let (lead_len, sums) = (u32::from(self.net_header_len), self.accepts.partial_csum);
         let (mut done, mut bytes, mut room) = (0, 0, [0; ROOM]);
@@ -449,7 +469,7 @@ impl Receiver {
             let places = &self.places[..self.prepared][self.filled..];
             let mut filled = 0;
             for (frame, place) in frames[done..].iter().zip(places) {
-                let Some(front) = front(frame, &mut room) else {
+                let Some(front) = way.front(frame, &mut room) else {
                     break;
                 };
                 let len = frame.frame_len() + front.len() as u32;
@@ -458,11 +478,12 @@ impl Receiver {
                 if len > max_frame
                     || place.buffer.len() < needed
                     || frame.lead != NetHeader::NONE && !sums
+                    || !way.admits(frame)
                 {
                     break;
                 }
                 // SAFETY: the caller's word for the frame; the buffer lies in the queue's memory.
-                unsafe { frame.write(lead_len, front, place.buffer) };
+                unsafe { frame.write(lead_len, front, way.seen(), place.buffer) };
                 self.queue.write_used(filled, place.head, needed);
                 bytes += u64::from(len);
                 filled += 1;

@@ -2,12 +2,14 @@
 //! decision remembers of a connection.
 
 use arrayvec::ArrayVec;
+use sumeru_packet::plain;
 use sumeru_packet::{Field, FlowKey, L3Kind, Layer, LayerLayout};
 
 use crate::conntrack::{
     ConnRef, Conntrack, CtPacket, Direction, Family, Fragment, Fragments, NatBinding, Ports, Tuple,
     Verdict, protocol,
 };
+use crate::egress::PlainFrame;
 use crate::frame::Frame;
 
 /// Connections that one decision may be about: one for each zone a frame passes, those of the receivers of a flooded one included.
@@ -214,6 +216,22 @@ pub fn packet(frame: &Frame, inner: bool, now: u64) -> CtPacket {
         protocol::TCP if layer.l4 != 0 => tcp(frame, layer, &mut packet),
         protocol::SCTP if layer.l4 != 0 => sctp(frame, layer, &mut packet),
         _ => {}
+    }
+    packet
+}
+
+/// [`packet`] of a plain frame; of what is behind its first bytes the window of a TCP segment is looked at.
+#[inline(always)]
+pub fn plain_packet(frame: &PlainFrame, window: [u8; 2], now: u64) -> CtPacket {
+    let mut packet = CtPacket {
+        now,
+        bytes: frame.frame_len(),
+        ..CtPacket::default()
+    };
+    if let Some(tcp) = plain::tcp(&frame.bytes) {
+        (packet.seq, packet.ack) = (tcp.seq, tcp.ack);
+        (packet.flags, packet.payload) = (tcp.flags, tcp.payload);
+        packet.window = u16::from_be_bytes(window);
     }
     packet
 }

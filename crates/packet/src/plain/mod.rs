@@ -33,6 +33,8 @@ mod at {
     pub const DESTINATION: usize = 30;
     pub const L4: usize = 34;
     pub const UDP_LEN: usize = 38;
+    pub const TCP_SEQ: usize = 38;
+    pub const TCP_ACK: usize = 42;
     pub const TCP_OFFSET: usize = 46;
     pub const TCP_FLAGS: usize = 47;
 }
@@ -206,6 +208,32 @@ pub fn is_plain(key: &FlowKey, layout: &Layout, options: &ParseOptions) -> bool 
 #[inline(always)]
 pub fn is_tcp(bytes: &[u8; LEN]) -> bool {
     bytes[at::PROTO] == PROTO_TCP
+}
+
+/// What the first bytes of a plain TCP segment say of its place in the connection (RFC 9293, section 3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpFacts {
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number.
+    pub ack: u32,
+    /// Flags.
+    pub flags: u8,
+    /// Bytes of data.
+    pub payload: u16,
+}
+
+/// The TCP facts of a plain frame that [was read](PlainMask::read); nothing of a datagram.
+#[inline(always)]
+pub fn tcp(bytes: &[u8; LEN]) -> Option<TcpFacts> {
+    let be16 = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    let be32 = |at: usize| u32::from(be16(at)) << 16 | u32::from(be16(at + 2));
+    is_tcp(bytes).then(|| TcpFacts {
+        seq: be32(at::TCP_SEQ),
+        ack: be32(at::TCP_ACK),
+        flags: bytes[at::TCP_FLAGS],
+        payload: be16(at::TOTAL_LEN).saturating_sub(20 + u16::from(bytes[at::TCP_OFFSET] >> 4) * 4),
+    })
 }
 
 /// Type of service and time to live of a plain frame.

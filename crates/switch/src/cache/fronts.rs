@@ -14,10 +14,16 @@ const WAYS: usize = 4;
 /// When all ways of a set are taken, one newcomer of so many gets a place.
 const ONE_IN: u32 = 16;
 
-/// Under what a frame's bytes are looked up: its port's number, or that of what is in front of it.
+/// Under what a frame's bytes are looked up: its port's number plus one, or that of what is in front of it.
 pub type Realm = u32;
 /// The first one that is not a port's.
-const FIRST: Realm = PortIndex::MAX as Realm + 1;
+const FIRST: Realm = PortIndex::MAX as Realm + 2;
+
+/// What frames of a port that are in no tunnel are looked up under.
+#[inline(always)]
+pub fn realm_of(port: PortIndex) -> Realm {
+    Realm::from(port) + 1
+}
 
 #[repr(align(64))]
 #[derive(Clone, Copy, Debug)]

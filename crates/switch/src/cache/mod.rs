@@ -27,7 +27,8 @@ use crate::program::Op;
 use crate::snapshot::NetworkId;
 use crate::track::{Track, Tracks};
 use fronts::Fronts;
-pub use fronts::Realm;
+pub use fronts::{Realm, realm_of};
+pub use plain::{Known, Met, Way};
 use plain::{PlainPort, PlainSlots};
 use table::{Entry, Far, NEAR, Table};
 
@@ -45,6 +46,10 @@ const QUICK: u32 = 1 << 31;
 const TUNNEL: u32 = 1 << 30;
 /// Set in the number of a program that does nothing but take a frame out of a tunnel and send it.
 const UNWRAP: u32 = 1 << 29;
+/// Set in the number of a program of one output for the frames of one connection.
+const FOLLOW: u32 = 1 << 28;
+/// What is said in a program's number beside the number.
+const KINDS: u32 = QUICK | TUNNEL | UNWRAP | FOLLOW;
 /// Classes of things that this lcore learns, as a power of two.
 const LOCAL_CLASSES: u32 = 16;
 /// Set in a class of this lcore.
@@ -161,8 +166,6 @@ pub struct Quick {
     pub port: PortIndex,
     /// Where it is counted, plus one.
     counter: Option<NonZeroU32>,
-    /// The program that puts a tunnel's headers in front of it, plus one.
-    tunnel: Option<NonZeroU32>,
 }
 
 impl Quick {
@@ -170,12 +173,6 @@ impl Quick {
     #[inline(always)]
     pub fn counter(&self) -> Option<u32> {
         self.counter.map(|counter| counter.get() - 1)
-    }
-
-    /// Whether it goes into a tunnel.
-    #[inline(always)]
-    pub fn is_tunnelled(&self) -> bool {
-        self.tunnel.is_some()
     }
 }
 
@@ -498,7 +495,7 @@ impl Cache {
             _ => 0,
         };
         ops.splice(..0, tracks.iter().skip(1).copied().map(Op::Track));
-        let program = self.intern(ops, tracks.is_empty());
+        let program = self.intern(ops, &tracks);
         let (hash, near, far) = match self.tuples.get(number as usize) {
             Some(Some(tuple)) => tuple.split(key),
             _ => (0, [0; NEAR], None),
@@ -613,7 +610,8 @@ impl Cache {
     }
 
     /// The number of a program, shared with all entries that do the same.
-    fn intern(&mut self, ops: Vec<Op>, quick: bool) -> u32 {
+    fn intern(&mut self, ops: Vec<Op>, tracks: &[Track]) -> u32 {
+        let quick = tracks.is_empty();
         if let [Op::Output(port)] = ops[..]
             && quick
         {
@@ -622,6 +620,7 @@ impl Cache {
         let kind = match &ops[..] {
             [Op::Encapsulate(tunnel), Op::Output(_)] if quick && tunnel.is_front_alone() => TUNNEL,
             [Op::Decapsulate, Op::Output(_)] if quick => UNWRAP,
+            [Op::Output(_)] if matches!(tracks, [Track::Connection { inner: false, .. }]) => FOLLOW,
             _ => 0,
         };
         let number = match self.programs.take(&ops) {
@@ -634,7 +633,7 @@ impl Cache {
     /// One entry less runs a program.
     fn let_go(&mut self, number: u32) {
         if number & QUICK == 0 {
-            self.programs.give(number & !(TUNNEL | UNWRAP));
+            self.programs.give(number & !KINDS);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Plain frames that are known by their bytes: what the parser, the hash and the compare would come to is looked up by the first 48 bytes of the frame, as far as any decision
 //! of its port looks at them ([`PlainMask`]). It stands in front of the two levels and holds none of their decisions: only which entry they answered.
 //!
-//! Only entries whose frames need nothing but to be sent, perhaps into a tunnel or out of one, are found here. Frames in tunnels are known by what is in front of them
+//! Only entries whose frames need nothing but to be sent, perhaps into a tunnel or out of one, or as part of a connection, are found here. Frames in tunnels are known by what is in front of them
 //! ([`super::fronts`]) and their own bytes.
 
 use std::hash::{BuildHasher, RandomState};
@@ -12,16 +12,53 @@ use sumeru_packet::plain::wrapped::{FrontKey, WrappedMask, is_wrapped};
 use sumeru_packet::plain::{PlainKey, PlainMask, is_plain};
 use sumeru_virtio::slice::prefetch_read;
 
-use super::fronts::Realm;
-use super::{Cache, Quick};
+use super::Cache;
+use super::fronts::{Realm, realm_of};
+use super::table::Entry;
 use crate::classifier::Stamps;
+use crate::conntrack::{ConnRef, Direction};
 use crate::frame::{Frame, PortIndex};
 use crate::program::{Op, Tunnel};
+use crate::track::Track;
 
-/// Frames that are told apart, a power of two; 64 bytes each.
-const SLOTS: usize = 1 << 17;
+/// Frames that are told apart at first, and at most; powers of two. 64 bytes each.
+const SLOTS: [usize; 2] = [1 << 11, 1 << 18];
 /// Ways of a set.
 const WAYS: usize = 2;
+/// The place of no connection.
+const NOWHERE: u32 = u32::MAX;
+
+/// How a known frame leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// As it is; one in a tunnel without what is in front of it.
+    Direct,
+    /// Into the tunnel of this program.
+    Into(u32),
+    /// As part of a connection, if that is as the decision takes it for granted.
+    Follow(ConnRef, Direction, u32),
+}
+
+/// What is done with a known frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Met {
+    /// Its entry.
+    pub entry: u32,
+    /// The port that it leaves by.
+    pub port: PortIndex,
+    /// Where it is counted, plus one.
+    counter: Option<NonZeroU32>,
+    /// How.
+    pub way: Way,
+}
+
+impl Met {
+    /// The counter of the rule.
+    #[inline(always)]
+    pub fn counter(&self) -> Option<u32> {
+        self.counter.map(|counter| counter.get() - 1)
+    }
+}
 
 /// Which entry frames with these bytes met.
 #[repr(C, align(64))]
@@ -36,16 +73,19 @@ const _: () = assert!(size_of::<Slot>() == 64);
 
 /// An entry, by its place and what tells it apart from others in that place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Known {
+pub struct Known {
     entry: u32,
     serial: u32,
+    /// The place of the connection that it is about, if it is.
+    pub connection: u32,
 }
 
 impl Known {
     /// No entry: none has this serial.
-    const NONE: Known = Known {
+    pub const NONE: Known = Known {
         entry: 0,
         serial: 0,
+        connection: NOWHERE,
     };
 }
 
@@ -69,7 +109,10 @@ impl Spread {
 /// The slots.
 #[derive(Debug)]
 pub(super) struct PlainSlots {
-    sets: Box<[[Slot; WAYS]]>,
+    /// Empty until the first is kept.
+    sets: Vec<[Slot; WAYS]>,
+    /// Slots that were ever used.
+    used: usize,
     /// Newcomers that found every way taken.
     refused: u32,
     salt: u64,
@@ -77,18 +120,33 @@ pub(super) struct PlainSlots {
 
 impl PlainSlots {
     pub(super) fn new() -> Self {
-        let free = Slot {
-            key: PlainKey::NONE,
-            known: Known::NONE,
-            realm: 0,
-        };
-        let slots = vec![[free; WAYS]; SLOTS / WAYS];
-        sumeru_engine::huge::advise(&slots);
         Self {
-            sets: slots.into(),
+            sets: Vec::new(),
+            used: 0,
             refused: 0,
             salt: RandomState::new().hash_one(0),
         }
+    }
+
+    /// Makes room for more when half of it is used. What was there comes back as frames are met.
+    fn widen(&mut self) {
+        let [least, most] = SLOTS;
+        let slots = self.sets.len() * WAYS;
+        if slots != 0 && (slots == most || self.used < slots / 2) {
+            return;
+        }
+        let sets = (slots * 4).clamp(least, most) / WAYS;
+        let mut wider = Vec::with_capacity(sets);
+        sumeru_engine::huge::advise(&wider);
+        wider.resize(
+            sets,
+            [Slot {
+                key: PlainKey::NONE,
+                known: Known::NONE,
+                realm: 0,
+            }; WAYS],
+        );
+        (self.sets, self.used) = (wider, 0);
     }
 
     /// Realms' frames are spread apart, by a number that nobody outside knows: whoever would have another's frames pushed out cannot say where they are.
@@ -96,7 +154,7 @@ impl PlainSlots {
     fn spread(&self, realm: Realm) -> Spread {
         Spread {
             salt: self.salt.wrapping_mul(2 * u64::from(realm) + 1),
-            last: self.sets.len() - 1,
+            last: self.sets.len().wrapping_sub(1),
         }
     }
 
@@ -117,6 +175,7 @@ impl PlainSlots {
 
     /// Keeps a slot; `is_dead` says of others that what they lead to is no more.
     fn put(&mut self, slot: Slot, is_dead: impl Fn(&Known) -> bool) {
+        self.widen();
         let place = self.spread(slot.realm).place(&slot.key);
         let Some(set) = self.sets.get_mut(place) else {
             return;
@@ -131,6 +190,7 @@ impl PlainSlots {
                 .then_some((self.refused / ONE_IN) as usize % WAYS)
         });
         if let Some(way) = way {
+            self.used += usize::from(set[way].known == Known::NONE);
             set[way] = slot;
         }
     }
@@ -208,16 +268,23 @@ impl Cache {
         place
     }
 
-    /// The entry that frames with these bytes met before under this realm, if it is still right, and what to do with them. See [`Self::met`].
+    /// What frames with these bytes met before under this realm.
     #[inline(always)]
-    pub fn known(
-        &mut self,
-        key: &PlainKey,
-        place: usize,
-        realm: Realm,
-        stamps: &Stamps,
-    ) -> Option<(u32, Quick)> {
-        let known = self.plain.get(place, key, realm)?;
+    pub fn look_up(&self, key: &PlainKey, place: usize, realm: Realm) -> Option<Known> {
+        self.plain.get(place, key, realm)
+    }
+
+    /// Asks for the entry that [`Self::meet`] will look at.
+    #[inline(always)]
+    pub fn prefetch_known(&self, known: &Known) {
+        if let Some(entry) = self.table.get(known.entry) {
+            prefetch_read(std::ptr::from_ref(entry).cast());
+        }
+    }
+
+    /// What to do with frames that met this before, if it is still right. See [`Self::met`].
+    #[inline(always)]
+    pub fn meet(&mut self, known: &Known, stamps: &Stamps) -> Option<Met> {
         let entry = self.table.get(known.entry)?;
         if entry.serial != known.serial
             || entry.epoch != self.epoch && !self.check(known.entry, stamps)
@@ -225,21 +292,37 @@ impl Cache {
             return None;
         }
         let entry = self.table.get(known.entry)?;
-        if entry.is_quick() {
-            return Some((known.entry, entry.quick()));
-        }
-        let (number, counter) = (entry.number(), NonZeroU32::new(entry.counter));
-        let (port, tunnel) = if entry.is_unwrap() {
-            (self.unwrapped(number)?, None)
+        let (counter, direct) = (NonZeroU32::new(entry.counter), entry.is_quick());
+        let (port, way) = if direct {
+            (entry.quick().port, Way::Direct)
         } else {
-            (self.tunnelled(number)?.1, NonZeroU32::new(number + 1))
+            self.way(entry)?
         };
-        let quick = Quick {
+        Some(Met {
+            entry: known.entry,
             port,
             counter,
-            tunnel,
-        };
-        Some((known.entry, quick))
+            way,
+        })
+    }
+
+    #[inline(always)]
+    fn way(&self, entry: &Entry) -> Option<(PortIndex, Way)> {
+        let number = entry.number();
+        match (self.programs.get(number)?, entry.track) {
+            ([Op::Encapsulate(_), Op::Output(port)], None) => Some((*port, Way::Into(number))),
+            ([Op::Decapsulate, Op::Output(port)], None) => Some((*port, Way::Direct)),
+            (
+                [Op::Output(port)],
+                Some(Track::Connection {
+                    conn,
+                    direction,
+                    inner: false,
+                    decision,
+                }),
+            ) => Some((*port, Way::Follow(conn, direction, decision))),
+            _ => None,
+        }
     }
 
     /// Counts so many frames that met an entry.
@@ -250,25 +333,11 @@ impl Cache {
         }
     }
 
-    /// The tunnel that a known frame goes into.
+    /// The tunnel of a program that does nothing but put frames into it.
     #[inline(always)]
-    pub fn tunnel(&self, quick: &Quick) -> Option<&Tunnel> {
-        let (tunnel, _) = self.tunnelled(quick.tunnel?.get() - 1)?;
-        Some(tunnel)
-    }
-
-    #[inline(always)]
-    fn tunnelled(&self, number: u32) -> Option<(&Tunnel, PortIndex)> {
+    pub fn tunnel(&self, number: u32) -> Option<&Tunnel> {
         match self.programs.get(number)? {
-            [Op::Encapsulate(tunnel), Op::Output(port)] => Some((tunnel, *port)),
-            _ => None,
-        }
-    }
-
-    #[inline(always)]
-    fn unwrapped(&self, number: u32) -> Option<PortIndex> {
-        match self.programs.get(number)? {
-            [Op::Decapsulate, Op::Output(port)] => Some(*port),
+            [Op::Encapsulate(tunnel), _] => Some(tunnel),
             _ => None,
         }
     }
@@ -306,7 +375,7 @@ impl Cache {
         if let Some(masks) = self.masks_of(frame.in_port, options)
             && let Some(key) = first.and_then(|first| masks.plain.read(first, frame.len as usize))
         {
-            self.keep(key, frame.in_port.into(), entry);
+            self.keep(key, realm_of(frame.in_port), entry);
         }
     }
 
@@ -345,10 +414,18 @@ impl Cache {
 
     /// Keeps which entry frames with these bytes met.
     fn keep(&mut self, key: PlainKey, realm: Realm, entry: u32) {
-        let Some(serial) = self.table.get(entry).map(|entry| entry.serial) else {
+        let Some(kept) = self.table.get(entry) else {
             return;
         };
-        let known = Known { entry, serial };
+        let connection = match kept.track {
+            Some(Track::Connection { conn, .. }) => conn.place(),
+            _ => NOWHERE,
+        };
+        let known = Known {
+            entry,
+            serial: kept.serial,
+            connection,
+        };
         let table = &self.table;
         let is_dead = |known: &Known| {
             let entry = table.get(known.entry);
@@ -402,18 +479,19 @@ mod tests {
     }
 
     /// What is done with a frame that is known.
-    fn known(cache: &mut Cache, frame: &Frame) -> Option<Quick> {
+    fn known(cache: &mut Cache, frame: &Frame) -> Option<Met> {
         if !cache.asks_plain(frame.in_port, &OPTIONS) {
             return None;
         }
         let first = frame.header.header().first_chunk()?;
         let masks = cache.plain_masks(frame.in_port)?;
         let key = masks.plain.read(first, frame.len as usize)?;
-        let realm = frame.in_port.into();
+        let realm = realm_of(frame.in_port);
         let place = cache.plain_place(&key, &cache.plain_spread(realm));
-        let (entry, quick) = cache.known(&key, place, realm, &Stamps::default())?;
-        cache.met(entry, 1);
-        Some(quick)
+        let known = cache.look_up(&key, place, realm)?;
+        let met = cache.meet(&known, &Stamps::default())?;
+        cache.met(met.entry, 1);
+        Some(met)
     }
 
     fn keep(cache: &mut Cache, frame: &Frame, mask: FlowMask, ops: Vec<Op>) -> u32 {
@@ -422,8 +500,8 @@ mod tests {
         entry
     }
 
-    fn port_of(quick: Option<Quick>) -> Option<PortIndex> {
-        quick.map(|quick| quick.port)
+    fn port_of(met: Option<Met>) -> Option<PortIndex> {
+        met.map(|met| met.port)
     }
 
     #[test]
@@ -517,6 +595,7 @@ mod tests {
     #[test]
     fn flows_that_take_turns_in_a_set_do_not_push_each_other_out_every_time() {
         let mut slots = PlainSlots::new();
+        slots.widen();
         let mask = PlainMask::of(&FlowMask::EXACT, &OPTIONS).unwrap();
         let mut same_set = (0..=u16::MAX).flat_map(|n| {
             let [a, b] = n.to_be_bytes();
@@ -545,6 +624,7 @@ mod tests {
                     known: Known {
                         entry: 1,
                         serial: 1,
+                        connection: NOWHERE,
                     },
                     realm: 1,
                 },

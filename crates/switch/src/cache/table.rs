@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use sumeru_packet::field::{INNER_BASE, OUTER_BASE};
 use sumeru_packet::key::WORDS;
 
-use super::{QUICK, Quick, Rests, Sender, TUNNEL, UNWRAP};
+use super::{KINDS, QUICK, Quick, Rests, Sender, UNWRAP};
 use crate::frame::PortIndex;
 use crate::track::Track;
 
@@ -40,6 +40,8 @@ pub struct Entry {
     pub serial: u32,
     /// Where it counts, plus one.
     pub counter: u32,
+    /// The connection it is about.
+    pub track: Option<Track>,
     /// The bits that must agree, masked.
     pub near: [u64; NEAR],
     /// Its mask.
@@ -48,8 +50,6 @@ pub struct Entry {
     pub next: u32,
     /// `hits` when it was last looked after.
     pub swept: u32,
-    /// The connection it is about.
-    pub track: Option<Track>,
     // What follows is touched by few frames.
     /// The version of the rules at its last check.
     pub version: u64,
@@ -71,11 +71,11 @@ impl Entry {
             hits: 0,
             serial: 0,
             counter: 0,
+            track: None,
             near: [0; NEAR],
             tuple: NONE,
             next: NONE,
             swept: 0,
-            track: None,
             version: 0,
             hash: 0,
             rests: Rests::default(),
@@ -115,14 +115,13 @@ impl Entry {
         Quick {
             port: self.program as PortIndex,
             counter: NonZeroU32::new(self.counter),
-            tunnel: None,
         }
     }
 
-    /// Whether its frames need nothing but to be sent, perhaps into a tunnel or out of one.
+    /// Whether its frames need nothing but to be sent, perhaps into a tunnel or out of one, or as part of a connection.
     #[inline(always)]
     pub fn is_express(&self) -> bool {
-        self.program & (QUICK | TUNNEL | UNWRAP) != 0
+        self.program & KINDS != 0
     }
 
     /// Whether its frames need nothing but to be taken out of a tunnel and sent.
@@ -134,7 +133,7 @@ impl Entry {
     /// The number of its program, if that is not [quick](Self::is_quick).
     #[inline(always)]
     pub fn number(&self) -> u32 {
-        self.program & !(TUNNEL | UNWRAP)
+        self.program & !KINDS
     }
 
     /// Whether it holds a decision.

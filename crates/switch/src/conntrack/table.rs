@@ -231,6 +231,14 @@ impl Conntrack {
         }
     }
 
+    /// [`Self::prefetch_connection`] of the connection in a [place](ConnRef::place), whichever it is.
+    #[inline(always)]
+    pub fn prefetch_hot(&self, place: u32) {
+        if let Some(hot) = self.hot.get(place as usize) {
+            sumeru_virtio::slice::prefetch_read(std::ptr::from_ref(hot).cast());
+        }
+    }
+
     /// Asks for the lines that [`Self::find`] will compare, once that of [`Self::prefetch`] is there.
     #[inline(always)]
     pub fn prefetch_halves(&self, key: &Key) {

@@ -55,32 +55,38 @@ impl Conntrack {
         if hot.generation != conn.generation || hot.silence(packet.now) > timeout {
             return Verdict::STALE;
         }
-        const FLAGS: u8 = tcp_flag::SYN | tcp_flag::ACK | tcp_flag::FIN | tcp_flag::RST;
-        let quick = if hot.state == State::Established {
-            packet.flags & FLAGS == tcp_flag::ACK
-                && !packet.related
-                && tcp::window(hot, direction, packet, 0)
-        } else {
-            STEADY[direction as usize] >> (hot.state as u32) & 1 != 0 && !packet.related
-        };
-        if !quick {
+        if !in_order(hot, direction, packet) {
             return self.track_slowly(conn.index, direction, packet);
         }
         hot.last_seen = packet.now as u32;
-        let flags = hot.flags;
-        let verdict = Verdict::new(
-            bits(flags, direction),
-            packet_state::VALID | flags & flag::LIBERAL,
-            hot.epoch,
-        );
-        let d = direction as usize;
-        let (packets, packet_carry) = hot.packets[d].overflowing_add(1);
-        let (bytes, byte_carry) = hot.bytes[d].overflowing_add(packet.bytes);
-        (hot.packets[d], hot.bytes[d]) = (packets, bytes);
-        if packet_carry | byte_carry {
-            self.carry(conn.index, direction, packet_carry, byte_carry);
-        }
+        let verdict = usual(hot, direction);
+        self.count(conn.index, direction, packet.bytes);
         verdict
+    }
+
+    /// [`Self::track`] for a packet that is in order, if the connection is as a decision takes it for granted ([`Verdict::decision`]). Else false, and nothing has changed.
+    #[inline(always)]
+    pub fn follow(
+        &mut self,
+        conn: ConnRef,
+        direction: Direction,
+        decision: u32,
+        packet: &CtPacket,
+    ) -> bool {
+        let Some(hot) = self.hot.get_mut(conn.index as usize) else {
+            return false;
+        };
+        let timeout = self.timeouts[usize::from(hot.policy) % POLICIES].get(hot.state) as i32;
+        if hot.generation != conn.generation
+            || hot.silence(packet.now) > timeout
+            || usual(hot, direction).decision() != decision
+            || !in_order(hot, direction, packet)
+        {
+            return false;
+        }
+        hot.last_seen = packet.now as u32;
+        self.count(conn.index, direction, packet.bytes);
+        true
     }
 
     #[cold]
@@ -92,6 +98,7 @@ impl Conntrack {
     }
 
     /// Adds a packet to a connection's sums.
+    #[inline(always)]
     fn count(&mut self, index: u32, direction: Direction, bytes: u32) {
         let (hot, d) = (&mut self.hot[index as usize], direction as usize);
         let (packets, packet_carry) = hot.packets[d].overflowing_add(1);
@@ -220,6 +227,29 @@ impl Conntrack {
             _ => {}
         }
     }
+}
+
+/// Whether a packet changes nothing but sums and bounds, which it moves.
+#[inline(always)]
+fn in_order(hot: &mut Hot, direction: Direction, packet: &CtPacket) -> bool {
+    const FLAGS: u8 = tcp_flag::SYN | tcp_flag::ACK | tcp_flag::FIN | tcp_flag::RST;
+    if hot.state == State::Established {
+        packet.flags & FLAGS == tcp_flag::ACK
+            && !packet.related
+            && tcp::window(hot, direction, packet, 0)
+    } else {
+        STEADY[direction as usize] >> (hot.state as u32) & 1 != 0 && !packet.related
+    }
+}
+
+/// What is said of a packet that is in order.
+#[inline(always)]
+fn usual(hot: &Hot, direction: Direction) -> Verdict {
+    Verdict::new(
+        bits(hot.flags, direction),
+        packet_state::VALID | hot.flags & flag::LIBERAL,
+        hot.epoch,
+    )
 }
 
 /// The first answer, and what follows it, of protocols without a state machine.

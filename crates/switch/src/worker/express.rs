@@ -3,15 +3,17 @@
 #![allow(unsafe_code)]
 
 use super::{Source, SwitchWorker, sender_of};
-use crate::cache::{Cache, Quick, Realm};
+use crate::cache::{Cache, Known, Met, Realm, Way, realm_of};
 use crate::classifier::Stamps;
+use crate::conntrack::{ConnRef, Direction};
 use crate::egress::PlainFrame;
 use crate::frame::{BURST, PortIndex};
-use crate::lane::open_receiver;
+use crate::lane::{Connections, open_receiver};
 use crate::net_header::{Lead, NetHeader};
 use crate::program::Tunnel;
-use crate::ring::{Sent, Taken};
+use crate::ring::{Leave, Sent, Taken};
 use crate::stats::Stage;
+use crate::track;
 use sumeru_packet::ParseOptions;
 use sumeru_packet::headroom::ROOM;
 use sumeru_packet::plain::wrapped::{FRONT, FrontKey};
@@ -30,6 +32,8 @@ struct Run {
     /// Under what their bytes are looked up.
     realm: Realm,
     place: usize,
+    /// What they met before.
+    known: Known,
     /// The first of them.
     start: usize,
 }
@@ -49,7 +53,8 @@ impl Heads {
         let Some(masks) = cache.plain_masks(port) else {
             return (0, 0);
         };
-        let own = cache.plain_spread(port.into());
+        let own = realm_of(port);
+        let own_spread = cache.plain_spread(own);
         let (mut count, mut runs, mut last) = (0, 0, (PlainKey::NONE, 0));
         let mut met = (FrontKey::NONE, 0);
         for (taken, frame) in taken.iter().zip(&mut *self.frames) {
@@ -75,7 +80,7 @@ impl Heads {
                     (key, met.1)
                 }
                 _ => match masks.plain.read(&frame.bytes, frame.frame_len() as usize) {
-                    Some(key) => (key, Realm::from(port)),
+                    Some(key) => (key, own),
                     None => break,
                 },
             };
@@ -83,8 +88,8 @@ impl Heads {
                 let Some(run) = self.runs.get_mut(runs) else {
                     break;
                 };
-                let spread = if realm == Realm::from(port) {
-                    own
+                let spread = if realm == own {
+                    own_spread
                 } else {
                     cache.plain_spread(realm)
                 };
@@ -92,6 +97,7 @@ impl Heads {
                     key,
                     realm,
                     place: cache.plain_place(&key, &spread),
+                    known: Known::NONE,
                     start: count,
                 };
                 runs += 1;
@@ -101,6 +107,24 @@ impl Heads {
         }
         (count, runs)
     }
+
+    /// Looks up the frames of so many runs. If there are more than near caches hold, what was met is asked for: the entries and the connections.
+    #[inline(always)]
+    fn look_up(&mut self, runs: usize, cache: &Cache, far: Option<Option<&Connections>>) {
+        for run in &mut self.runs[..runs] {
+            let Some(known) = cache.look_up(&run.key, run.place, run.realm) else {
+                // No entry: nothing goes on from here.
+                break;
+            };
+            run.known = known;
+            if let Some(connections) = far {
+                cache.prefetch_known(&known);
+                if let Some(connections) = connections {
+                    connections.table.prefetch_hot(known.connection);
+                }
+            }
+        }
+    }
 }
 
 impl Default for Heads {
@@ -109,6 +133,7 @@ impl Default for Heads {
             key: PlainKey::NONE,
             realm: 0,
             place: 0,
+            known: Known::NONE,
             start: 0,
         };
         Self {
@@ -149,52 +174,66 @@ impl SwitchWorker {
         let taken = &sender.taken()[..count];
         // SAFETY: the chains were translated this burst; the queue on this lcore keeps the memory.
         let (asked, runs) = unsafe { heads.read(taken, lead, (cache, from)) };
+        let large = cache.is_large(from);
+        heads.look_up(runs, cache, large.then_some(lane.connections.as_deref()));
         let frames = &heads.frames[..asked];
         let mut runs = heads.runs[..runs].iter();
         let stamps = rules.rules.stamps();
-        let (mut done, mut bytes, mut encapsulated, mut unwrapped) = (0, 0, 0, 0);
-        let mut next = known(cache, runs.next(), stamps);
-        while let Some((Quick { port, .. }, ..)) = next {
+        let (mut done, mut bytes) = (0, 0);
+        let (mut encapsulated, mut unwrapped) = (0, 0);
+        let mut next = meet(cache, runs.next(), stamps);
+        while let Some((Met { port, .. }, _)) = next {
             let Some((receiver, counters, max_frame)) = open_receiver(&mut lane.ports, port) else {
                 break;
             };
             receiver.fetch_index();
             let mut sent = Sent::default();
-            while let Some((quick, entry, realm)) = next.filter(|(quick, ..)| quick.port == port) {
+            while let Some((met, realm)) = next.filter(|(met, _)| met.port == port) {
                 let end = runs.as_slice().first().map_or(asked, |run| run.start);
                 let (run, left) = (&frames[done..end], asked - done);
                 // SAFETY: as above.
                 let went = unsafe {
-                    match cache.tunnel(&quick) {
-                        None => {
-                            receiver.send_plain(run, left, max_frame, &mut sent, |_, _| Some(&[]))
-                        }
-                        Some(tunnel) => {
-                            receiver.send_plain(run, left, max_frame, &mut sent, |frame, room| {
-                                front(tunnel, frame, room)
-                            })
-                        }
+                    match met.way {
+                        Way::Direct => receiver.send_plain(run, left, max_frame, &mut sent, Direct),
+                        Way::Into(number) => match cache.tunnel(number) {
+                            Some(tunnel) => {
+                                let way = Into(tunnel);
+                                receiver.send_plain(run, left, max_frame, &mut sent, way)
+                            }
+                            None => 0,
+                        },
+                        Way::Follow(conn, direction, decision) => match &mut lane.connections {
+                            Some(connections) => {
+                                let way = Follow {
+                                    connections,
+                                    about: (conn, direction, decision),
+                                    window: None,
+                                };
+                                receiver.send_plain(run, left, max_frame, &mut sent, way)
+                            }
+                            None => 0,
+                        },
                     }
                 };
                 let mut run_bytes: u64 = run[..went]
                     .iter()
                     .map(|frame| u64::from(frame.frame_len()))
                     .sum();
-                if realm != Realm::from(from) {
+                if realm != realm_of(from) {
                     run_bytes += (went * FRONT) as u64;
                     unwrapped += went as u64;
                 }
-                cache.met(entry, went);
-                if let Some(counter) = quick.counter() {
-                    lane.rule_counters.add(counter, went as u64, run_bytes);
-                }
-                if quick.is_tunnelled() {
+                if matches!(met.way, Way::Into(_)) {
                     encapsulated += went as u64;
+                }
+                cache.met(met.entry, went);
+                if let Some(counter) = met.counter() {
+                    lane.rule_counters.add(counter, went as u64, run_bytes);
                 }
                 bytes += run_bytes;
                 done += went;
                 next = if went == run.len() {
-                    known(cache, runs.next(), stamps)
+                    meet(cache, runs.next(), stamps)
                 } else {
                     None
                 };
@@ -227,24 +266,65 @@ impl SwitchWorker {
     }
 }
 
-/// What is known of the frames of a run: what is done with them, their entry, and under what they were looked up.
+/// What is done with the frames of a run, and under what they were looked up.
 #[inline(always)]
-fn known(cache: &mut Cache, run: Option<&Run>, stamps: &Stamps) -> Option<(Quick, u32, Realm)> {
+fn meet(cache: &mut Cache, run: Option<&Run>, stamps: &Stamps) -> Option<(Met, Realm)> {
     let run = run?;
-    let (entry, quick) = cache.known(&run.key, run.place, run.realm, stamps)?;
-    Some((quick, entry, run.realm))
+    Some((cache.meet(&run.known, stamps)?, run.realm))
 }
 
-/// The tunnel's headers that a known frame gets; `None` when it is not to be sent like this.
-#[inline(always)]
-fn front<'a>(tunnel: &Tunnel, frame: &PlainFrame, room: &'a mut [u8; ROOM]) -> Option<&'a [u8]> {
-    // A sum that is left to do would have to be told from where the frame is then.
-    if frame.lead != NetHeader::NONE {
-        return None;
+/// As they are.
+struct Direct;
+
+impl Leave for Direct {}
+
+/// Into a tunnel.
+struct Into<'a>(&'a Tunnel);
+
+impl Leave for Into<'_> {
+    #[inline(always)]
+    fn front<'a>(&mut self, frame: &PlainFrame, room: &'a mut [u8; ROOM]) -> Option<&'a [u8]> {
+        // A sum that is left to do would have to be told from where the frame is then.
+        if frame.lead != NetHeader::NONE {
+            return None;
+        }
+        let (len, entropy) = (frame.frame_len(), plain::entropy(&frame.bytes));
+        let headers = &self.0.headers;
+        let put = headers.front(&frame.bytes, len as usize, entropy, room)?;
+        let outer_len = put as u32 - u32::from(headers.l3()) + len;
+        (outer_len <= u32::from(self.0.mtu)).then_some(&room[..put])
     }
-    let (len, entropy) = (frame.frame_len(), plain::entropy(&frame.bytes));
-    let headers = &tunnel.headers;
-    let put = headers.front(&frame.bytes, len as usize, entropy, room)?;
-    let outer_len = put as u32 - u32::from(headers.l3()) + len;
-    (outer_len <= u32::from(tunnel.mtu)).then_some(&room[..put])
+}
+
+/// As part of a connection.
+struct Follow<'a> {
+    connections: &'a mut Connections,
+    /// Which, the frames' direction, and as what the decision takes it for granted.
+    about: (ConnRef, Direction, u32),
+    /// The window of a TCP segment.
+    window: Option<[u8; 2]>,
+}
+
+impl Leave for Follow<'_> {
+    #[inline(always)]
+    fn admits(&mut self, frame: &PlainFrame) -> bool {
+        self.window = None;
+        if plain::is_tcp(&frame.bytes) {
+            // SAFETY: the frame is of the burst in hand, whose memory is mapped.
+            self.window = unsafe { frame.rest.read_array(0) };
+            if self.window.is_none() {
+                return false;
+            }
+        }
+        let (conn, direction, decision) = self.about;
+        let window = self.window.unwrap_or_default();
+        let packet = track::plain_packet(frame, window, self.connections.now);
+        let table = &mut self.connections.table;
+        table.follow(conn, direction, decision, &packet)
+    }
+
+    #[inline(always)]
+    fn seen(&self) -> &[u8] {
+        self.window.as_ref().map_or(&[], |window| window)
+    }
 }
