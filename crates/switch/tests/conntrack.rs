@@ -5,7 +5,7 @@ mod driver;
 
 use driver::*;
 use sumeru_packet::view::Tcp;
-use sumeru_switch::conntrack::Filter;
+use sumeru_switch::conntrack::{Filter, State};
 use sumeru_switch::stats::{Drop, Stage};
 use zerocopy::big_endian::{U16, U32};
 
@@ -413,4 +413,61 @@ fn each_copy_of_a_piece_is_tracked_as_one() {
         "{:?}",
         node.all_drops()
     );
+}
+
+#[test]
+fn segments_that_are_known_by_their_bytes_keep_to_their_connection() {
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+    const RST: u8 = 4;
+    let (node, mut a, mut b) = node(&FIREWALL);
+    let (client, server) = ((A, 1000), (B, 80));
+    a.send(&[segment(client, server, SYN, 100, 0, b"")]);
+    b.send(&[segment(server, client, SYN | ACK, 500, 101, b"")]);
+    a.send(&[segment(client, server, ACK, 101, 501, b"")]);
+    assert_eq!((a.frames().len(), b.frames().len()), (1, 2));
+    let (mut seq, mut bytes) = (101, 2 * 54);
+    let mut data = |len: usize| {
+        let frame = segment(client, server, ACK, seq, 501, &pattern(len));
+        seq += len as u32;
+        bytes += frame.len();
+        frame
+    };
+    for len in 0..40 {
+        let frames = [data(len), data(len / 2)];
+        a.send(&frames);
+        assert_eq!(b.frames(), frames, "byte by byte, the windows too");
+        b.send(&[segment(server, client, ACK, 501, 101, b"")]);
+        assert_eq!(a.frames().len(), 1);
+    }
+    let known = node.stage(Stage::Known);
+    assert!(known > 100, "{known}");
+    // Between two good ones, each in the bytes by which they are known as the others: out of the window, and what ends a connection without being in it.
+    let bad = [
+        segment(client, server, ACK, 1 << 30, 501, b"beyond"),
+        segment(client, server, RST, 1 << 30, 0, b""),
+        segment(client, server, SYN | RST, 101, 0, b""),
+    ];
+    for frame in &bad {
+        let (first, last) = (data(9), data(9));
+        a.send(&[&first, frame, &last]);
+        assert_eq!(b.frames(), [first, last]);
+    }
+    assert_eq!(node.drops(Drop::Rule), 3);
+    let end = data(0);
+    // Each was counted once, whichever way it went.
+    let (found, _) = node.switch.connections(0, 10, &Filter::default()).unwrap();
+    let [connection] = &found[..] else {
+        panic!("{found:?}");
+    };
+    assert_eq!(connection.traffic[0].packets, 2 + 80 + 6);
+    assert_eq!(connection.traffic[0].bytes, (bytes - end.len()) as u64);
+    assert_eq!(connection.traffic[1].packets, 1 + 40);
+    // A reset that is in it ends it.
+    let mut reset = end.clone();
+    reset[47] = RST;
+    a.send(&[&end, &reset]);
+    assert_eq!(b.frames(), [end, reset]);
+    let (found, _) = node.switch.connections(0, 10, &Filter::default()).unwrap();
+    assert_eq!(found[0].state, State::Close, "{found:?}");
 }
