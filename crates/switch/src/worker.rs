@@ -426,6 +426,9 @@ impl SwitchWorker {
             self.conclude(index, outcome, seen);
         }
         self.lane.counters.passed(Stage::ExactHit, exact);
+        if watched {
+            self.lane.send_copies();
+        }
     }
 
     /// Asks for what the burst's frames will need of a flow cache that is too large for the near caches: the entries, by the signatures that

@@ -63,7 +63,6 @@ impl SwitchWorker {
 
     /// Once a second: neighbours are asked again, and links are told of their router when it is time.
     pub(super) fn serve_networks(&mut self) {
-        self.lane.allow_answers();
         let mut questions = Vec::new();
         let cache = &mut self.cache;
         self.residents.ask(
