@@ -99,7 +99,7 @@ counted! {
         TtlExpired = "ttl-expired",
         /// The port is on no network and no rule took the frame.
         NoNetwork = "no-network",
-        /// A multicast or zero source address.
+        /// A source address that nobody sends from: multicast, zero, or of IP those that no router forwards (RFC 1812 section 5.3.7).
         BadSource = "bad-source-address",
         /// The destination is where the frame came from.
         SamePort = "same-port",

@@ -13,7 +13,6 @@ mod services;
 mod slow;
 mod upkeep;
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,13 +33,14 @@ use crate::qos::meter_table::MeterTable;
 use crate::ring::{QueueFault, Sender};
 use crate::rules::{Parsing, RuleView};
 use crate::services::neighbours::Neighbours as Residents;
-use crate::snapshot::{NetworkId, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::stats::{Drop, DropReason, PipelineCounters, RESIDENCE_BOUNDS, Stage};
 use crate::track::Track;
 use crate::translate::{Note, Tables};
 use crate::underlay::Neighbours;
 use crate::wire::Received;
 use link::LinkLayer;
+use services::Announced;
 
 pub use connections::{ConnectionSettings, ConnectionSums};
 pub use link::{BondReport, LldpReport, LldpSetup};
@@ -68,8 +68,8 @@ pub struct SwitchWorker {
     fdb: Fdb,
     neighbours: Neighbours,
     residents: Residents,
-    /// Floating addresses that outside networks were told of.
-    announced: HashSet<(NetworkId, IpAddr)>,
+    /// What networks were told that nobody asked for.
+    announced: Announced,
     sources: Vec<Source>,
     received: Vec<Received>,
     heads: express::Heads,
@@ -111,7 +111,7 @@ impl SwitchWorker {
             fdb: Fdb::default(),
             neighbours: Neighbours::default(),
             residents: Residents::default(),
-            announced: HashSet::new(),
+            announced: Announced::default(),
             sources: Vec::with_capacity(64),
             received: Vec::with_capacity(BURST),
             heads: express::Heads::default(),

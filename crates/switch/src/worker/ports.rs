@@ -250,6 +250,7 @@ impl SwitchWorker {
         self.fdb.reconcile(&self.snapshot, self.now);
         self.neighbours.reconcile(&self.snapshot);
         self.residents.reconcile(&self.snapshot);
+        self.announced.look_again();
         self.set_parsing();
         self.lane.floods.clear();
         allow_floods(&mut self.lane.floods, &self.snapshot);
