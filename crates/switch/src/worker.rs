@@ -210,7 +210,7 @@ impl SwitchWorker {
             }
         };
         alive = self.parse(alive, &options);
-        self.count_received(source.port, from..count, alive);
+        self.count_received(source, from..count, alive);
         self.decide_all(source.port, alive, &options);
         self.lane.flush(source.port);
         self.release(source, count);
@@ -361,10 +361,10 @@ impl SwitchWorker {
     }
 
     #[inline(always)]
-    fn count_received(&mut self, port: PortIndex, which: Range<usize>, alive: u32) {
+    fn count_received(&mut self, source: Source, which: Range<usize>, alive: u32) {
         let count = which.len();
         let lane = &self.lane;
-        let Some(Some(port)) = lane.ports.get(usize::from(port)) else {
+        let Some(Some(port)) = lane.ports.get(usize::from(source.port)) else {
             return;
         };
         let bytes: u64 = lane.frames[which]
@@ -373,6 +373,10 @@ impl SwitchWorker {
             .sum();
         port.counters.rx_packets.add(count as u64);
         port.counters.rx_bytes.add(bytes);
+        if let Some(pair) = port.counters.pairs.get(source.pair) {
+            pair.rx_packets.add(count as u64);
+            pair.rx_bytes.add(bytes);
+        }
         let good = u64::from(alive.count_ones());
         if good != count as u64 {
             port.counters.rx_errors.add(count as u64 - good);

@@ -2,7 +2,7 @@
 
 use super::Inventory;
 use crate::error::Error;
-use crate::model::{Any, FloatingIp, FloatingIpSpec, Kind, RouterSpec, SubnetSpec};
+use crate::model::{Any, FloatingIp, FloatingIpSpec, Kind, RouterSpec, SubnetSpec, is_host_of};
 use crate::value::Prefix;
 
 impl Inventory {
@@ -80,12 +80,12 @@ impl Inventory {
     pub(super) fn check_floating_ips(&self) -> Result<(), Error> {
         for floating in self.floating_ips() {
             let object = format!("floating-ip {}", floating.name);
-            let address = Prefix::host(floating.address);
             let mut subnets = self.subnets();
             if !subnets.any(|subnet| {
+                let own = [subnet.gateway, subnet.dhcp_server];
                 subnet.network == floating.network
-                    && subnet.prefix.covers(address)
-                    && subnet.gateway != Some(floating.address)
+                    && is_host_of(floating.address, subnet.prefix)
+                    && !own.contains(&Some(floating.address))
             }) {
                 let expected = format!("a host of a subnet of network {}", floating.network);
                 return Err(Error::fault(
@@ -95,6 +95,13 @@ impl Inventory {
                     expected,
                 ));
             }
+            let mut ports = self.ports();
+            let owner = ports.find(|port| {
+                port.spec.network.as_ref() == Some(&floating.network)
+                    && port.spec.policy.addresses.contains(&floating.address)
+            });
+            let owner = owner.map(|port| format!("port {}", port.spec.name));
+            self.taken(&object, "address", floating.address.to_string(), owner)?;
             let Some(port) = self.port(&floating.port) else {
                 continue;
             };
@@ -209,8 +216,11 @@ impl Inventory {
             }
             for route in &router.routes {
                 let via = Prefix::host(route.via);
-                if !joined.iter().any(|subnet| subnet.prefix.covers(via)) {
-                    let expected = "a host of a subnet of its networks";
+                let other = |subnet: &&SubnetSpec| {
+                    subnet.prefix.covers(via) && subnet.gateway != Some(route.via)
+                };
+                if !joined.iter().any(other) {
+                    let expected = "a host of a subnet of its networks, and not the router itself";
                     return Err(Error::fault(
                         &object,
                         "routes",

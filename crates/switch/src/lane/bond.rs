@@ -301,17 +301,10 @@ impl BondPort {
                     &mut lost,
                 );
                 member.stats.tx_packets += by_this.packets;
-                add(sent, &by_this);
+                sent.add(&by_this);
             }
         }
     }
-}
-
-fn add(sum: &mut Sent, part: &Sent) {
-    sum.packets += part.packets;
-    sum.bytes += part.bytes;
-    sum.segmented += part.segmented;
-    sum.checksums += part.checksums;
 }
 
 /// Sends a frame of our own by a wire, past the port. If the wire has no room now, it is lost, which every link protocol makes up for.

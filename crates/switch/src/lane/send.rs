@@ -10,7 +10,7 @@ use crate::egress::Outgoing;
 use crate::frame::{BURST, Frame, PortIndex};
 use crate::program::Choice;
 use crate::ring::{Receiver, Sent, check_mtu};
-use crate::stats::{Drop, PipelineCounters, PortCounters, Stage};
+use crate::stats::{Drop, PairCounters, PipelineCounters, PortCounters, Stage};
 use crate::wire::Wire;
 
 impl Lane {
@@ -71,11 +71,14 @@ pub(super) fn send(
         too_long |= reason == Drop::ExceedsMtu;
         counters.dropped(reason.into());
         port_counters.tx_drops.add(1);
+        port_counters
+            .tx_full
+            .add(u64::from(reason == Drop::NoBuffers));
     };
     let mut sent = Sent::default();
     match &mut port.attachment {
         Attachment::Rings(pairs) => {
-            let order = (order, steered);
+            let (order, pairs) = ((order, steered), (&mut pairs[..], &port_counters.pairs[..]));
             send_rings(pairs, frames, order, list, port.max_frame, &mut sent, lost);
         }
         Attachment::Wire(wire) => {
@@ -105,7 +108,7 @@ pub(super) fn send(
 
 #[inline(always)]
 fn send_rings(
-    pairs: &mut [RingPair],
+    (pairs, counters): (&mut [RingPair], &[PairCounters]),
     frames: &[Frame],
     (order, steered): (&[u8], &[(u8, Choice)]),
     list: &[GuestSlice],
@@ -148,12 +151,12 @@ fn send_rings(
         ((u64::from(entropy) * receivers) >> 32) as u8
     };
     let queues: ArrayVec<u8, BURST> = order.iter().map(queue_of).collect();
-    for (number, receiver) in pairs
+    let open = pairs
         .iter_mut()
-        .filter(|pair| pair.open_receiver().is_some())
-        .filter_map(|pair| pair.receiver.as_mut())
         .enumerate()
-    {
+        .filter(|(_, pair)| pair.open_receiver().is_some())
+        .filter_map(|(place, pair)| Some((place, pair.receiver.as_mut()?)));
+    for (number, (place, receiver)) in open.enumerate() {
         let of_this = order
             .iter()
             .zip(&queues)
@@ -162,8 +165,21 @@ fn send_rings(
         if share.is_empty() {
             continue;
         }
+        let counters = counters.get(place);
+        let mut by_this = Sent::default();
+        let lost = |reason| {
+            if let Some(counters) = counters {
+                counters.lost(reason);
+            }
+            lost(reason);
+        };
         // SAFETY: as above.
-        unsafe { receiver.send(frames, &share, list, max_frame, sent, &mut lost) };
+        unsafe { receiver.send(frames, &share, list, max_frame, &mut by_this, lost) };
+        if let Some(counters) = counters {
+            counters.tx_packets.add(by_this.packets);
+            counters.tx_bytes.add(by_this.bytes);
+        }
+        sent.add(&by_this);
     }
 }
 
