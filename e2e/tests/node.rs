@@ -179,7 +179,10 @@ fn the_daemon_connects_with_several_queues() {
             let number = |row: &serde_json::Value| row[counted].as_u64().unwrap();
             let (whole, sum) = (number(port), pairs.iter().map(number).sum::<u64>());
             // The port's are read first.
-            assert!(whole > 0 && (whole..whole + 10_000).contains(&sum), "{port}");
+            assert!(
+                whole > 0 && (whole..whole + 10_000).contains(&sum),
+                "{port}"
+            );
         }
     }
 

@@ -261,6 +261,9 @@ impl Lane {
         for port in self.ports.iter_mut().flatten() {
             port.errors.refill();
             port.answered.refill();
+            if let Attachment::Bond(bond) = &mut port.attachment {
+                bond.begin_second();
+            }
         }
     }
 
