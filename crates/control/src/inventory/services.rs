@@ -5,6 +5,9 @@ use crate::error::Error;
 use crate::model::{Any, FloatingIp, FloatingIpSpec, Kind, RouterSpec, SubnetSpec, is_host_of};
 use crate::value::Prefix;
 
+/// Least MTU of a link that carries IPv6.
+const IPV6_LEAST_MTU: u16 = 1280;
+
 impl Inventory {
     fn subnets(&self) -> impl Iterator<Item = &SubnetSpec> {
         self.of(Kind::Subnet).filter_map(|any| match any {
@@ -200,6 +203,29 @@ impl Inventory {
     }
 
     /// Whether every router can tell its networks apart, and reach the next routers of its routes.
+    /// A link that carries IPv6 carries packets of 1280 bytes (RFC 8200 section 5): hosts take no smaller MTU for an answer.
+    pub(super) fn check_subnets(&self) -> Result<(), Error> {
+        for subnet in self.subnets().filter(|subnet| subnet.prefix.is_ipv6()) {
+            let Some(network) = self.network(&subnet.network) else {
+                continue;
+            };
+            if network.spec.mtu < IPV6_LEAST_MTU {
+                let object = format!("network {}", network.spec.name);
+                let expected = format!(
+                    "at least {IPV6_LEAST_MTU} for the IPv6 subnet {}",
+                    subnet.name
+                );
+                return Err(Error::fault(
+                    &object,
+                    "mtu",
+                    network.spec.mtu.to_string(),
+                    expected,
+                ));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn check_routers(&self) -> Result<(), Error> {
         for router in self.routers() {
             let object = format!("router {}", router.name);

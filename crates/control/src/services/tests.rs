@@ -276,6 +276,11 @@ fn what_does_not_fit_together_is_refused() {
     says(refused(&mut inventory, Kind::Subnet, elsewhere), "overlap");
     let unknown = json!({"name": "x", "network": "green", "prefix": "10.9.0.0/16"});
     says(refused(&mut inventory, Kind::Subnet, unknown), "green");
+    let narrow = json!({"name": "red", "vni": 200, "mtu": 1279});
+    says(
+        refused(&mut inventory, Kind::Network, narrow),
+        "IPv6 subnet red6",
+    );
     let second = json!({"name": "x", "networks": ["red"]});
     says(refused(&mut inventory, Kind::Router, second), "router r1");
     let outside = json!({"name": "r1", "networks": ["blue"], "routes": ["0.0.0.0/0=192.0.2.1"]});
