@@ -171,6 +171,20 @@ fn the_daemon_connects_with_several_queues() {
         .check("iperf3 -J -P 4 -t 3 -c 10.0.0.2", 2 * SHORT)
         .unwrap();
     assert!(both_queues.contains("sum_received"));
+    let stats = daemon.cli_json(&["stats", "port"]).unwrap();
+    for port in stats.as_array().unwrap() {
+        let pairs = port["queue_pairs"].as_array().unwrap();
+        assert_eq!(pairs.len(), 2, "{port}");
+        for counted in ["rx_packets", "rx_bytes", "tx_packets", "tx_bytes"] {
+            let number = |row: &serde_json::Value| row[counted].as_u64().unwrap();
+            let (whole, sum) = (number(port), pairs.iter().map(number).sum::<u64>());
+            // The port's are read first.
+            assert!(
+                whole > 0 && (whole..whole + 10_000).contains(&sum),
+                "{port}"
+            );
+        }
+    }
 
     let boots = [g1.boot_id().unwrap(), g2.boot_id().unwrap()];
     daemon.restart().unwrap();

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sumeru_control::dataplane::{ConnectionRefusals, FlowCount};
+use sumeru_control::dataplane::{ConnectionRefusals, FlowCount, PairStats, PortStats};
 use sumeru_control::model::Any;
 use sumeru_control::reconcile::Control;
 use sumeru_flow::Action;
@@ -323,15 +323,17 @@ fn lcores(text: &mut Text, control: &Control) {
 }
 
 fn ports(text: &mut Text, control: &Control) {
-    let labels = |port: &sumeru_control::dataplane::PortStats| {
+    let labels = |port: &PortStats| {
         vec![
             ("port", port.port.clone()),
             ("index", port.index.to_string()),
         ]
     };
+    let ports = control.plane().port_stats();
+    queue_pairs(text, &ports);
     text.table(
         "counter",
-        &control.plane().port_stats(),
+        &ports,
         labels,
         &[
             ("port_rx_packets_total", "Packets that came in.", |p| {
@@ -355,6 +357,11 @@ fn ports(text: &mut Text, control: &Control) {
                 |p| p.tx_drops,
             ),
             (
+                "port_tx_full_total",
+                "Packets that were dropped because the guest had no free buffers.",
+                |p| p.tx_full,
+            ),
+            (
                 "port_rx_errors_total",
                 "Malformed descriptors or frames.",
                 |p| p.rx_errors,
@@ -362,6 +369,54 @@ fn ports(text: &mut Text, control: &Control) {
             ("port_calls_total", "Interrupts sent to the guest.", |p| {
                 p.calls
             }),
+        ],
+    );
+}
+
+/// Pairs of guests' queues, each with its number as the label `queue`.
+fn queue_pairs(text: &mut Text, ports: &[PortStats]) {
+    let pairs: Vec<(String, PairStats)> = ports
+        .iter()
+        .flat_map(|port| {
+            let pairs = port.queue_pairs.iter();
+            pairs.map(|pair| (port.port.clone(), *pair))
+        })
+        .collect();
+    text.table(
+        "counter",
+        &pairs,
+        |(port, pair)| vec![("port", port.clone()), ("queue", pair.pair.to_string())],
+        &[
+            (
+                "port_queue_rx_packets_total",
+                "Packets that came in by a pair of queues.",
+                |(_, pair)| pair.rx_packets,
+            ),
+            (
+                "port_queue_rx_bytes_total",
+                "Bytes that came in by it.",
+                |(_, pair)| pair.rx_bytes,
+            ),
+            (
+                "port_queue_tx_packets_total",
+                "Packets that went out by a pair of queues.",
+                |(_, pair)| pair.tx_packets,
+            ),
+            (
+                "port_queue_tx_bytes_total",
+                "Bytes that went out by it.",
+                |(_, pair)| pair.tx_bytes,
+            ),
+            (
+                "port_queue_tx_drops_total",
+                "Packets that should have gone out by it and were dropped.",
+                |(_, pair)| pair.tx_drops,
+            ),
+            (
+                "port_queue_tx_full_total",
+                "Packets that were dropped because it had no free buffers.",
+                |(_, pair)| pair.tx_full,
+            ),
         ],
     );
 }

@@ -481,10 +481,34 @@ pub struct PortStats {
     pub rx_drops: u64,
     /// Packets that should have gone out and were dropped.
     pub tx_drops: u64,
+    /// Of these, those for which the guest had no free buffers.
+    pub tx_full: u64,
     /// Malformed descriptors or frames.
     pub rx_errors: u64,
     /// Interrupts sent to the guest.
     pub calls: u64,
+    /// Of a guest's port, each pair of its queues.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub queue_pairs: Vec<PairStats>,
+}
+
+/// Counters of a pair of a guest's queues: what it sends on virtqueue `2 * pair + 1` comes in (rx), what goes out to it (tx) it receives on `2 * pair`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PairStats {
+    /// Which pair, from 0.
+    pub pair: u16,
+    /// Packets that came in.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Packets that went out.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Packets that should have gone out and were dropped.
+    pub tx_drops: u64,
+    /// Of these, those for which the queue had no free buffers.
+    pub tx_full: u64,
 }
 
 /// Counter of a pipeline stage.

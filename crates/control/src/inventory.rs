@@ -489,6 +489,7 @@ impl Inventory {
     /// Faults of the whole that no single object shows.
     pub fn check_whole(&self) -> Result<(), Error> {
         self.check_remote_groups()?;
+        self.check_subnets()?;
         self.check_routers()?;
         self.check_floating_ips()?;
         let Some(uplink) = &self.node.spec.uplink else {

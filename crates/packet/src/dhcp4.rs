@@ -23,6 +23,10 @@ const SHORTEST: usize = 300;
 /// IP packet that every client takes (RFC 2131 section 2), and the IP and UDP headers in it.
 const DATAGRAM: usize = 576;
 const HEADERS: usize = 28;
+/// Bytes of options that fit the longest message that every client takes (RFC 2131 section 2), their end included.
+pub const OPTIONS_FIT: usize = DATAGRAM - HEADERS - FIXED;
+/// Most bytes of one option.
+pub const OPTION_MAX: usize = 255;
 /// Longest message built.
 const LONGEST: usize = 1472;
 

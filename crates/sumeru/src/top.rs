@@ -17,13 +17,14 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::table::Table;
 
-const METHODS: [&str; 6] = [
+const METHODS: [&str; 7] = [
     "node.show",
     "stats.lcore",
     "stats.port",
     "stats.drop",
     "stats.stage",
     "stats.volume",
+    "stats.residence",
 ];
 
 /// The counters at one moment, in the order of [`METHODS`].
@@ -95,7 +96,41 @@ fn rates(old: &Look, new: &Look) -> Value {
             ("reads", "reads_per_s"), ("read_bytes", "read_bytes_per_s"), ("writes", "writes_per_s"),
             ("write_bytes", "write_bytes_per_s"),
         ], &["errors"]),
+        "residence": residence(old, new, seconds),
     })
+}
+
+/// How long frames stayed in the engine, of all lcores together: frames of each class, and the share of those that stayed no longer.
+fn residence(old: &Look, new: &Look, seconds: f64) -> Value {
+    let mut classes: Vec<(Value, f64)> = Vec::new();
+    let lcores = |look: &'_ Look| {
+        look.of("stats.residence")
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
+    };
+    let before = lcores(old);
+    for lcore in lcores(new) {
+        let before = before.iter().find(|other| other["cpu"] == lcore["cpu"]);
+        let counted = lcore["classes"].as_array().into_iter().flatten();
+        for (place, class) in counted.enumerate() {
+            if classes.len() == place {
+                classes.push((class["up_to_ns"].clone(), 0.0));
+            }
+            let before = before.map(|lcore| &lcore["classes"][place]);
+            classes[place].1 += delta(before, class, "frames");
+        }
+    }
+    let all: f64 = classes.iter().map(|(_, frames)| frames).sum();
+    if all == 0.0 {
+        return json!([]);
+    }
+    let mut below = 0.0;
+    let rows = classes.into_iter().map(|(up_to_ns, frames)| {
+        below += frames;
+        json!({ "up_to_ns": up_to_ns, "per_s": frames / seconds, "no_longer": below / all })
+    });
+    rows.collect()
 }
 
 fn delta(before: Option<&Value>, after: &Value, field: &str) -> f64 {
@@ -222,6 +257,11 @@ fn sections(rates: &Value) -> Vec<Section> {
             rows: counted("drops", "reason"),
         },
         Section {
+            title: "residence",
+            headings: &["UP TO us", "PACKETS/s", "NO LONGER"],
+            rows: residence_rows(&rates["residence"]),
+        },
+        Section {
             title: "volumes",
             headings: &[
                 "VOLUME",
@@ -243,6 +283,23 @@ fn sections(rates: &Value) -> Vec<Section> {
             }),
         },
     ]
+}
+
+/// The classes from the first to the last in which there were frames.
+fn residence_rows(classes: &Value) -> Vec<Vec<String>> {
+    let classes = classes.as_array().map_or(&[][..], Vec::as_slice);
+    let any = |class: &Value| class["per_s"].as_f64() > Some(0.0);
+    let first = classes.iter().position(any).unwrap_or(0);
+    let end = classes.iter().rposition(any).map_or(0, |last| last + 1);
+    let row = |class: &Value| {
+        let bound = class["up_to_ns"].as_f64();
+        vec![
+            bound.map_or("more".to_owned(), |ns| format!("{}", ns / 1000.0)),
+            rate(&class["per_s"]),
+            format!("{:.2}%", 100.0 * class["no_longer"].as_f64().unwrap_or(0.0)),
+        ]
+    };
+    classes[first..end.max(first)].iter().map(row).collect()
 }
 
 fn word(value: &Value) -> String {
@@ -345,14 +402,14 @@ fn draw(frame: &mut Frame<'_>, rates: &Value) {
     let height = |section: &Section| {
         Constraint::Length(u16::try_from(section.rows.len() + 3).unwrap_or(u16::MAX))
     };
-    let [lcores, ports, stages, drops, volumes] = &sections[..] else {
+    let [lcores, ports, stages, drops, residence, volumes] = &sections[..] else {
         return;
     };
-    let wide = if stages.rows.len() >= drops.rows.len() {
-        stages
-    } else {
-        drops
-    };
+    // What is not measured takes no room.
+    let mut beside = vec![stages, drops];
+    beside.extend(Some(residence).filter(|residence| !residence.rows.is_empty()));
+    let tallest = beside.iter().max_by_key(|section| section.rows.len());
+    let wide = tallest.copied().unwrap_or(stages);
     let areas = Layout::vertical([
         Constraint::Length(1),
         height(lcores),
@@ -379,10 +436,10 @@ fn draw(frame: &mut Frame<'_>, rates: &Value) {
     );
     grid(frame, areas[1], lcores);
     grid(frame, areas[2], ports);
-    let halves = Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)])
-        .split(areas[3]);
-    grid(frame, halves[0], stages);
-    grid(frame, halves[1], drops);
+    let columns = Layout::horizontal(beside.iter().map(|_| Constraint::Fill(1))).split(areas[3]);
+    for (area, section) in columns.iter().zip(beside) {
+        grid(frame, *area, section);
+    }
     grid(frame, areas[4], volumes);
 }
 
@@ -423,6 +480,11 @@ mod tests {
             json!([{ "reason": "no-route", "packets": 0 }]),
             json!([{ "stage": "parse", "packets": 10 * factor }]),
             json!([{ "volume": "d", "reads": 1500 * factor, "errors": 0 }]),
+            json!(
+                [0, 1].map(|cpu| json!({ "cpu": cpu, "sum_ns": 0, "classes": [
+                { "up_to_ns": 500, "frames": 0 }, { "up_to_ns": 1000, "frames": 3 * factor },
+                { "up_to_ns": 2000, "frames": 7 }, { "up_to_ns": null, "frames": factor } ] }))
+            ),
         ];
         Look { at, answers }
     }
@@ -439,6 +501,24 @@ mod tests {
     }
 
     #[test]
+    fn residence_is_that_of_the_interval_on_all_lcores() {
+        let now = Instant::now();
+        let rates = rates(&look(now, 1), &look(now + Duration::from_secs(2), 3));
+        let rows = residence_rows(&rates["residence"]);
+        assert_eq!(
+            rows,
+            [
+                ["1", "6", "75.00%"],
+                ["2", "0", "75.00%"],
+                ["more", "2", "100.00%"]
+            ]
+        );
+        let still = super::rates(&look(now, 1), &look(now + Duration::from_secs(2), 1));
+        assert_eq!(still["residence"], json!([]));
+        assert!(residence_rows(&still["residence"]).is_empty());
+    }
+
+    #[test]
     fn the_view_shows_what_moves() {
         let now = Instant::now();
         let rates = rates(&look(now, 1), &look(now + Duration::from_secs(2), 3));
@@ -446,7 +526,7 @@ mod tests {
         terminal.draw(|frame| draw(frame, &rates)).unwrap();
         let screen = format!("{}", terminal.backend());
         for part in [
-            "sumeru a", "25.0%", "vm1", "2.00M", "1.02G", "parse", "1.50k",
+            "sumeru a", "25.0%", "vm1", "2.00M", "1.02G", "parse", "1.50k", "75.00%",
         ] {
             assert!(screen.contains(part), "{part} is not in\n{screen}");
         }

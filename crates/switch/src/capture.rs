@@ -12,6 +12,9 @@ use crate::frame::{Frame, PortIndex};
 use crate::selection::{Direction, Selector};
 use crate::stats::DropReason;
 
+/// Most bytes of copies that wait for a capture's writer.
+pub const WAITING_MAX: u64 = 32 << 20;
+
 /// A copy of a captured frame.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -37,6 +40,8 @@ pub struct Tap {
     pub selector: Selector,
     /// Bytes kept of a frame.
     pub snaplen: u32,
+    /// Bytes of the copies that wait for the writer, who takes off what it took.
+    pub waiting: Arc<AtomicU64>,
     /// Frames that the writer could not follow.
     pub lost: Arc<AtomicU64>,
     /// Set once the writer wants no more.
@@ -74,10 +79,47 @@ impl Tap {
 
     /// Hands a copy to the writer.
     pub fn put(&mut self, seen: Seen) {
-        if self.to.push(seen).is_err() {
+        let len = seen.bytes.len() as u64;
+        let room = self.waiting.fetch_add(len, Ordering::Relaxed) + len <= WAITING_MAX;
+        if !room || self.to.push(seen).is_err() {
+            self.waiting.fetch_sub(len, Ordering::Relaxed);
             // Written by this lcore alone.
             self.lost
                 .store(self.lost.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sumeru_engine::spsc;
+
+    use super::*;
+    use crate::selection::Selection;
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes() {
+        let (to, mut from) = spsc::channel(8192);
+        let mut tap = Tap {
+            to,
+            selector: Selector::new(Selection::default()),
+            snaplen: u32::MAX,
+            waiting: Arc::default(),
+            lost: Arc::default(),
+            ended: Arc::default(),
+        };
+        let frame = Seen {
+            time: SystemTime::now(),
+            port: 1,
+            direction: Direction::In,
+            dropped: None,
+            len: 1 << 16,
+            bytes: vec![0; 1 << 16].into(),
+        };
+        for _ in 0..513 {
+            tap.put(frame.clone());
+        }
+        let waiting = std::iter::from_fn(|| from.pop()).count();
+        assert_eq!((waiting, tap.lost.load(Ordering::Relaxed)), (512, 1));
     }
 }

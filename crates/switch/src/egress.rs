@@ -469,7 +469,8 @@ pub struct Piece {
     pub len: u32,
     /// What is left to the receiver.
     pub offload: Offload,
-    index: usize,
+    /// Its number among those of the frame.
+    pub index: usize,
 }
 
 /// A frame made ready for a receiver: its pieces are asked for one by one and written where there is room.

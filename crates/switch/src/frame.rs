@@ -93,6 +93,14 @@ impl Frame {
         }
     }
 
+    /// Takes the first bytes of a frame of our own making, which is in one piece, the first of its list.
+    pub fn load_own(&mut self, bytes: &[u8]) {
+        self.len = bytes.len() as u32;
+        self.header.load(bytes);
+        self.skip = self.header.len() as u16;
+        self.segments = 1;
+    }
+
     /// Bytes that are not in the header copy.
     #[inline(always)]
     pub fn payload_len(&self) -> u32 {

@@ -265,6 +265,16 @@ pub struct Sent {
     pub checksums: u64,
 }
 
+impl Sent {
+    /// Adds what became of others.
+    pub fn add(&mut self, others: &Sent) {
+        self.packets += others.packets;
+        self.bytes += others.bytes;
+        self.segmented += others.segmented;
+        self.checksums += others.checksums;
+    }
+}
+
 /// The queue that the guest receives on.
 #[derive(Debug)]
 pub struct Receiver {

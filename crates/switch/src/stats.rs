@@ -99,7 +99,7 @@ counted! {
         TtlExpired = "ttl-expired",
         /// The port is on no network and no rule took the frame.
         NoNetwork = "no-network",
-        /// A multicast or zero source address.
+        /// A source address that nobody sends from: multicast, zero, or of IP those that no router forwards (RFC 1812 section 5.3.7).
         BadSource = "bad-source-address",
         /// The destination is where the frame came from.
         SamePort = "same-port",
@@ -317,8 +317,91 @@ pub struct PortCounters {
     pub rx_drops: Counter,
     /// Frames that should have gone out and were dropped.
     pub tx_drops: Counter,
+    /// Of these, those for which the guest had no free buffers.
+    pub tx_full: Counter,
     /// Malformed descriptors or frames.
     pub rx_errors: Counter,
     /// Notifications sent to the guest.
     pub calls: Counter,
+    /// What is counted of each pair of a guest's queues; none where there is but one pair, whose counts are the port's.
+    pub pairs: Box<[PairCounters]>,
+}
+
+impl PortCounters {
+    /// Those of a guest's port with so many pairs of queues.
+    pub fn with_pairs(pairs: usize) -> Self {
+        let several = if pairs > 1 { pairs } else { 0 };
+        Self {
+            pairs: (0..several).map(|_| PairCounters::default()).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// What each pair of a guest's queues counted.
+    pub fn pair_sums(&self) -> Vec<PairSums> {
+        if self.pairs.is_empty() {
+            return vec![PairSums {
+                rx_packets: self.rx_packets.get(),
+                rx_bytes: self.rx_bytes.get(),
+                tx_packets: self.tx_packets.get(),
+                tx_bytes: self.tx_bytes.get(),
+                tx_drops: self.tx_drops.get(),
+                tx_full: self.tx_full.get(),
+            }];
+        }
+        let sums = |pair: &PairCounters| PairSums {
+            rx_packets: pair.rx_packets.get(),
+            rx_bytes: pair.rx_bytes.get(),
+            tx_packets: pair.tx_packets.get(),
+            tx_bytes: pair.tx_bytes.get(),
+            tx_drops: pair.tx_drops.get(),
+            tx_full: pair.tx_full.get(),
+        };
+        self.pairs.iter().map(sums).collect()
+    }
+}
+
+/// One lcore's counts of a pair of a guest's queues: that which the guest transmits on (rx), and that which it receives on (tx). What is dropped of
+/// what came in is counted by port and reason alone.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct PairCounters {
+    /// Frames that came in.
+    pub rx_packets: Counter,
+    /// Their bytes, from the Ethernet header on.
+    pub rx_bytes: Counter,
+    /// Frames that went out.
+    pub tx_packets: Counter,
+    /// Their bytes.
+    pub tx_bytes: Counter,
+    /// Frames that were to go out by it and were dropped.
+    pub tx_drops: Counter,
+    /// Of these, those for which it had no free buffers.
+    pub tx_full: Counter,
+}
+
+impl PairCounters {
+    /// Counts a frame that did not go out.
+    #[cold]
+    pub fn lost(&self, reason: Drop) {
+        self.tx_drops.add(1);
+        self.tx_full.add(u64::from(reason == Drop::NoBuffers));
+    }
+}
+
+/// What [`PairCounters`] say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PairSums {
+    /// Frames that came in.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Frames that went out.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Frames that were to go out and were dropped.
+    pub tx_drops: u64,
+    /// Of these, those for which there were no free buffers.
+    pub tx_full: u64,
 }

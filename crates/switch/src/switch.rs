@@ -253,11 +253,12 @@ impl Switch {
         &self.workers[0]
     }
 
-    fn blocks(&mut self, index: PortIndex) -> Result<Arc<PortCounters>, SwitchError> {
+    /// Counters of a port that is to be added, with so many pairs of queues.
+    fn blocks(&mut self, index: PortIndex, pairs: u16) -> Result<Arc<PortCounters>, SwitchError> {
         if self.ports.contains_key(&index) || usize::from(index) >= MAX_PORTS {
             return Err(SwitchError::PortIndex(index));
         }
-        let block = Arc::new(PortCounters::default());
+        let block = Arc::new(PortCounters::with_pairs(pairs.into()));
         self.ports.insert(index, vec![block.clone()]);
         Ok(block)
     }
@@ -276,7 +277,7 @@ impl Switch {
             return Err(SwitchError::Pairs(pairs));
         }
         let (index, mtu) = (view.index, view.mtu);
-        let counters = self.blocks(index)?;
+        let counters = self.blocks(index, pairs)?;
         self.owner()
             .call(move |worker, _| worker.add_guest(index, usize::from(pairs), counters))?;
         self.change(|snapshot| put_port(snapshot, view))?;
@@ -307,7 +308,7 @@ impl Switch {
         wire: Box<dyn Wire + Send>,
     ) -> Result<(), SwitchError> {
         let (index, interface) = (view.index, wire.interface().name().to_owned());
-        let counters = self.blocks(index)?;
+        let counters = self.blocks(index, 1)?;
         let added = self
             .owner()
             .call(move |worker, watch| worker.add_wire(index, wire, counters, watch))?;

@@ -13,7 +13,6 @@ mod services;
 mod slow;
 mod upkeep;
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,13 +33,14 @@ use crate::qos::meter_table::MeterTable;
 use crate::ring::{QueueFault, Sender};
 use crate::rules::{Parsing, RuleView};
 use crate::services::neighbours::Neighbours as Residents;
-use crate::snapshot::{NetworkId, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::stats::{Drop, DropReason, PipelineCounters, RESIDENCE_BOUNDS, Stage};
 use crate::track::Track;
 use crate::translate::{Note, Tables};
 use crate::underlay::Neighbours;
 use crate::wire::Received;
 use link::LinkLayer;
+use services::Announced;
 
 pub use connections::{ConnectionSettings, ConnectionSums};
 pub use link::{BondReport, LldpReport, LldpSetup};
@@ -68,8 +68,8 @@ pub struct SwitchWorker {
     fdb: Fdb,
     neighbours: Neighbours,
     residents: Residents,
-    /// Floating addresses that outside networks were told of.
-    announced: HashSet<(NetworkId, IpAddr)>,
+    /// What networks were told that nobody asked for.
+    announced: Announced,
     sources: Vec<Source>,
     received: Vec<Received>,
     heads: express::Heads,
@@ -111,7 +111,7 @@ impl SwitchWorker {
             fdb: Fdb::default(),
             neighbours: Neighbours::default(),
             residents: Residents::default(),
-            announced: HashSet::new(),
+            announced: Announced::default(),
             sources: Vec::with_capacity(64),
             received: Vec::with_capacity(BURST),
             heads: express::Heads::default(),
@@ -210,7 +210,7 @@ impl SwitchWorker {
             }
         };
         alive = self.parse(alive, &options);
-        self.count_received(source.port, from..count, alive);
+        self.count_received(source, from..count, alive);
         self.decide_all(source.port, alive, &options);
         self.lane.flush(source.port);
         self.release(source, count);
@@ -361,10 +361,10 @@ impl SwitchWorker {
     }
 
     #[inline(always)]
-    fn count_received(&mut self, port: PortIndex, which: Range<usize>, alive: u32) {
+    fn count_received(&mut self, source: Source, which: Range<usize>, alive: u32) {
         let count = which.len();
         let lane = &self.lane;
-        let Some(Some(port)) = lane.ports.get(usize::from(port)) else {
+        let Some(Some(port)) = lane.ports.get(usize::from(source.port)) else {
             return;
         };
         let bytes: u64 = lane.frames[which]
@@ -373,6 +373,10 @@ impl SwitchWorker {
             .sum();
         port.counters.rx_packets.add(count as u64);
         port.counters.rx_bytes.add(bytes);
+        if let Some(pair) = port.counters.pairs.get(source.pair) {
+            pair.rx_packets.add(count as u64);
+            pair.rx_bytes.add(bytes);
+        }
         let good = u64::from(alive.count_ones());
         if good != count as u64 {
             port.counters.rx_errors.add(count as u64 - good);
@@ -426,6 +430,9 @@ impl SwitchWorker {
             self.conclude(index, outcome, seen);
         }
         self.lane.counters.passed(Stage::ExactHit, exact);
+        if watched {
+            self.lane.send_copies();
+        }
     }
 
     /// Asks for what the burst's frames will need of a flow cache that is too large for the near caches: the entries, by the signatures that

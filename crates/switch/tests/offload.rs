@@ -6,7 +6,7 @@ mod driver;
 
 use driver::*;
 use sumeru_packet::build;
-use sumeru_switch::stats::{Drop, Stage};
+use sumeru_switch::stats::{Drop, PairSums, Stage};
 use sumeru_virtio::features::{net, ring};
 
 /// A sender at port 1 and a receiver of these features at port 2, which know each other.
@@ -377,6 +377,54 @@ fn a_header_that_contradicts_the_frame_is_dropped() {
     assert_eq!(b.frames(), [small]);
 }
 
+/// What each pair of a port's queues counted.
+fn pairs(node: &Node, port: u16) -> Vec<PairSums> {
+    node.switch.port_counters(port).unwrap()[0].pair_sums()
+}
+
+#[test]
+fn queues_are_counted_by_themselves() {
+    for count in [1, 2] {
+        let mut node = Node::with_networks(&[1]);
+        let options = Options {
+            pairs: count,
+            features: if count > 1 { SENDS | net::MQ } else { SENDS },
+            buffers: (4, vec![2048]),
+            ..Options::default()
+        };
+        let (mut a, mut b) = (node.guest(1, &options), node.guest(2, &options));
+        b.send(&[udp(2, 1, 1)]);
+        // All of one flow, and so for one queue, which has room for four.
+        let frame = udp(1, 2, 100);
+        a.send(&vec![frame.clone(); 10]);
+        assert_eq!(b.receive().len(), 4);
+        let sums = pairs(&node, 2);
+        assert_eq!(sums.len(), usize::from(count));
+        let used = sums.iter().position(|pair| pair.tx_packets > 0).unwrap();
+        let expected = PairSums {
+            tx_packets: 4,
+            tx_bytes: 4 * frame.len() as u64,
+            tx_drops: 6,
+            tx_full: 6,
+            ..PairSums::default()
+        };
+        let sent = PairSums {
+            rx_packets: 0,
+            rx_bytes: 0,
+            ..sums[used]
+        };
+        assert_eq!(sent, expected);
+        for (pair, other) in sums.iter().enumerate().filter(|(pair, _)| *pair != used) {
+            assert_eq!(other.tx_packets + other.tx_drops, 0, "pair {pair}");
+        }
+        let received = pairs(&node, 1)[0];
+        assert_eq!(received.rx_packets, 10);
+        assert_eq!(received.rx_bytes, 10 * frame.len() as u64);
+        let port = &node.switch.port_counters(2).unwrap()[0];
+        assert_eq!((port.tx_drops.get(), port.tx_full.get()), (6, 6));
+    }
+}
+
 #[test]
 fn a_guest_spreads_over_the_queues_that_are_enabled() {
     let mut node = Node::with_networks(&[1]);
@@ -408,6 +456,10 @@ fn a_guest_spreads_over_the_queues_that_are_enabled() {
     };
     let queues = spread(&mut a, &mut b);
     assert!(queues.iter().all(|n| *n > 20), "{queues:?}");
+    let counted: Vec<u64> = pairs(&node, 2).iter().map(|p| p.tx_packets).collect();
+    assert_eq!(counted, queues);
+    let bytes: u64 = pairs(&node, 2).iter().map(|pair| pair.tx_bytes).sum();
+    assert_eq!(bytes, flows.iter().map(|frame| frame.len() as u64).sum());
     // A driver that uses fewer pairs than it has: the front end disables the others.
     for pair in 1..4 {
         b.device.set_queue_enabled(pair * 2, false).unwrap();
@@ -439,6 +491,8 @@ fn every_queue_of_a_sender_is_served() {
         a.transmit.swap(0, pair);
         assert_eq!(b.frames(), [udp(1, 2, 10 + pair), udp(1, 2, 20 + pair)]);
     }
+    let counted: Vec<u64> = pairs(&node, 1).iter().map(|p| p.rx_packets).collect();
+    assert_eq!(counted, [2, 2, 4]);
     // One of them stopped: the others go on.
     a.device.stop_queue(3).unwrap();
     a.send(&[udp(1, 2, 7)]);

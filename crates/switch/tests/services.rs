@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use driver::*;
 use sumeru_packet::build::arp_request;
-use sumeru_switch::services::{Floating, Host, Place, Route, Router, Services, Way};
+use sumeru_switch::services::{Advertisement, Floating, Host, Place, Route, Router, Services, Way};
 use sumeru_switch::stats::{Drop, Stage};
 
 /// The switch on networks 1 and 2.
@@ -27,6 +27,21 @@ fn but_announcements(outside: &mut Guest) -> Vec<Vec<u8>> {
     frames
 }
 
+/// Guest `n`, which is 10.0.n.n, outside: there it is 10.0.9.n.
+fn floating(n: u8, mac: Mac) -> Floating {
+    Floating {
+        name: format!("f{n}").into(),
+        address: ip(9, n),
+        mac,
+        network: 9,
+        prefix: (ip(9, 0), 24),
+        gateway: Some(ip(9, 254)),
+        port: n.into(),
+        inside_network: n.into(),
+        inside: ip(n, n),
+    }
+}
+
 /// Networks 1 (guest 1, known; guest 3, not known) and 2 (guest 2, known) with a router; network 9 outside, where guest 1 is also 10.0.9.1.
 fn routed() -> (Node, [Guest; 3], Guest) {
     let mut node = Node::with_networks(&[1, 2, 9]);
@@ -39,6 +54,12 @@ fn routed() -> (Node, [Guest; 3], Guest) {
     };
     let guests = [guest(1, 1), guest(2, 2), guest(3, 1)];
     let outside = guest(4, 9);
+    node.switch.set_services(services()).unwrap();
+    (node, guests, outside)
+}
+
+/// What the switch does on these networks.
+fn services() -> HashMap<u32, Arc<Services>> {
     let route = |prefix, length, way| Route {
         prefix,
         length,
@@ -54,17 +75,7 @@ fn routed() -> (Node, [Guest; 3], Guest) {
         name: "r".into(),
         routes,
     });
-    let floating = Floating {
-        name: "f".into(),
-        address: ip(9, 1),
-        mac: OUTSIDE,
-        network: 9,
-        prefix: (ip(9, 0), 24),
-        gateway: Some(ip(9, 254)),
-        port: 1,
-        inside_network: 1,
-        inside: ip(1, 1),
-    };
+    let floating = floating(1, OUTSIDE);
     let mut all = HashMap::new();
     for network in [1, 2] {
         let port = u16::from(network);
@@ -106,8 +117,7 @@ fn routed() -> (Node, [Guest; 3], Guest) {
         ..Services::default()
     };
     all.insert(9, Arc::new(services));
-    node.switch.set_services(all).unwrap();
-    (node, guests, outside)
+    all
 }
 
 fn number(address: IpAddr) -> u32 {
@@ -321,4 +331,154 @@ fn a_tenant_behind_a_tunnel_says_nothing_to_the_underlay() {
     let len = arp_request(&mut reply, mac(0x66), liar, router).unwrap();
     wire.send(&[inside(HERE[1], &reply[14..len])]);
     assert_eq!(node.drops(Drop::Unanswered), 2);
+}
+
+/// Changes what the switch does on a network.
+fn change(all: &mut HashMap<u32, Arc<Services>>, network: u32, how: impl FnOnce(&mut Services)) {
+    how(Arc::make_mut(all.get_mut(&network).unwrap()));
+}
+
+#[test]
+fn errors_between_floating_addresses_come_to_who_sent_the_packet() {
+    let (mut node, [mut a, mut b, _c], _outside) = routed();
+    let mut all = services();
+    let far = floating(2, [0x0a, 0, 0, 0, 0, 8]);
+    change(&mut all, 2, |inside| {
+        inside.outside.insert(far.inside, far.clone());
+        inside.mtu = 600;
+    });
+    change(&mut all, 9, |outside| {
+        outside.floating_macs.insert(far.mac);
+        outside.floating.insert(far.address, far);
+    });
+    node.switch.set_services(all).unwrap();
+    for _ in 0..2 {
+        a.send(&[packet(mac(1), HERE[0], ip(1, 1), ip(9, 2), 100)]);
+        let got = b.frames();
+        verify(&got[0]);
+        assert_eq!(
+            (&got[0][26..30], &got[0][30..34]),
+            (&[10, 0, 9, 1][..], &[10, 0, 2, 2][..])
+        );
+    }
+    // Too long for where the other is: the guest knows itself and the packet that it sent.
+    a.send(&[packet(mac(1), HERE[0], ip(1, 1), ip(9, 2), 700)]);
+    assert!(b.frames().is_empty());
+    let told = a.frames();
+    verify(&told[0]);
+    assert_eq!((told[0][34], told[0][35]), (3, 4), "fragmentation needed");
+    assert_eq!(told[0][40..42], 600_u16.to_be_bytes());
+    assert_eq!(told[0][30..34], [10, 0, 1, 1]);
+    assert_eq!(told[0][42 + 12..42 + 20], [10, 0, 1, 1, 10, 0, 9, 2]);
+}
+
+#[test]
+fn senders_that_nobody_forwards_for_stay_on_their_link() {
+    let (node, [mut a, mut b, _c], mut outside) = routed();
+    let from = |sender: [u8; 4]| IpAddr::from(sender);
+    let stray = [
+        ([0, 0, 0, 7], Drop::BadSource),
+        ([127, 0, 0, 1], Drop::BadSource),
+        ([224, 0, 0, 5], Drop::BadSource),
+        ([255; 4], Drop::BadSource),
+        ([169, 254, 1, 1], Drop::NoRoute),
+    ];
+    for (sender, reason) in stray {
+        for (guest, to) in [
+            (&mut a, packet(mac(1), HERE[0], from(sender), ip(2, 2), 10)),
+            (
+                &mut outside,
+                packet(mac(7), OUTSIDE, from(sender), ip(9, 1), 10),
+            ),
+        ] {
+            let before = node.drops(reason);
+            guest.send(&[to]);
+            assert_eq!(node.drops(reason), before + 1, "{sender:?}");
+        }
+    }
+    a.send(&[packet(
+        mac(1),
+        HERE[0],
+        from([169, 253, 1, 1]),
+        ip(2, 2),
+        10,
+    )]);
+    assert_eq!(b.frames().len(), 1);
+    assert!(a.frames().is_empty());
+}
+
+#[test]
+fn hosts_are_told_of_their_router_when_it_changes_and_only_on_its_link() {
+    let (mut node, [mut a, _b, _c], _outside) = routed();
+    let advertised = |managed| {
+        let mut all = services();
+        change(&mut all, 1, |one| {
+            one.advertisement = Some(Arc::new(Advertisement {
+                mac: HERE[0],
+                lifetime: 1800,
+                managed,
+                mtu: 1400,
+                prefixes: Vec::new(),
+                dns_servers: Vec::new(),
+            }));
+        });
+        all
+    };
+    let told = |node: &Node, a: &mut Guest| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        loop {
+            assert!(std::time::Instant::now() < deadline, "nobody is told");
+            node.switch.fdb().unwrap();
+            let frames = a.frames();
+            let said = frames.iter().find(|f| f.len() > 60 && f[54] == 134);
+            if let Some(said) = said {
+                return (said[59], u16::from_be_bytes([said[60], said[61]]));
+            }
+        }
+    };
+    for managed in [false, true] {
+        node.switch.set_services(advertised(managed)).unwrap();
+        assert_eq!(told(&node, &mut a), (u8::from(managed) << 7, 1800));
+    }
+    // Who asks is told at once, but not who asks from somewhere else.
+    let solicitation = |hop_limit| {
+        let mut frame = build(|f| {
+            f.ethernet([0x33, 0x33, 0, 0, 0, 2], mac(1))
+                .ipv6(0xfe80 << 112 | 1, 0xff02 << 112 | 2)
+                .icmp(133, 0, 0)
+        });
+        frame[21] = hop_limit;
+        frame
+    };
+    a.send(&[solicitation(64)]);
+    assert_eq!(node.stage(Stage::Answer), 0);
+    a.send(&[solicitation(255)]);
+    assert_eq!(node.stage(Stage::Answer), 1);
+    a.frames();
+    // A router that goes says good-bye.
+    node.switch.set_services(services()).unwrap();
+    assert_eq!(told(&node, &mut a), (0x80, 0));
+}
+
+#[test]
+fn a_floating_address_is_told_to_whoever_comes_later() {
+    let mut node = Node::with_networks(&[1, 2, 9]);
+    node.switch.set_services(services()).unwrap();
+    // The lcore has looked, and nobody was there.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let mut outside = node.guest(
+        4,
+        &Options {
+            network: Some(9),
+            ..Options::default()
+        },
+    );
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let mut announced = Vec::new();
+    while announced.is_empty() {
+        assert!(std::time::Instant::now() < deadline);
+        node.switch.fdb().unwrap();
+        announced = outside.frames();
+    }
+    assert_eq!(announced[0][28..32], [10, 0, 9, 1]);
 }

@@ -116,8 +116,15 @@ fn what_waits_is_bounded_and_leaves_when_the_queue_goes() {
 fn a_port_goes_with_what_waits_for_it() {
     let (mut node, mut a, b) = pair(queue(10_000, FRAMES_MIN));
     a.send(&vec![udp(1, 2, 1000); 40]);
+    let stats = node.switch.queues(2).unwrap()[0].stats;
+    let waiting = stats.queued_packets;
+    assert!(waiting > 20, "{stats:?}, {:?}", node.all_drops());
     drop(b);
     node.switch.remove_port(2).unwrap();
+    // One may have left in between.
+    let dropped = node.drops(Drop::PortDown);
+    let waiting = u64::from(waiting);
+    assert!((waiting - 5..=waiting).contains(&dropped), "{dropped}");
     a.send(&[udp(1, 2, 1)]);
     assert!(node.switch.queues(2).unwrap().is_empty());
 }

@@ -2,8 +2,11 @@
 
 use super::Inventory;
 use crate::error::Error;
-use crate::model::{Any, FloatingIp, FloatingIpSpec, Kind, RouterSpec, SubnetSpec};
+use crate::model::{Any, FloatingIp, FloatingIpSpec, Kind, RouterSpec, SubnetSpec, is_host_of};
 use crate::value::Prefix;
+
+/// Least MTU of a link that carries IPv6.
+const IPV6_LEAST_MTU: u16 = 1280;
 
 impl Inventory {
     fn subnets(&self) -> impl Iterator<Item = &SubnetSpec> {
@@ -80,12 +83,12 @@ impl Inventory {
     pub(super) fn check_floating_ips(&self) -> Result<(), Error> {
         for floating in self.floating_ips() {
             let object = format!("floating-ip {}", floating.name);
-            let address = Prefix::host(floating.address);
             let mut subnets = self.subnets();
             if !subnets.any(|subnet| {
+                let own = [subnet.gateway, subnet.dhcp_server];
                 subnet.network == floating.network
-                    && subnet.prefix.covers(address)
-                    && subnet.gateway != Some(floating.address)
+                    && is_host_of(floating.address, subnet.prefix)
+                    && !own.contains(&Some(floating.address))
             }) {
                 let expected = format!("a host of a subnet of network {}", floating.network);
                 return Err(Error::fault(
@@ -95,6 +98,13 @@ impl Inventory {
                     expected,
                 ));
             }
+            let mut ports = self.ports();
+            let owner = ports.find(|port| {
+                port.spec.network.as_ref() == Some(&floating.network)
+                    && port.spec.policy.addresses.contains(&floating.address)
+            });
+            let owner = owner.map(|port| format!("port {}", port.spec.name));
+            self.taken(&object, "address", floating.address.to_string(), owner)?;
             let Some(port) = self.port(&floating.port) else {
                 continue;
             };
@@ -193,6 +203,29 @@ impl Inventory {
     }
 
     /// Whether every router can tell its networks apart, and reach the next routers of its routes.
+    /// A link that carries IPv6 carries packets of 1280 bytes (RFC 8200 section 5): hosts take no smaller MTU for an answer.
+    pub(super) fn check_subnets(&self) -> Result<(), Error> {
+        for subnet in self.subnets().filter(|subnet| subnet.prefix.is_ipv6()) {
+            let Some(network) = self.network(&subnet.network) else {
+                continue;
+            };
+            if network.spec.mtu < IPV6_LEAST_MTU {
+                let object = format!("network {}", network.spec.name);
+                let expected = format!(
+                    "at least {IPV6_LEAST_MTU} for the IPv6 subnet {}",
+                    subnet.name
+                );
+                return Err(Error::fault(
+                    &object,
+                    "mtu",
+                    network.spec.mtu.to_string(),
+                    expected,
+                ));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn check_routers(&self) -> Result<(), Error> {
         for router in self.routers() {
             let object = format!("router {}", router.name);
@@ -209,8 +242,11 @@ impl Inventory {
             }
             for route in &router.routes {
                 let via = Prefix::host(route.via);
-                if !joined.iter().any(|subnet| subnet.prefix.covers(via)) {
-                    let expected = "a host of a subnet of its networks";
+                let other = |subnet: &&SubnetSpec| {
+                    subnet.prefix.covers(via) && subnet.gateway != Some(route.via)
+                };
+                if !joined.iter().any(other) {
+                    let expected = "a host of a subnet of its networks, and not the router itself";
                     return Err(Error::fault(
                         &object,
                         "routes",

@@ -139,7 +139,7 @@ fn record(
         let stop = shared.stop.load(Ordering::Acquire);
         // So many at most: frames may come faster than they are written, and then it is never empty.
         for _ in 0..sumeru_switch::switch::DEPTH {
-            let Some(frame) = seen.seen.pop() else {
+            let Some(frame) = seen.take() else {
                 break;
             };
             if over() {
@@ -283,6 +283,7 @@ mod tests {
         let writer = Writer::new(file, BTreeMap::new(), 60).unwrap();
         let seen = Capturing {
             seen,
+            waiting: Arc::default(),
             lost: Arc::default(),
             ended: Arc::default(),
         };

@@ -4,12 +4,34 @@ use std::fmt::Write;
 
 use sumeru_engine::Tsc;
 use sumeru_switch::fdb::Target;
-use sumeru_switch::stats::{DropReason, RESIDENCE_BOUNDS, Stage};
+use sumeru_switch::stats::{DropReason, PairSums, RESIDENCE_BOUNDS, Stage};
 use sumeru_switch::worker::Traced;
 
 use super::{Local, disks};
 use crate::dataplane::*;
+use crate::model::PortKind;
 use crate::value::MacAddr;
+
+/// Adds what an lcore counted of a port's pairs of queues.
+fn add_pairs(pairs: &mut Vec<PairStats>, sums: &[PairSums]) {
+    for (number, sums) in (0_u16..).zip(sums) {
+        let place = usize::from(number);
+        if pairs.len() == place {
+            pairs.push(PairStats {
+                pair: number,
+                ..PairStats::default()
+            });
+        }
+        if let Some(pair) = pairs.get_mut(place) {
+            pair.rx_packets += sums.rx_packets;
+            pair.rx_bytes += sums.rx_bytes;
+            pair.tx_packets += sums.tx_packets;
+            pair.tx_bytes += sums.tx_bytes;
+            pair.tx_drops += sums.tx_drops;
+            pair.tx_full += sums.tx_full;
+        }
+    }
+}
 
 impl Local {
     pub(super) fn report_lcores(&self) -> Vec<LcoreStats> {
@@ -73,8 +95,12 @@ impl Local {
                 stats.tx_bytes += block.tx_bytes.get();
                 stats.rx_drops += block.rx_drops.get();
                 stats.tx_drops += block.tx_drops.get();
+                stats.tx_full += block.tx_full.get();
                 stats.rx_errors += block.rx_errors.get();
                 stats.calls += block.calls.get();
+                if matches!(port.spec.kind, PortKind::VhostUser { .. }) {
+                    add_pairs(&mut stats.queue_pairs, &block.pair_sums());
+                }
             }
             Some(stats)
         };

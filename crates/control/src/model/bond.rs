@@ -175,6 +175,11 @@ impl BondSpec {
             fields.forbid(&["lacp_rate"], "the bond is not in 802.3ad");
             None
         };
+        let min_links = fields.integer("min_links", 1..=MEMBERS_MAX as u8, 1);
+        if usize::from(min_links) > members.len() && members.len() > 1 {
+            let expected = format!("at most {}, the number of members", members.len());
+            fields.fault("min_links", min_links.to_string(), expected);
+        }
         let kinds = [
             ("af-packet", MemberKind::AfPacket),
             ("af-xdp", MemberKind::AfXdp),
@@ -186,7 +191,7 @@ impl BondSpec {
             bond_hash: fields.word("bond_hash", HASHES, BondHash::Layer34),
             primary,
             lacp_rate,
-            min_links: fields.integer("min_links", 1..=MEMBERS_MAX as u8, 1),
+            min_links,
             up_delay_ms: fields.integer("up_delay_ms", 0..=600_000, 0),
             down_delay_ms: fields.integer("down_delay_ms", 0..=600_000, 0),
             members,
@@ -280,6 +285,7 @@ mod tests {
                 "members",
             ),
             (json!({"members": ["a", "b"], "link": "down"}), "link"),
+            (json!({"members": ["a", "b"], "min_links": 3}), "min_links"),
         ] {
             assert!(
                 port(&fields).unwrap_err().contains(&wrong.to_owned()),

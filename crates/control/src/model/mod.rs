@@ -53,6 +53,7 @@ pub use port_shaping::{ClassShare, PortShaping, Share, TenantShare};
 pub use router::RouterSpec;
 pub use security_group::{Direction, GroupRule, Member, Protocol, Remote, SecurityGroupSpec};
 pub use selection::{FrameSelection, HeaderPattern, Way};
+pub(crate) use subnet::is_host_of;
 pub use subnet::{RouteSpec, SubnetSpec};
 pub use tunnel::{GeneveOption, OuterField};
 pub use volume::{BlockSize, ControllerSpec, VolumeKind, VolumeSpec};

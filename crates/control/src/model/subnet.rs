@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 
+use sumeru_packet::dhcp4::{OPTION_MAX, OPTIONS_FIT};
 use sumeru_switch::services::DNS_SERVERS_MAX;
 
 use super::{Kind, Spec};
@@ -215,6 +216,10 @@ impl Spec for SubnetSpec {
             if router_advertisements {
                 fields.fault("router_advertisements", "true", "false for IPv4");
             }
+            if dhcp {
+                let (routers, servers) = (usize::from(gateway.is_some()), dns_servers.len());
+                check_lease(fields, &routes, routers, servers, domain.as_deref());
+            }
             if dhcp && gateway.is_none() && dhcp_server.is_none() {
                 let expected = "an address for the DHCP server, or a gateway";
                 fields.fault("dhcp_server", "missing", expected);
@@ -237,7 +242,43 @@ impl Spec for SubnetSpec {
 }
 
 /// Whether an address may be a host's in a prefix: not that of all hosts, nor of the prefix itself.
-fn is_host_of(address: IpAddr, prefix: Prefix) -> bool {
+/// Bytes of the options of every lease: the message's kind, its server, the client's identifier as long as they usually are (RFC 4361 with a DUID of
+/// 14 bytes), three times, mask, MTU, and the end.
+const LEASE_OPTIONS: usize = 3 + 6 + 2 + 19 + 18 + 6 + 4 + 1;
+
+/// Holds what DHCP is to tell against the message that every client takes: a client that gets no answer gets no address.
+fn check_lease(
+    fields: &mut Fields<'_>,
+    routes: &[RouteSpec],
+    routers: usize,
+    dns_servers: usize,
+    domain: Option<&str>,
+) {
+    let option = |len: usize| if len == 0 { 0 } else { 2 + len };
+    // RFC 3442: the length, as many bytes as it takes, the router; and the default route.
+    let route = |route: &RouteSpec| 5 + usize::from(route.prefix.length()).div_ceil(8);
+    let mut told: usize = routes.iter().map(route).sum();
+    if told > 0 {
+        told += 5 * routers;
+    }
+    if told > OPTION_MAX {
+        let found = format!("{} that take {told} bytes", routes.len());
+        let expected = format!("at most {OPTION_MAX} bytes of routes, which is what DHCP can tell");
+        fields.fault("routes", found, expected);
+    }
+    let domain = domain.map_or(0, str::len);
+    let lists = [told, 4 * routers, 4 * dns_servers, domain];
+    let whole = LEASE_OPTIONS + lists.into_iter().map(option).sum::<usize>();
+    if told <= OPTION_MAX && whole > OPTIONS_FIT {
+        let field = if told > domain { "routes" } else { "domain" };
+        let found = format!("DHCP options of {whole} bytes");
+        let expected = format!("at most {OPTIONS_FIT}, which every client takes");
+        fields.fault(field, found, expected);
+    }
+}
+
+/// Whether an address is one that a host of a prefix may have.
+pub(crate) fn is_host_of(address: IpAddr, prefix: Prefix) -> bool {
     let broadcast = match (address, prefix.address()) {
         (IpAddr::V4(address), IpAddr::V4(first)) if prefix.length() < 31 => {
             let hosts = u32::MAX >> prefix.length();

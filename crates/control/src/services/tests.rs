@@ -113,7 +113,11 @@ fn floating_ips_stand_for_ports() {
         (Kind::Network, json!({"name": "outside", "vni": 300})),
         (
             Kind::Subnet,
-            json!({"name": "o4", "network": "outside", "prefix": "198.51.100.0/24", "gateway": "198.51.100.1"}),
+            json!({"name": "o4", "network": "outside", "prefix": "198.51.100.0/24", "gateway": "198.51.100.1", "dhcp": true, "dhcp_server": "198.51.100.2"}),
+        ),
+        (
+            Kind::Port,
+            json!({"name": "p3", "kind": "tap", "ifname": "t3", "network": "outside", "mac": "52:54:00:00:00:03", "addresses": ["198.51.100.3"]}),
         ),
         (
             Kind::FloatingIp,
@@ -151,6 +155,18 @@ fn floating_ips_stand_for_ports() {
             "subnet of network outside",
         ),
         (
+            json!({"name": "f2", "network": "outside", "address": "198.51.100.255", "port": "p1"}),
+            "subnet of network outside",
+        ),
+        (
+            json!({"name": "f2", "network": "outside", "address": "198.51.100.2", "port": "p1"}),
+            "subnet of network outside",
+        ),
+        (
+            json!({"name": "f2", "network": "outside", "address": "198.51.100.3", "port": "p1"}),
+            "port p3",
+        ),
+        (
             json!({"name": "f2", "network": "outside", "address": "198.51.100.12", "port": "p9"}),
             "p9",
         ),
@@ -178,6 +194,58 @@ fn what_is_stored_is_read_back() {
         let read = Any::decode(any.kind(), "stored", &any.spec_map(), &no_lines, marks).unwrap();
         assert_eq!(read.spec_map(), any.spec_map());
     }
+}
+
+/// So many routes of nine bytes each in a lease.
+fn long_routes(count: usize) -> Vec<String> {
+    let route = |n| format!("10.8.0.{n}/32=10.9.0.2");
+    (0..count).map(route).collect()
+}
+
+/// The lease with most to tell that is taken still fits the shortest message, with an identifier as long as clients usually have.
+#[test]
+fn what_a_subnet_may_say_fits_a_lease() {
+    use sumeru_packet::dhcp4::{Answer, Reply, Request, reply};
+
+    let mut inventory = joined();
+    let spec = json!({"name": "g4", "network": "green", "prefix": "10.9.0.0/16", "gateway": "10.9.0.1", "dhcp": true,
+        "routes": long_routes(23), "dns_servers": ["10.9.0.3", "10.9.0.4"], "domain": "example.org"});
+    for (kind, spec) in [
+        (Kind::Network, json!({"name": "green", "vni": 300})),
+        (Kind::Subnet, spec),
+        (
+            Kind::Port,
+            json!({"name": "p3", "kind": "tap", "ifname": "t3", "network": "green", "mac": "52:54:00:00:00:03", "addresses": ["10.9.0.9"]}),
+        ),
+    ] {
+        put(&mut inventory, kind, &spec);
+    }
+    let services = compile(&inventory, &ServiceMap::new());
+    let lease = services[&300].leases[&2].v4.clone().unwrap();
+    let mut message = vec![0; 240];
+    message[..3].copy_from_slice(&[1, 1, 6]);
+    message[236..].copy_from_slice(&[99, 130, 83, 99]);
+    message.extend([53, 1, 1, 61, 19]);
+    message.extend([255; 19]);
+    message.push(255);
+    let answer = Reply {
+        answer: Answer::Offer,
+        server_mac: lease.server_mac,
+        server: lease.server,
+        sender_mac: [2, 0, 0, 0, 0, 1],
+        address: lease.address,
+        lease: lease.lease_s,
+        mask: Ipv4Addr::new(255, 255, 0, 0),
+        routers: &lease.routers,
+        dns_servers: &lease.dns_servers,
+        ntp_servers: &[],
+        routes: &lease.routes,
+        domain: lease.domain.as_bytes(),
+        hostname: &[],
+        mtu: Some(lease.mtu),
+    };
+    let request = Request::parse(&message).unwrap();
+    reply(&mut [0; 2048], &request, &answer).unwrap();
 }
 
 #[test]
@@ -208,10 +276,18 @@ fn what_does_not_fit_together_is_refused() {
     says(refused(&mut inventory, Kind::Subnet, elsewhere), "overlap");
     let unknown = json!({"name": "x", "network": "green", "prefix": "10.9.0.0/16"});
     says(refused(&mut inventory, Kind::Subnet, unknown), "green");
+    let narrow = json!({"name": "red", "vni": 200, "mtu": 1279});
+    says(
+        refused(&mut inventory, Kind::Network, narrow),
+        "IPv6 subnet red6",
+    );
     let second = json!({"name": "x", "networks": ["red"]});
     says(refused(&mut inventory, Kind::Router, second), "router r1");
     let outside = json!({"name": "r1", "networks": ["blue"], "routes": ["0.0.0.0/0=192.0.2.1"]});
     says(refused(&mut inventory, Kind::Router, outside), "192.0.2.1");
+    let itself = json!({"name": "r1", "networks": ["blue"], "routes": ["0.0.0.0/0=10.0.1.254"]});
+    says(refused(&mut inventory, Kind::Router, itself), "10.0.1.254");
+    let long_domain = ["a"; 4].map(|letter| letter.repeat(60)).join(".");
     for (spec, field) in [
         (
             json!({"name": "x", "network": "red", "prefix": "10.9.0.0/16", "gateway": "10.8.0.1"}),
@@ -244,6 +320,18 @@ fn what_does_not_fit_together_is_refused() {
         (
             json!({"name": "x", "network": "red", "prefix": "10.9.0.0/16", "routes": ["10.0.0.0/8"]}),
             "routes",
+        ),
+        (
+            json!({"name": "x", "network": "red", "prefix": "10.9.0.0/16", "gateway": "10.9.0.1", "dhcp": true, "routes": long_routes(32)}),
+            "routes",
+        ),
+        (
+            json!({"name": "x", "network": "red", "prefix": "10.9.0.0/16", "gateway": "10.9.0.1", "dhcp": true, "routes": long_routes(26), "dns_servers": ["10.9.0.3"]}),
+            "routes",
+        ),
+        (
+            json!({"name": "x", "network": "red", "prefix": "10.9.0.0/16", "gateway": "10.9.0.1", "dhcp": true, "domain": long_domain}),
+            "domain",
         ),
     ] {
         assert_eq!(

@@ -58,6 +58,7 @@ fn columns(what: &str) -> &'static [(&'static str, &'static str)] {
             ("TX-BYTES", "tx_bytes"),
             ("RX-DROPS", "rx_drops"),
             ("TX-DROPS", "tx_drops"),
+            ("TX-FULL", "tx_full"),
             ("RX-ERRORS", "rx_errors"),
             ("CALLS", "calls"),
         ],
@@ -121,7 +122,44 @@ fn print(what: &str, answer: &Value) -> Result<(), Failure> {
             key => cell(&row[key]),
         }));
     }
-    Ok(table.print()?)
+    table.print()?;
+    if what == "port" {
+        return pairs(rows);
+    }
+    Ok(())
+}
+
+/// The pairs of queues of guests that have several.
+fn pairs(ports: &[Value]) -> Result<(), Failure> {
+    let columns = [
+        ("PAIR", "pair"),
+        ("RX-PACKETS", "rx_packets"),
+        ("RX-BYTES", "rx_bytes"),
+        ("TX-PACKETS", "tx_packets"),
+        ("TX-BYTES", "tx_bytes"),
+        ("TX-DROPS", "tx_drops"),
+        ("TX-FULL", "tx_full"),
+    ];
+    let headings: Vec<&'static str> = std::iter::once("PORT")
+        .chain(columns.map(|(heading, _)| heading))
+        .collect();
+    let mut table = Table::new(&headings);
+    let mut any = false;
+    for port in ports {
+        let pairs = port["queue_pairs"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
+        for pair in pairs.iter().filter(|_| pairs.len() > 1) {
+            any = true;
+            let cells = columns.iter().map(|(_, key)| cell(&pair[key]));
+            table.row(std::iter::once(cell(&port["port"])).chain(cells));
+        }
+    }
+    if any {
+        say("")?;
+        table.print()?;
+    }
+    Ok(())
 }
 
 /// A class a row, with the share of frames that stayed no longer.

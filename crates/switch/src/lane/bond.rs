@@ -17,12 +17,16 @@ use crate::link::slow::SLOW_ETHERTYPE;
 use crate::link::tlv::LLDP_ETHERTYPE;
 use crate::link::{LinkError, Mac, MemberId};
 use crate::net_header::Offload;
+use crate::qos::limit::PerSecond;
 use crate::ring::Sent;
 use crate::stats::Drop;
 use crate::wire::{LinkState, Received, Wire};
 
 /// Frames of link protocols that are kept of a burst; more are dropped.
 const HEARD_MAX: usize = 4;
+/// Frames of link protocols that a member may hear in a second. The protocols have a handful; each may move the bond's flows, which is work for the
+/// lcore, so a neighbour that never ceases to change its mind is not heard out.
+const HEARD_PER_SECOND: u32 = 50;
 /// LACP port priority of every member: that of Linux's bonding driver.
 const PORT_PRIORITY: u16 = 255;
 /// Longest one, in bytes.
@@ -89,10 +93,20 @@ pub struct MemberReport {
     pub stats: MemberStats,
 }
 
-#[derive(Default)]
 struct Member {
     up: bool,
     stats: MemberStats,
+    heard: PerSecond,
+}
+
+impl Member {
+    fn new() -> Self {
+        Self {
+            up: false,
+            stats: MemberStats::default(),
+            heard: PerSecond::new(HEARD_PER_SECOND),
+        }
+    }
 }
 
 /// A bond on this lcore. Member `n` of the wires has the number `n + 1`.
@@ -123,7 +137,7 @@ impl BondPort {
             bond.add_member(number, &member)?;
         }
         Ok(Self {
-            members: wires.iter().map(|_| Member::default()).collect(),
+            members: wires.iter().map(|_| Member::new()).collect(),
             wires,
             bond,
             heard: ArrayVec::new(),
@@ -184,6 +198,13 @@ impl BondPort {
         let _ = self.with(|bond, send| bond.link(member, state.up, state.speed, now, send));
     }
 
+    /// A second begins: every member is heard again.
+    pub(super) fn begin_second(&mut self) {
+        self.members
+            .iter_mut()
+            .for_each(|member| member.heard.refill());
+    }
+
     /// Lets time pass.
     pub fn tick(&mut self, now: Duration) {
         self.with(|bond, send| bond.tick(now, send));
@@ -229,7 +250,7 @@ impl BondPort {
         let (number, before) = ((at + 1) as MemberId, member.stats);
         let in_use = self.bond.takes_from(number);
         let heard = &mut self.heard;
-        let stats = &mut member.stats;
+        let (stats, may_hear) = (&mut member.stats, &mut member.heard);
         frames.retain(|frame| {
             let mut start = [0; 14];
             // SAFETY: the wire lends the frame until it is asked again.
@@ -239,6 +260,10 @@ impl BondPort {
                 stats.rx_inactive += u64::from(!in_use);
                 return in_use;
             };
+            if heard.is_full() || !may_hear.take() {
+                stats.rx_bad += 1;
+                return false;
+            }
             let mut bytes = [0; HEARD_LEN];
             // SAFETY: as above.
             let len = unsafe { frame.data.read(&mut bytes) };
@@ -247,7 +272,7 @@ impl BondPort {
                 protocol,
                 frame: bytes.iter().take(len).copied().collect(),
             };
-            stats.rx_bad += u64::from(heard.try_push(kept).is_err());
+            heard.push(kept);
             false
         });
         (
@@ -301,17 +326,10 @@ impl BondPort {
                     &mut lost,
                 );
                 member.stats.tx_packets += by_this.packets;
-                add(sent, &by_this);
+                sent.add(&by_this);
             }
         }
     }
-}
-
-fn add(sum: &mut Sent, part: &Sent) {
-    sum.packets += part.packets;
-    sum.bytes += part.bytes;
-    sum.segmented += part.segmented;
-    sum.checksums += part.checksums;
 }
 
 /// Sends a frame of our own by a wire, past the port. If the wire has no room now, it is lost, which every link protocol makes up for.
@@ -325,4 +343,93 @@ pub fn transmit(wire: &mut dyn Wire, bytes: &[u8]) {
         wire.send(written as u32, &Offload::NONE, 0);
     }
     wire.flush();
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::fd::BorrowedFd;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::link::bond::Mode;
+    use crate::link::hash::HashPolicy;
+    use crate::link::slow::SLOW_MAC;
+    use crate::net_header::Accepts;
+    use crate::wire::{Interface, Lost};
+
+    /// Frames that come in without end.
+    struct Flood(Vec<u8>);
+
+    impl Wire for Flood {
+        fn receive(&mut self, max: usize, frames: &mut Vec<Received>) -> usize {
+            frames.extend((0..max).map(|_| Received {
+                data: GuestSlice::from_own(&mut self.0),
+                offload: Offload::NONE,
+            }));
+            max
+        }
+
+        fn send_buffer(&mut self) -> Option<GuestSlice> {
+            None
+        }
+
+        fn send(&mut self, _: u32, _: &Offload, _: u16) {}
+
+        fn flush(&mut self) -> usize {
+            0
+        }
+
+        fn accepts(&self) -> Accepts {
+            Accepts::default()
+        }
+
+        fn fd(&self) -> BorrowedFd<'_> {
+            unreachable!("nobody waits for it")
+        }
+
+        fn pending(&mut self) -> bool {
+            true
+        }
+
+        fn interface(&self) -> &Interface {
+            unreachable!("nobody asks its name")
+        }
+
+        fn mac(&self) -> Mac {
+            [2, 0, 0, 0, 0, 1]
+        }
+
+        fn take_lost(&mut self) -> Lost {
+            Lost::default()
+        }
+    }
+
+    #[test]
+    fn a_neighbour_that_never_ceases_is_not_heard_out() {
+        let config = BondConfig {
+            mode: Mode::BalanceXor,
+            policy: HashPolicy::Layer34,
+            up_delay: Duration::ZERO,
+            down_delay: Duration::ZERO,
+            min_links: 1,
+            announcements: 0,
+            announcement_interval: Duration::ZERO,
+        };
+        let pdu = [&SLOW_MAC[..], &[2, 0, 0, 0, 0, 9, 0x88, 0x09], &[1; 110]].concat();
+        let mut bond = BondPort::new(config, vec![Box::new(Flood(pdu))]).unwrap();
+        for _ in 0..2 {
+            let (mut heard, mut bad) = (0, 0);
+            for _ in 0..100 {
+                let mut frames = Vec::new();
+                bad += bond.receive(0, &mut frames).1;
+                heard += bond.take_heard().len() as u64;
+                assert!(frames.is_empty(), "none of them is anybody else's");
+            }
+            assert_eq!(heard, HEARD_PER_SECOND.into());
+            assert_eq!(heard + bad, 100 * BURST as u64);
+            bond.begin_second();
+        }
+        assert_eq!(bond.members[0].stats.rx_packets, 0);
+    }
 }

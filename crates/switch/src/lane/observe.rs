@@ -2,23 +2,28 @@
 //! to them, and as they go out.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use arrayvec::ArrayVec;
 use sumeru_packet::build::Mirrored;
 use sumeru_virtio::GuestSlice;
 
-use super::{Lane, send};
+use super::{Lane, LocalPort, send};
 use crate::capture::{Seen, Tap};
 use crate::egress::Outgoing;
 use crate::flow_export::Meter;
-use crate::frame::{MAX_FRAME, PortIndex};
+use crate::frame::{BURST, Frame, PortIndex};
 use crate::mirror::{Mirror, Target};
 use crate::net_header::Accepts;
 use crate::selection::Direction;
-use crate::stats::{DropReason, Stage};
+use crate::stats::{DropReason, PipelineCounters, Stage};
 
 /// Room for the headers in front of a mirrored frame.
 const LEAD: usize = 128;
+/// Most segments of one frame that go to a collector: those of the longest frame at an MSS of 1024. A guest that asks for more and shorter ones
+/// costs the lcore no more than that.
+const SEGMENTS_MAX: usize = 64;
 
 /// Everybody who looks.
 #[derive(Default)]
@@ -31,8 +36,63 @@ pub struct Observers {
     pub meters: Vec<(u64, Meter)>,
     /// UDP port of VXLAN, for looking into tunnels.
     pub vxlan_port: u16,
-    /// Room for a frame with other headers in front.
-    scratch: Vec<u8>,
+    /// Copies for collectors that have not been sent yet.
+    copies: Copies,
+}
+
+/// Copies for collectors, made one by one and sent together, so that a wire is flushed once for many.
+#[derive(Default)]
+struct Copies {
+    /// By which port they leave.
+    port: Option<PortIndex>,
+    /// Their bytes, one behind the other.
+    bytes: Vec<u8>,
+    /// Where in these each of them is, a burst of them at most.
+    places: ArrayVec<Range<usize>, BURST>,
+    /// Room for as many frames.
+    frames: Vec<Frame>,
+    list: Vec<GuestSlice>,
+}
+
+impl Copies {
+    /// Room for another one of `len` bytes behind the headers `lead`.
+    fn room(&mut self, port: PortIndex, lead: &[u8], len: usize) -> &mut [u8] {
+        self.port = Some(port);
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(lead);
+        let behind = self.bytes.len();
+        self.bytes.resize(behind + len, 0);
+        self.places.push(start..behind + len);
+        &mut self.bytes[behind..]
+    }
+
+    /// Keeps no more than `len` bytes of the last one.
+    fn cut(&mut self, len: usize) {
+        if let Some(place) = self.places.last_mut() {
+            place.end = place.start + len;
+            self.bytes.truncate(place.end);
+        }
+    }
+
+    /// Sends them by `port`.
+    fn send(&mut self, port: &mut LocalPort, counters: &PipelineCounters) {
+        self.frames.resize_with(BURST, Frame::new);
+        self.list.clear();
+        let frames = (0..).zip(&mut self.frames);
+        for ((number, frame), place) in frames.zip(&self.places) {
+            let Some(bytes) = self.bytes.get_mut(place.clone()) else {
+                continue;
+            };
+            frame.load_own(bytes);
+            frame.first_segment = number;
+            self.list.push(GuestSlice::from_own(bytes));
+        }
+        let order: [u8; BURST] = std::array::from_fn(|at| at as u8);
+        let order = &order[..self.list.len()];
+        send(port, &self.frames, order, &[], &self.list, counters);
+        self.places.clear();
+        self.bytes.clear();
+    }
 }
 
 impl Observers {
@@ -130,6 +190,22 @@ impl Lane {
             self.mirror(&mut observers, index, at);
         }
         self.observers = Some(observers);
+        self.send_copies();
+    }
+
+    /// Sends the copies for collectors that the burst has come to.
+    #[cold]
+    pub fn send_copies(&mut self) {
+        let Some(copies) = self.observers.as_mut().map(|all| &mut all.copies) else {
+            return;
+        };
+        let Some(index) = copies.port.take() else {
+            return;
+        };
+        if let Some(Some(port)) = self.ports.get_mut(usize::from(index)) {
+            copies.send(port, &self.counters);
+        }
+        self.unsettled(index);
     }
 
     /// Lets flow meters look for flows that are over.
@@ -152,7 +228,7 @@ impl Lane {
     ) {
         let Observers {
             mirrors,
-            scratch,
+            copies,
             vxlan_port,
             ..
         } = observers;
@@ -164,7 +240,7 @@ impl Lane {
             match mirror.target {
                 Target::Port(to) => self.mirror_to_port(index, to, mirror),
                 Target::Collector { .. } => {
-                    self.mirror_to_collector(index, direction, mirror, scratch);
+                    self.mirror_to_collector(index, direction, mirror, copies);
                 }
             }
         }
@@ -196,7 +272,7 @@ impl Lane {
         index: usize,
         direction: Direction,
         mirror: &Mirror,
-        scratch: &mut Vec<u8>,
+        copies: &mut Copies,
     ) {
         let counters = &*mirror.counters;
         let (
@@ -209,53 +285,58 @@ impl Lane {
             counters.lost.add(1);
             return;
         };
-        scratch.resize(LEAD + MAX_FRAME as usize, 0);
-        let tci = |bytes: &[u8]| {
-            let tagged = matches!(bytes.get(12..14), Some([0x81, 0] | [0x88, 0xa8]));
-            let tci = bytes.get(14..16)?.first_chunk::<2>()?;
-            tagged.then(|| u16::from_be_bytes(*tci))
+        let frame = &self.frames[index];
+        let Some(Some(local)) = self.ports.get_mut(usize::from(*port)) else {
+            counters.lost.add(1);
+            return;
         };
-        let vlan_tci = tci(self.frames[index].header.header());
+        let Ok(mut outgoing) = Outgoing::new(frame, &self.list, Accepts::default()) else {
+            counters.lost.add(1);
+            return;
+        };
+        let most = usize::from(*mtu).saturating_sub(outer.ip_len() + header.len());
+        let most = most.min(*snaplen as usize);
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH);
-        let timestamp = (elapsed.unwrap_or_default().as_micros() / 100) as u32;
-        let mut next = 0;
-        loop {
-            let frame = &self.frames[index];
-            let Ok(mut outgoing) = Outgoing::new(frame, &self.list, Accepts::default()) else {
-                counters.lost.add(1);
-                return;
-            };
-            let Some(piece) = outgoing.nth(next) else {
-                return;
-            };
-            next += 1;
-            let Some(room) = scratch.get_mut(LEAD..LEAD + piece.len as usize) else {
+        let mut mirrored = Mirrored {
+            len: 0,
+            truncated: false,
+            sent: direction == Direction::Out,
+            vlan_tci: tci(frame.header.header()),
+            sequence: 0,
+            timestamp: (elapsed.unwrap_or_default().as_micros() / 100) as u32,
+        };
+        while let Some(piece) = outgoing.next() {
+            let whole = piece.len as usize;
+            mirrored.len = whole.min(most);
+            mirrored.truncated = mirrored.len < whole;
+            mirrored.sequence = counters.packets.get() as u32;
+            let mut lead = [0; LEAD];
+            let lead_len = header.write(&mut lead, outer, &mirrored);
+            let Some(lead) = lead_len.ok().and_then(|len| lead.get(..len)) else {
                 counters.lost.add(1);
                 continue;
             };
+            if piece.index >= SEGMENTS_MAX {
+                counters.lost.add(1);
+                continue;
+            }
+            let room = copies.room(*port, lead, whole);
             // SAFETY: the frame is of the burst in hand, whose memory is mapped; the room is ours.
             unsafe { outgoing.write(&piece, &[], &[GuestSlice::from_own(room)]) };
-            let most = usize::from(*mtu).saturating_sub(outer.ip_len() + header.len());
-            let len = (piece.len as usize).min(most).min(*snaplen as usize);
-            let mirrored = Mirrored {
-                len,
-                truncated: len < piece.len as usize,
-                sent: direction == Direction::Out,
-                vlan_tci,
-                sequence: counters.packets.get() as u32,
-                timestamp,
-            };
-            let mut lead = [0; LEAD];
-            let Ok(lead_len) = header.write(&mut lead, outer, &mirrored) else {
-                counters.lost.add(1);
-                continue;
-            };
-            let start = LEAD - lead_len;
-            scratch[start..LEAD].copy_from_slice(&lead[..lead_len]);
+            copies.cut(lead.len() + mirrored.len);
             counters.packets.add(1);
-            counters.bytes.add(len as u64);
+            counters.bytes.add(mirrored.len as u64);
             self.counters.passed(Stage::Mirror, 1);
-            self.send_own(*port, &mut scratch[start..LEAD + len]);
+            if copies.places.is_full() {
+                copies.send(local, &self.counters);
+            }
         }
     }
+}
+
+/// The tag of a frame, if it begins with one.
+fn tci(bytes: &[u8]) -> Option<u16> {
+    let tagged = matches!(bytes.get(12..14), Some([0x81, 0] | [0x88, 0xa8]));
+    let tci = bytes.get(14..16)?.first_chunk::<2>()?;
+    tagged.then(|| u16::from_be_bytes(*tci))
 }

@@ -9,29 +9,21 @@ use sumeru_packet::{HEADER_MAX, L3Kind};
 use super::{Lane, Outcome};
 use crate::egress;
 use crate::frame::{Frame, PortIndex};
-use crate::net_header::Gso;
 use crate::program::{Hop, Op};
-use crate::services::{ANSWERS_PER_SECOND, Answer};
+use crate::services::Answer;
 use crate::stats::{Drop, Stage};
 
 /// Longest question, and longest answer.
 const LONGEST: usize = 2048;
 
 impl Lane {
-    /// A second is over: every port may ask again.
-    pub fn allow_answers(&mut self) {
-        for port in self.ports.iter_mut().flatten() {
-            port.answers_left = ANSWERS_PER_SECOND;
-        }
-    }
-
     /// Answers a frame to the port that it came from.
     #[cold]
     pub(super) fn answer(&mut self, index: usize, answer: &Answer) -> Outcome {
         let in_port = self.frames[index].in_port;
-        match self.port(in_port).map(|port| &mut port.answers_left) {
-            None | Some(0) => return self.dropped(index, Drop::AnswerLimit.into()),
-            Some(left) => *left -= 1,
+        let may = self.port(in_port).is_some_and(|port| port.answered.take());
+        if !may {
+            return self.dropped(index, Drop::AnswerLimit.into());
         }
         let frame = &self.frames[index];
         let (mut question, mut reply) = ([0; LONGEST], [0; LONGEST]);
@@ -104,10 +96,7 @@ fn refused(frame: &Frame, hop: &Hop) -> Option<IcmpError> {
     if *ttl? <= 1 {
         return Some(IcmpError::TimeExceeded);
     }
-    let longest = match frame.offload.gso {
-        Gso::None => frame.len.saturating_sub(layer.l3.into()),
-        _ => u32::from(layer.payload - layer.l3) + u32::from(frame.offload.gso_size),
-    };
+    let longest = frame.longest_piece().saturating_sub(l3 as u32);
     let mtu = hop.mtu;
     (longest > mtu.into() && !may_be_cut).then_some(IcmpError::TooBig { mtu })
 }

@@ -21,7 +21,7 @@ use crate::ring::check_mtu;
 use crate::stats::Stage;
 
 /// ICMP errors that a port may send the engine to write in a second (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f).
-pub const ERRORS_PER_SECOND: u8 = 100;
+pub const ERRORS_PER_SECOND: u32 = 100;
 /// Bytes of a frame that a quote may need: the longest ICMPv6 error holds less.
 const QUOTED: usize = 1280;
 /// Longest answer: with its link header.
@@ -70,7 +70,7 @@ impl Lane {
         let Some(Some(port)) = self.ports.get_mut(usize::from(from)) else {
             return;
         };
-        if !port.answers || port.errors_left == 0 {
+        if !port.answers || port.errors.is_spent() {
             return;
         }
         let lead = match &port.attachment {
@@ -87,7 +87,7 @@ impl Lane {
         let Some(len) = write(&bytes[..len], frame, over, &mut answer) else {
             return;
         };
-        port.errors_left -= 1;
+        port.errors.take();
         self.counters.passed(Stage::PathMtu, 1);
         self.send_own(from, &mut answer[..len]);
     }

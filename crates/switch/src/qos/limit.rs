@@ -82,6 +82,39 @@ impl Limiter {
     }
 }
 
+/// At most so many events in a second, by a clock of whole seconds: the owner says when the next one begins.
+///
+/// It is for what is rare and costs more to do than a bucket of tokens is worth: around the turn of a second twice as many may come at once.
+#[derive(Clone, Copy, Debug)]
+pub struct PerSecond {
+    most: u32,
+    left: u32,
+}
+
+impl PerSecond {
+    /// `most` in every second, all of them left in this one.
+    pub const fn new(most: u32) -> PerSecond {
+        PerSecond { most, left: most }
+    }
+
+    /// None are left in this second.
+    pub fn is_spent(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Takes one; false if none is left.
+    pub fn take(&mut self) -> bool {
+        let may = !self.is_spent();
+        self.left -= u32::from(may);
+        may
+    }
+
+    /// The next second begins.
+    pub fn refill(&mut self) {
+        self.left = self.most;
+    }
+}
+
 /// The kinds of traffic that are sent to all ports of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StormKind {
@@ -171,6 +204,17 @@ mod tests {
     use super::*;
 
     const NS: u64 = 1_000_000_000;
+
+    #[test]
+    fn so_many_in_a_second_and_no_more() {
+        let mut limit = PerSecond::new(3);
+        for _ in 0..2 {
+            assert!(!limit.is_spent());
+            assert_eq!((0..10).filter(|_| limit.take()).count(), 3);
+            assert!(limit.is_spent());
+            limit.refill();
+        }
+    }
 
     #[test]
     fn kinds_of_storms() {

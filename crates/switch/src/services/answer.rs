@@ -119,6 +119,14 @@ impl Advertisement {
         self.write_to(out, ALL_NODES_MAC, ALL_NODES)
     }
 
+    /// What a router says that is none any more: the same, but nobody is to go by it.
+    pub(crate) fn last(&self) -> Self {
+        Self {
+            lifetime: 0,
+            ..self.clone()
+        }
+    }
+
     fn write_to(&self, out: &mut [u8], mac: [u8; 6], to: Ipv6Addr) -> Option<usize> {
         let what = RouterAdvertisement {
             hop_limit: 64,
@@ -198,6 +206,11 @@ fn dhcp6(
         .association
         .and_then(|association| association.address)
         .is_none_or(|address| address == lease.address);
+    // Without an address there is nothing to say of the link (section 18.3.3).
+    let confirmed = request.association.is_some_and(|a| a.address.is_some());
+    if request.kind == dhcp6::Kind::Confirm && !confirmed {
+        return None;
+    }
     let status = match request.kind {
         dhcp6::Kind::Confirm if !here => Status::NotOnLink,
         _ => Status::Success,

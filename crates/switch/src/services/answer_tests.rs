@@ -244,4 +244,7 @@ fn solicitations_of_routers_and_dhcpv6() {
     assert_eq!(reply[62], 7, "a reply at once");
     let address: Ipv6Addr = "2001:db8::1".parse().unwrap();
     assert!(reply.windows(16).any(|bytes| bytes == address.octets()));
+    // Whether an address is still good on the link: with none there is nothing to say (section 18.3.3).
+    frame[62] = 4;
+    assert_eq!(answered(&lease, &frame[..len]), None);
 }

@@ -3,18 +3,24 @@
 //! Every lcore has its own table. What a guest can make it ask for is bounded per network.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sumeru_packet::{L3Kind, Layout, build};
 
 use super::Services;
 use super::answer::{ALL_NODES, ALL_NODES_MAC};
+use crate::frame::PortIndex;
 use crate::snapshot::{NetworkId, Snapshot};
 
 /// Most neighbours of a network.
 const CAPACITY: usize = 4096;
 /// Most of them that have not answered yet; for others the question waits until one of these did or was given up.
 const ASKED_MAX: usize = 256;
+/// Most of these that frames of one port wanted: a guest that looks for many hosts keeps nobody else from finding theirs.
+const ASKED_BY_PORT_MAX: usize = 64;
+/// Most questions of a network in a second.
+const QUESTIONS_MAX: usize = 256;
 /// Seconds after an answer when a neighbour is asked again (RFC 4861 section 10, REACHABLE_TIME).
 const REACHABLE: u32 = 30;
 /// Questions without an answer until a neighbour is forgotten (MAX_UNICAST_SOLICIT).
@@ -28,6 +34,8 @@ pub fn change_of(network: NetworkId, address: IpAddr) -> u64 {
 #[derive(Clone, Copy, Debug, Default)]
 struct Neighbour {
     mac: Option<[u8; 6]>,
+    /// Whose frame wanted to know it.
+    asker: PortIndex,
     /// Seconds of the lcore's clock at its last answer.
     answered: u32,
     /// Questions since then.
@@ -45,35 +53,57 @@ pub enum Wanted {
     Refused,
 }
 
+/// The neighbours of a network, and how many have not answered yet, by who wanted to know them.
+#[derive(Debug, Default)]
+struct Table {
+    known: HashMap<IpAddr, Neighbour>,
+    asked: usize,
+    asked_by: HashMap<PortIndex, usize>,
+}
+
+impl Table {
+    /// One that a port wanted to know has answered, or never will.
+    fn settled(&mut self, asker: PortIndex) {
+        self.asked = self.asked.saturating_sub(1);
+        if let Entry::Occupied(mut by) = self.asked_by.entry(asker) {
+            *by.get_mut() -= 1;
+            if *by.get() == 0 {
+                by.remove();
+            }
+        }
+    }
+}
+
 /// The neighbours of routers.
 #[derive(Debug, Default)]
 pub struct Neighbours {
-    networks: HashMap<NetworkId, HashMap<IpAddr, Neighbour>>,
+    networks: HashMap<NetworkId, Table>,
 }
 
 impl Neighbours {
     /// The link-layer address of a neighbour.
     pub fn mac(&self, network: NetworkId, address: IpAddr) -> Option<[u8; 6]> {
-        self.networks.get(&network)?.get(&address)?.mac
+        self.networks.get(&network)?.known.get(&address)?.mac
     }
 
-    /// Wants to know a neighbour.
-    pub fn want(&mut self, network: NetworkId, address: IpAddr) -> Wanted {
-        let of = self.networks.entry(network).or_default();
-        let asked = of.values().filter(|known| known.mac.is_none()).count();
-        if of.contains_key(&address) {
+    /// Wants to know a neighbour, for a frame of port `asker`.
+    pub fn want(&mut self, network: NetworkId, address: IpAddr, asker: PortIndex) -> Wanted {
+        let table = self.networks.entry(network).or_default();
+        if table.known.contains_key(&address) {
             return Wanted::Already;
         }
-        if of.len() >= CAPACITY || asked >= ASKED_MAX {
+        let by = table.asked_by.get(&asker).copied().unwrap_or(0);
+        if table.known.len() >= CAPACITY || table.asked >= ASKED_MAX || by >= ASKED_BY_PORT_MAX {
             return Wanted::Refused;
         }
-        of.insert(
-            address,
-            Neighbour {
-                probes: 1,
-                ..Neighbour::default()
-            },
-        );
+        let neighbour = Neighbour {
+            asker,
+            probes: 1,
+            ..Neighbour::default()
+        };
+        table.known.insert(address, neighbour);
+        table.asked += 1;
+        table.asked_by.insert(asker, by + 1);
         Wanted::Now
     }
 
@@ -82,42 +112,58 @@ impl Neighbours {
         if mac[0] & 1 != 0 || mac == [0; 6] {
             return false;
         }
-        let Some(entry) = self
-            .networks
-            .get_mut(&network)
-            .and_then(|of| of.get_mut(&address))
-        else {
+        let Some(table) = self.networks.get_mut(&network) else {
             return false;
         };
-        let news = entry.mac != Some(mac);
+        let Some(entry) = table.known.get_mut(&address) else {
+            return false;
+        };
+        let before = *entry;
         *entry = Neighbour {
             mac: Some(mac),
             answered: now,
             probes: 0,
+            ..before
         };
-        news
+        if before.mac.is_none() {
+            table.settled(before.asker);
+        }
+        before.mac != Some(mac)
     }
 
-    /// Once a second: who is to be asked again, and who is forgotten.
+    /// Once a second: who is to be asked again, and who is forgotten. Whoever has answered before is asked at the link-layer address that it had
+    /// (RFC 1122 section 2.3.2.1, RFC 4861 section 7.3.3), and only the last time everybody.
     pub fn ask(
         &mut self,
         now: u32,
-        mut ask: impl FnMut(NetworkId, IpAddr),
+        mut ask: impl FnMut(NetworkId, IpAddr, Option<[u8; 6]>),
         mut lost: impl FnMut(NetworkId, IpAddr),
     ) {
-        for (network, of) in &mut self.networks {
-            of.retain(|address, entry| {
+        for (network, table) in &mut self.networks {
+            let mut questions = 0;
+            let mut given_up = Vec::new();
+            table.known.retain(|address, entry| {
                 if entry.mac.is_some() && now.saturating_sub(entry.answered) < REACHABLE {
                     return true;
                 }
                 if entry.probes >= MAX_PROBES {
                     lost(*network, *address);
+                    if entry.mac.is_none() {
+                        given_up.push(entry.asker);
+                    }
                     return false;
                 }
-                entry.probes += 1;
-                ask(*network, *address);
+                if questions < QUESTIONS_MAX {
+                    questions += 1;
+                    entry.probes += 1;
+                    let at = entry.mac.filter(|_| entry.probes < MAX_PROBES);
+                    ask(*network, *address, at);
+                }
                 true
             });
+            for asker in given_up {
+                table.settled(asker);
+            }
         }
     }
 
@@ -188,20 +234,48 @@ pub fn told(frame: &[u8], layout: &Layout) -> Option<(IpAddr, [u8; 6])> {
 mod tests {
     use super::*;
 
+    fn address(n: u32) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + n))
+    }
+
+    /// How many of these hosts are asked for a port.
+    fn asked(neighbours: &mut Neighbours, hosts: std::ops::Range<u32>, port: PortIndex) -> usize {
+        hosts
+            .filter(|n| neighbours.want(5, address(*n), port) == Wanted::Now)
+            .count()
+    }
+
+    /// Lets seconds pass; answers who was asked where, and who was forgotten.
+    #[allow(clippy::type_complexity)]
+    fn pass(
+        neighbours: &mut Neighbours,
+        seconds: std::ops::Range<u32>,
+    ) -> (Vec<(IpAddr, Option<[u8; 6]>)>, Vec<IpAddr>) {
+        let (mut asked, mut lost) = (Vec::new(), Vec::new());
+        for now in seconds {
+            let ask = |_, address, mac| asked.push((address, mac));
+            neighbours.ask(now, ask, |_, address| lost.push(address));
+        }
+        (asked, lost)
+    }
+
     #[test]
     fn only_those_that_were_asked_are_believed_and_only_so_many_are_asked() {
         let mut neighbours = Neighbours::default();
-        let address = |n: u32| IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + n));
         let mac = [2, 0, 0, 0, 0, 1];
         assert!(!neighbours.answer(5, address(1), mac, 0));
-        let asked = (0..1000)
-            .filter(|n| neighbours.want(5, address(*n)) == Wanted::Now)
-            .count();
-        assert_eq!(asked, ASKED_MAX);
-        assert_eq!(neighbours.want(5, address(999)), Wanted::Refused);
-        assert_eq!(neighbours.want(5, address(1)), Wanted::Already);
+        assert_eq!(asked(&mut neighbours, 0..1000, 1), ASKED_BY_PORT_MAX);
         assert_eq!(
-            neighbours.want(6, address(1)),
+            asked(&mut neighbours, 1000..2000, 2),
+            ASKED_BY_PORT_MAX,
+            "another port has its own share"
+        );
+        assert_eq!(asked(&mut neighbours, 2000..3000, 3), ASKED_BY_PORT_MAX);
+        assert_eq!(asked(&mut neighbours, 3000..4000, 4), ASKED_BY_PORT_MAX);
+        assert_eq!(asked(&mut neighbours, 4000..5000, 5), 0, "that is all");
+        assert_eq!(neighbours.want(5, address(1), 9), Wanted::Already);
+        assert_eq!(
+            neighbours.want(6, address(1), 1),
             Wanted::Now,
             "another network has its own"
         );
@@ -209,26 +283,47 @@ mod tests {
         assert!(!neighbours.answer(5, address(1), mac, 0), "no news");
         assert_eq!(neighbours.mac(5, address(1)), Some(mac));
         assert_eq!(neighbours.mac(6, address(1)), None);
+        assert_eq!(
+            asked(&mut neighbours, 4000..5000, 1),
+            1,
+            "one has been answered"
+        );
         // Who never answers is forgotten, and others get their turn.
-        let mut lost = Vec::new();
-        for now in 1..4 {
-            neighbours.ask(
-                now,
-                |_, _| {},
-                |network, address| lost.push((network, address)),
-            );
-        }
-        assert_eq!(lost.len(), 256);
-        assert!(!lost.contains(&(5, address(1))), "it has answered");
-        assert_eq!(neighbours.want(5, address(700)), Wanted::Now);
-        for now in 30..34 {
-            neighbours.ask(
-                now,
-                |_, _| {},
-                |network, address| lost.push((network, address)),
-            );
-        }
-        assert!(lost.contains(&(5, address(1))));
+        let (_, lost) = pass(&mut neighbours, 1..4);
+        assert_eq!(lost.len(), ASKED_MAX + 1);
+        assert_eq!(neighbours.mac(5, address(1)), Some(mac), "it has answered");
+        assert_eq!(asked(&mut neighbours, 5000..6000, 1), ASKED_BY_PORT_MAX);
+        let (_, lost) = pass(&mut neighbours, 30..34);
+        assert!(lost.contains(&address(1)));
         assert_eq!(neighbours.mac(5, address(1)), None);
+    }
+
+    #[test]
+    fn who_has_answered_is_asked_where_it_was_and_not_all_at_once() {
+        let mut neighbours = Neighbours::default();
+        let mac = [2, 0, 0, 0, 0, 1];
+        for n in 0..1000 {
+            assert_eq!(neighbours.want(5, address(n), 1), Wanted::Now);
+            neighbours.answer(5, address(n), mac, 0);
+        }
+        for now in 30..34 {
+            let (asked, lost) = pass(&mut neighbours, now..now + 1);
+            assert_eq!(
+                (asked.len(), lost.len()),
+                (if now < 33 { 256 } else { 232 }, 0)
+            );
+            for (address, at) in asked {
+                assert_eq!(at, Some(mac), "not everybody is asked");
+                neighbours.answer(5, address, mac, now);
+            }
+        }
+        // Who has gone is looked for everywhere before it is forgotten.
+        let mut neighbours = Neighbours::default();
+        neighbours.want(5, address(1), 1);
+        neighbours.answer(5, address(1), mac, 0);
+        let (asked, lost) = pass(&mut neighbours, 30..34);
+        let at: Vec<_> = asked.iter().map(|(_, at)| *at).collect();
+        assert_eq!(at, [Some(mac), Some(mac), None]);
+        assert_eq!(lost, [address(1)]);
     }
 }

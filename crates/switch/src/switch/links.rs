@@ -26,7 +26,7 @@ impl Switch {
         let index = view.index;
         let names = wires.iter().map(|wire| wire.interface().name().to_owned());
         let members: Vec<(MemberId, String)> = (1..).zip(names).collect();
-        let counters = self.blocks(index)?;
+        let counters = self.blocks(index, 1)?;
         let added = self.owner().call(move |worker, watch| {
             let wires = wires.into_iter().map(|wire| wire as Box<dyn Wire>);
             let bond = BondPort::new(config, wires.collect())?;

@@ -1,7 +1,7 @@
 //! Who looks at frames besides those who get them, as control makes them: captures, mirrors, flow meters.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sumeru_engine::{Tsc, spsc};
@@ -32,21 +32,25 @@ impl Switch {
         snaplen: u32,
     ) -> Result<(u64, Capturing), SwitchError> {
         let (to, seen) = spsc::channel(DEPTH);
-        let (lost, ended) = (
-            Arc::new(AtomicU64::new(0)),
-            Arc::new(AtomicBool::new(false)),
-        );
+        let (lost, ended, waiting) = Default::default();
+        let capturing = Capturing {
+            seen,
+            waiting,
+            lost,
+            ended,
+        };
         let tap = Tap {
             to,
             selector: Selector::new(selection),
             snaplen,
-            lost: lost.clone(),
-            ended: ended.clone(),
+            waiting: capturing.waiting.clone(),
+            lost: capturing.lost.clone(),
+            ended: capturing.ended.clone(),
         };
         let number = self.number();
         self.owner()
             .call(move |worker, _| worker.add_tap(number, tap))?;
-        Ok((number, Capturing { seen, lost, ended }))
+        Ok((number, capturing))
     }
 
     /// Ends capturing. The consumer still holds what was seen before.
@@ -126,8 +130,20 @@ impl Switch {
 pub struct Capturing {
     /// Where frames arrive.
     pub seen: spsc::Consumer<Seen>,
+    /// Bytes of those that wait there.
+    pub waiting: Arc<AtomicU64>,
     /// Those that found no room.
     pub lost: Arc<AtomicU64>,
     /// To be set when no more are wanted.
     pub ended: Arc<AtomicBool>,
+}
+
+impl Capturing {
+    /// The next frame, if one waits.
+    pub fn take(&mut self) -> Option<Seen> {
+        let seen = self.seen.pop()?;
+        let len = seen.bytes.len() as u64;
+        self.waiting.fetch_sub(len, Ordering::Relaxed);
+        Some(seen)
+    }
 }

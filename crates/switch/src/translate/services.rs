@@ -178,6 +178,10 @@ impl Walk<'_> {
         let Some(advertisement) = services.advertisement.clone() else {
             return false;
         };
+        // Somebody else's router forwarded it (RFC 4861 section 6.1.1).
+        if self.get(Field::IpTtl(OUTER)) != 255 {
+            return false;
+        }
         self.say("service", |walk| {
             format!("network {}: router advertisement", walk.name_of(id))
         });
@@ -232,7 +236,10 @@ impl Walk<'_> {
         if !services.floating.is_empty() {
             self.get(Field::IpDst(OUTER));
             if let Some(floating) = services.floating.get(&address) {
-                return self.come_in(services, from, floating);
+                if self.is_stray(eth_type) {
+                    return true;
+                }
+                return self.come_in(services, from, floating, None);
             }
         }
         let Some(router) = &services.router else {
@@ -247,11 +254,11 @@ impl Walk<'_> {
         if way == Some(Way::Own) {
             return self.own(id, services, from, address);
         }
-        // What is good on one link only stays there (RFC 4291 section 2.5.6).
-        let on_link = eth_type == IPV6
-            && self.get_bits(Field::IpSrc(OUTER), leading(10)) >> 118 == 0xfe80 >> 6;
-        if on_link || way == Some(Way::Nowhere) {
+        if way == Some(Way::Nowhere) {
             self.drop(Drop::NoRoute);
+            return true;
+        }
+        if self.is_stray(eth_type) {
             return true;
         }
         if route.is_none_or(|route| route.length == 0)
@@ -281,6 +288,31 @@ impl Walk<'_> {
             )
         });
         self.forward(services, from, network, next)
+    }
+
+    /// Whether a packet's sender has no business on another link, and drops it then: what is good on one link only stays there (RFC 3927
+    /// section 7, RFC 4291 section 2.5.6), and groups, this host and nobody send nothing (RFC 1812 section 5.3.7, RFC 4291 sections 2.5.2, 2.5.3
+    /// and 2.7). Looks at as many bits of the address as that takes.
+    fn is_stray(&mut self, eth_type: u128) -> bool {
+        let source = Field::IpSrc(OUTER);
+        let reason = if eth_type == IPV6 {
+            match self.get_bits(source, 0xffc0 << 112) >> 112 {
+                0xfe80 => Some(Drop::NoRoute),
+                0xff00.. => Some(Drop::BadSource),
+                0 => (self.get(source) <= 1).then_some(Drop::BadSource),
+                _ => None,
+            }
+        } else {
+            match self.get_bits(source, 0xff << 24) >> 24 {
+                169 if self.get_bits(source, 0xffff << 16) >> 16 == 0xa9fe => Some(Drop::NoRoute),
+                0 | 127 | 224.. => Some(Drop::BadSource),
+                _ => None,
+            }
+        };
+        if let Some(reason) = reason {
+            self.drop(reason);
+        }
+        reason.is_some()
     }
 
     /// The floating address that stands for a frame's sender.
@@ -316,8 +348,7 @@ impl Walk<'_> {
         };
         // One floating address may talk to another.
         if let Some(other) = outside.floating.get(&next) {
-            self.translated(&floating, Direction::Original);
-            return self.come_in(services, from, other);
+            return self.come_in(services, from, other, Some(&floating));
         }
         let Some((mac, place)) = self.next(outside, floating.network, next) else {
             return true;
@@ -333,8 +364,14 @@ impl Walk<'_> {
         self.leave(from, floating.network, place)
     }
 
-    /// A packet to a floating address goes to its port.
-    fn come_in(&mut self, services: &Services, from: Target, floating: &Floating) -> bool {
+    /// A packet to a floating address goes to its port; if its sender has one, too, that is what it comes from (`own`).
+    fn come_in(
+        &mut self,
+        services: &Services,
+        from: Target,
+        floating: &Floating,
+        own: Option<&Floating>,
+    ) -> bool {
         self.say("router", |walk| {
             format!(
                 "floating-ip {}: to {} of network {}",
@@ -360,7 +397,11 @@ impl Walk<'_> {
             source: self.teller(services, from, floating.address).or(source),
             mtu: inside.mtu,
         };
+        // Before any address is another one: what a sender is told of its packet is about the packet that it sent.
         self.hop(hop);
+        if let Some(own) = own {
+            self.translated(own, Direction::Original);
+        }
         self.translated(floating, Direction::Reply);
         self.leave(from, floating.inside_network, host.place)
     }

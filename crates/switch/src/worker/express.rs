@@ -250,15 +250,19 @@ impl SwitchWorker {
         if unwrapped != 0 {
             lane.counters.passed(Stage::Decapsulate, unwrapped);
         }
-        self.count_express(from, done as u64, bytes);
+        self.count_express(source, done as u64, bytes);
         done
     }
 
     #[inline(always)]
-    fn count_express(&mut self, from: PortIndex, packets: u64, bytes: u64) {
-        if let Some(Some(from)) = self.lane.ports.get(usize::from(from)) {
+    fn count_express(&mut self, source: Source, packets: u64, bytes: u64) {
+        if let Some(Some(from)) = self.lane.ports.get(usize::from(source.port)) {
             from.counters.rx_packets.add(packets);
             from.counters.rx_bytes.add(bytes);
+            if let Some(pair) = from.counters.pairs.get(source.pair) {
+                pair.rx_packets.add(packets);
+                pair.rx_bytes.add(bytes);
+            }
         }
         for stage in [Stage::Receive, Stage::Known, Stage::Transmit] {
             self.lane.counters.passed(stage, packets);

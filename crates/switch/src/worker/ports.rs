@@ -19,7 +19,7 @@ use crate::lane::{Attachment, LocalPort, Observers, RingPair};
 use crate::mirror::Mirror;
 use crate::ring::{Receiver, Sender};
 use crate::rules::Parsing;
-use crate::stats::PortCounters;
+use crate::stats::{Drop, PortCounters};
 use crate::wire::Wire;
 
 /// UDP port of VXLAN where nothing else is said (RFC 7348 section 5).
@@ -94,6 +94,10 @@ impl SwitchWorker {
                 .wires()
                 .iter()
                 .for_each(|wire| watch.remove(wire.fd()));
+            // They go with it.
+            let waiting = port.queue().map_or(0, EgressQueue::backlog);
+            let counters = &self.lane.counters;
+            counters.dropped_many(Drop::PortDown.into(), waiting.into());
         }
         self.link.forget(index);
         self.reconfigure();
@@ -250,6 +254,7 @@ impl SwitchWorker {
         self.fdb.reconcile(&self.snapshot, self.now);
         self.neighbours.reconcile(&self.snapshot);
         self.residents.reconcile(&self.snapshot);
+        self.announced.look_again();
         self.set_parsing();
         self.lane.floods.clear();
         allow_floods(&mut self.lane.floods, &self.snapshot);

@@ -78,8 +78,9 @@ impl SwitchWorker {
             self.ask(remote);
         }
         if let Some((network, address)) = decision.want {
-            match self.residents.want(network, address) {
-                Wanted::Now => self.ask_on(network, address),
+            let asker = self.lane.frames[index].in_port;
+            match self.residents.want(network, address, asker) {
+                Wanted::Now => self.ask_on(network, address, None),
                 Wanted::Already => {}
                 Wanted::Refused => decision.once = true,
             }

@@ -8,7 +8,7 @@ use sumeru_engine::Tsc;
 use super::SwitchWorker;
 use crate::fdb::change_of;
 use crate::frame::PortIndex;
-use crate::lane::{Attachment, ERRORS_PER_SECOND, LocalPort};
+use crate::lane::{Attachment, LocalPort};
 use crate::ring::Receiver;
 use crate::snapshot::{NetworkId, Snapshot};
 use crate::stats::Drop;
@@ -42,9 +42,7 @@ impl SwitchWorker {
             return;
         }
         allow_floods(&mut self.lane.floods, &self.snapshot);
-        for port in self.lane.ports.iter_mut().flatten() {
-            port.errors_left = ERRORS_PER_SECOND;
-        }
+        self.lane.begin_second();
         self.serve_networks();
         if seconds.is_multiple_of(SWEEP) {
             self.cache.begin_sweep();
