@@ -22,7 +22,7 @@ use crate::program::{Op, Tunnel};
 use crate::track::Track;
 
 /// Frames that are told apart at first, and at most; powers of two. 64 bytes each.
-const SLOTS: [usize; 2] = [1 << 11, 1 << 18];
+const SLOTS: [usize; 2] = [1 << 11, 1 << 19];
 /// Ways of a set.
 const WAYS: usize = 2;
 /// The place of no connection.
@@ -113,6 +113,8 @@ pub(super) struct PlainSlots {
     sets: Vec<[Slot; WAYS]>,
     /// Slots that were ever used.
     used: usize,
+    /// Counts how often what was kept was given up.
+    arrangement: u32,
     /// Newcomers that found every way taken.
     refused: u32,
     salt: u64,
@@ -123,16 +125,18 @@ impl PlainSlots {
         Self {
             sets: Vec::new(),
             used: 0,
+            arrangement: 1,
             refused: 0,
             salt: RandomState::new().hash_one(0),
         }
     }
 
-    /// Makes room for more when half of it is used. What was there comes back as frames are met.
+    /// Makes room for more when a quarter of it is used: a frame that finds no place keeps those behind it in its burst from being known too. What was there comes back as frames are
+    /// met.
     fn widen(&mut self) {
         let [least, most] = SLOTS;
         let slots = self.sets.len() * WAYS;
-        if slots != 0 && (slots == most || self.used < slots / 2) {
+        if slots != 0 && (slots == most || self.used < slots / 4) {
             return;
         }
         let sets = (slots * 4).clamp(least, most) / WAYS;
@@ -147,6 +151,7 @@ impl PlainSlots {
             }; WAYS],
         );
         (self.sets, self.used) = (wider, 0);
+        self.arrangement = self.arrangement.wrapping_add(1);
     }
 
     /// Realms' frames are spread apart, by a number that nobody outside knows: whoever would have another's frames pushed out cannot say where they are.
@@ -221,6 +226,8 @@ pub(super) struct PlainPort {
 const PATIENCE: i32 = 4096;
 /// For so many bursts.
 const REST: u32 = 2048;
+/// Frames of an entry after which its place is looked after again: it may have been taken.
+const TOLD_AGAIN: u32 = 64;
 /// When all ways of a set are taken, one newcomer of so many gets a place: many flows that take turns would else do nothing but push each other out.
 const ONE_IN: u32 = 16;
 
@@ -357,9 +364,14 @@ impl Cache {
     /// A parsed frame met an entry: frames with its bytes will be known, if it is plain and the entry of those that need nothing but to be sent.
     #[inline(always)]
     pub fn acquaint(&mut self, frame: &Frame, entry: u32, options: &ParseOptions) {
-        let Some(kept) = self.table.get(entry).filter(|entry| entry.is_express()) else {
+        let Some(kept) = self.table.get_mut(entry) else {
             return;
         };
+        let again = kept.hits.is_multiple_of(TOLD_AGAIN);
+        if !kept.is_express() || kept.told == self.plain.arrangement && !again {
+            return;
+        }
+        kept.told = self.plain.arrangement;
         if kept.is_unwrap() {
             self.acquaint_wrapped(frame, entry, options);
         } else if is_plain(&frame.key, &frame.layout, options)
@@ -398,6 +410,7 @@ impl Cache {
         let masks = self.ports.get_mut(usize::from(port))?;
         let of_now = masks.plain.as_ref();
         if of_now.is_none_or(|plain| plain.options != *options) {
+            self.plain.arrangement = self.plain.arrangement.wrapping_add(1);
             masks.plain = PlainMask::of(&masks.relevant, options).map(|plain| PlainPort {
                 masks: PlainMasks {
                     plain,
@@ -408,8 +421,7 @@ impl Cache {
                 rest: 0,
             });
         }
-        let plain = masks.plain.as_ref().filter(|plain| plain.rest == 0)?;
-        Some(&plain.masks)
+        Some(&masks.plain.as_ref()?.masks)
     }
 
     /// Keeps which entry frames with these bytes met.

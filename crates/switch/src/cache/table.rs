@@ -50,6 +50,8 @@ pub struct Entry {
     pub next: u32,
     /// `hits` when it was last looked after.
     pub swept: u32,
+    /// The arrangement of the slots in which its frames were last told to be known by their bytes.
+    pub told: u32,
     // What follows is touched by few frames.
     /// The version of the rules at its last check.
     pub version: u64,
@@ -76,6 +78,7 @@ impl Entry {
             tuple: NONE,
             next: NONE,
             swept: 0,
+            told: 0,
             version: 0,
             hash: 0,
             rests: Rests::default(),
