@@ -130,7 +130,8 @@ impl Shift {
         }
     }
 
-    fn window(&self, window: u16) -> u16 {
+    /// A window as it is moved.
+    pub fn scaled(&self, window: u16) -> u16 {
         let by = u32::from(self.window.unsigned_abs()).min(16);
         if self.window < 0 {
             // A window that is open stays so.
@@ -147,7 +148,7 @@ impl Shift {
             add(tcp, 8, self.ack);
         }
         if flags & SYN == 0 && self.window != 0 {
-            let window = self.window(u16::from_be_bytes([tcp[14], tcp[15]]));
+            let window = self.scaled(u16::from_be_bytes([tcp[14], tcp[15]]));
             tcp[14..16].copy_from_slice(&window.to_be_bytes());
         }
         let (_, options) = tcp.split_at_mut(HEADER);
@@ -239,7 +240,7 @@ pub fn opened(
             window: -(window_scale.min(14) as i8),
             ..Shift::default()
         }
-        .window(u16::from_be_bytes([tcp[14], tcp[15]]));
+        .scaled(u16::from_be_bytes([tcp[14], tcp[15]]));
         tcp[14..16].copy_from_slice(&window.to_be_bytes());
         let (_, options) = tcp.split_at_mut(HEADER);
         let mut at = 0;

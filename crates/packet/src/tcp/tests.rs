@@ -110,10 +110,10 @@ fn a_window_never_closes_or_overflows_by_moving() {
         window,
         ..Shift::default()
     };
-    assert_eq!(by(-7).window(100), 1);
-    assert_eq!(by(-7).window(0), 0);
-    assert_eq!(by(14).window(100), u16::MAX);
-    assert_eq!(by(i8::MIN).window(u16::MAX), 1);
+    assert_eq!(by(-7).scaled(100), 1);
+    assert_eq!(by(-7).scaled(0), 0);
+    assert_eq!(by(14).scaled(100), u16::MAX);
+    assert_eq!(by(i8::MIN).scaled(u16::MAX), 1);
 }
 
 #[test]

@@ -37,12 +37,13 @@ const MOST: i8 = 14;
 impl Opening {
     /// Joins it to what the server chose: its initial number, timestamp and window scale.
     pub fn join(&self, seq: u32, stamp: Option<u32>, scale: Option<u8>) -> Splice {
-        let scales = self.scale.zip(scale).unwrap_or_default();
         let stamps = stamp.zip(self.stamp).unwrap_or_default();
         Splice {
             seq: seq.wrapping_sub(self.cookie),
             stamp: stamps.0.wrapping_sub(stamps.1),
-            window: scales.1.min(14) as i8 - scales.0.min(14) as i8,
+            window: self.scale.map_or(0, |told| {
+                scale.unwrap_or(0).min(14) as i8 - told.min(14) as i8
+            }),
         }
     }
 }

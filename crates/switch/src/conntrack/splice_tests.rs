@@ -152,7 +152,7 @@ proptest! {
         } else {
             prop_assert_eq!((value, splice.to_server().echo), (0, 0));
         }
-        prop_assert_eq!(i32::from(window), match (scale, shift) { (Some(a), Some(b)) => i32::from(b) - i32::from(a), _ => 0 });
+        prop_assert_eq!(i32::from(window), scale.map_or(0, |told| i32::from(shift.unwrap_or(0)) - i32::from(told)));
         let mut table = table();
         let conn = commit(&mut table, segment(tcp_flag::SYN, 1, 0, 0));
         table.set_splice(conn, splice);
