@@ -38,6 +38,12 @@ impl Walk<'_> {
             && self.get(Field::IpProto(OUTER)) == TCP
     }
 
+    fn note_protected(&mut self, port: PortIndex, what: &str) {
+        if let Some(view) = self.tables.snapshot.port(port) {
+            self.note("syn-protection", format_args!("port {}: {what}", view.name));
+        }
+    }
+
     /// A segment of a protected port's guest, before anything else is done to it.
     pub(super) fn from_protected(&mut self, port: PortIndex) {
         if !self.is_tcp() || self.get(Field::Fragment(OUTER)) != 0 {
@@ -50,7 +56,7 @@ impl Walk<'_> {
         let found = tuple.and_then(|tuple| table?.lookup(&tuple, now));
         if let Some((conn, Direction::Reply)) = found {
             self.out.once |= self.join(conn, flags);
-            if !self.splice_answer(conn, flags) {
+            if !self.splice_answer(port, conn, flags) {
                 return;
             }
         }
@@ -91,7 +97,7 @@ impl Walk<'_> {
     }
 
     /// Moves the numbers of a segment from a spliced connection's guest. False when it goes no further.
-    fn splice_answer(&mut self, conn: ConnRef, flags: u8) -> bool {
+    fn splice_answer(&mut self, port: PortIndex, conn: ConnRef, flags: u8) -> bool {
         let table = self.tracking.table.connections();
         let (splice, opening) = match table {
             Some(table) => (table.splice(conn), table.opening_of(conn)),
@@ -104,7 +110,7 @@ impl Walk<'_> {
             return opening.is_none();
         };
         let shift = splice.to_opener();
-        self.note("syn-protection", format_args!("the numbers of a connection opened with a cookie"));
+        self.note_protected(port, "opened with a cookie: its numbers are moved");
         let packet = &mut self.tracking.facts[0].packet;
         packet.seq = packet.seq.wrapping_add(shift.seq);
         if flags & tcp_flag::SYN == 0 {
@@ -143,7 +149,7 @@ impl Walk<'_> {
         };
         self.protection.inner = self.seen.is_decapsulated();
         match (tracked.found(), flags) {
-            (Some((conn, Direction::Original)), flags) => self.on_spliced(conn, flags),
+            (Some((conn, Direction::Original)), flags) => self.on_spliced(port, conn, flags),
             (Some(_), _) => false,
             (None, tcp_flag::SYN) => self.begin(port, place),
             (None, tcp_flag::ACK) => {
@@ -155,13 +161,13 @@ impl Walk<'_> {
     }
 
     /// A segment of a client whose connection is known.
-    fn on_spliced(&mut self, conn: ConnRef, flags: u8) -> bool {
+    fn on_spliced(&mut self, port: PortIndex, conn: ConnRef, flags: u8) -> bool {
         let Some(table) = self.tracking.table.connections() else {
             return false;
         };
         if let Some(splice) = table.splice(conn) {
             let shift = splice.to_server();
-            self.note("syn-protection", format_args!("the numbers of a connection opened with a cookie"));
+            self.note_protected(port, "opened with a cookie: its numbers are moved");
             self.out.ops.push(Op::Splice(Box::new(shift), false));
             return false;
         }
@@ -202,10 +208,7 @@ impl Walk<'_> {
         if self.protection.copying {
             return false;
         }
-        self.note(
-            "syn-protection",
-            format_args!("a new connection, answered with a cookie while port {port} is flooded"),
-        );
+        self.note_protected(port, "a new connection; answered with a cookie while the port is flooded");
         self.protection.guard = Some(port);
         if tracked.is_later() {
             self.out.ops.push(Op::Keep(tracked.number() as u8));
