@@ -196,7 +196,9 @@ fn edit(
     let at = usize::from(layer.l4);
     let offset = header.get(at + 12).ok_or(EditError::OutOfRange)? >> 4;
     let len = usize::from(offset) * 4;
-    let tcp = header.get_mut(at..at + len).filter(|tcp| tcp.len() >= HEADER);
+    let tcp = header
+        .get_mut(at..at + len)
+        .filter(|tcp| tcp.len() >= HEADER);
     let tcp = tcp.ok_or(EditError::OutOfRange)?;
     let mut old = [0; HEADER_LONGEST];
     old[..len].copy_from_slice(tcp);

@@ -190,7 +190,10 @@ impl Shields {
     }
 
     /// Makes the protected ports these; what is known of those that stay so is kept.
-    pub fn set(&mut self, ports: impl Iterator<Item = (PortIndex, ShieldView, u16, Arc<PortCounters>)>) {
+    pub fn set(
+        &mut self,
+        ports: impl Iterator<Item = (PortIndex, ShieldView, u16, Arc<PortCounters>)>,
+    ) {
         let mut before = std::mem::take(&mut self.ports);
         for (port, view, mtu, counters) in ports {
             let mut shield = before.remove(&port).unwrap_or_else(|| Shield {
@@ -339,7 +342,11 @@ impl Shields {
                 && shield.view.rate.is_none_or(|rate| shield.syns <= rate)
                 && half_open(*port) < shield.view.half_open;
             (shield.syns, shield.unproved) = (0, 0);
-            shield.quiet = if quiet { shield.quiet.saturating_add(1) } else { 0 };
+            shield.quiet = if quiet {
+                shield.quiet.saturating_add(1)
+            } else {
+                0
+            };
             if shield.active && shield.view.mode == Mode::Auto && shield.quiet >= QUIET {
                 shield.turn(*port, false);
             }
@@ -355,10 +362,16 @@ impl Shield {
         (self.active, self.quiet) = (on, 0);
         if on {
             self.counters.cookies_on.add(1);
-            tracing::warn!(port, "SYNs to the port are answered with cookies from now on");
+            tracing::warn!(
+                port,
+                "SYNs to the port are answered with cookies from now on"
+            );
         } else {
             self.counters.cookies_off.add(1);
-            tracing::info!(port, "SYNs to the port are not answered with cookies any more");
+            tracing::info!(
+                port,
+                "SYNs to the port are not answered with cookies any more"
+            );
         }
     }
 }

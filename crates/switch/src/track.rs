@@ -6,8 +6,8 @@ use sumeru_packet::plain;
 use sumeru_packet::{Field, FlowKey, L3Kind, Layer, LayerLayout};
 
 use crate::conntrack::{
-    ConnRef, Conntrack, CtPacket, Direction, Family, Fragment, Fragments, NatBinding, Opening, Ports, Tuple,
-    Verdict, protocol,
+    ConnRef, Conntrack, CtPacket, Direction, Family, Fragment, Fragments, NatBinding, Opening,
+    Ports, Tuple, Verdict, protocol,
 };
 use crate::egress::PlainFrame;
 use crate::frame::Frame;

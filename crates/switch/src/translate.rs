@@ -12,6 +12,7 @@ use sumeru_packet::{Field, FlowKey, FlowMask, Layer, TunnelKind};
 
 use crate::cache::Rests;
 use crate::classifier::Classes;
+use crate::conntrack::ConnRef;
 use crate::fdb::{Fdb, Target, change_of};
 use crate::frame::PortIndex;
 use crate::link::tlv::LLDP_ETHERTYPE;
@@ -22,7 +23,6 @@ use crate::services::neighbours::Neighbours as Residents;
 use crate::snapshot::{NetworkId, NetworkView, Snapshot};
 use crate::stats::Drop;
 use crate::track::{Tracking, Tracks};
-use crate::conntrack::ConnRef;
 use crate::underlay::Neighbours;
 
 mod act;
@@ -212,7 +212,7 @@ impl Walk<'_> {
             return self.consume("lldp", "LLDP");
         }
         if port.shield.is_some() {
-            self.from_protected(in_port);
+            self.leaves_protected(in_port);
             if self.over {
                 return;
             }
@@ -497,7 +497,7 @@ impl Walk<'_> {
             return;
         }
         let protected = self.tables.snapshot.port(port);
-        if protected.is_some_and(|port| port.shield.is_some()) && self.to_protected(port) {
+        if protected.is_some_and(|port| port.shield.is_some()) && self.reaches_protected(port) {
             return;
         }
         self.out.ops.push(Op::Output(port));

@@ -74,7 +74,10 @@ impl Site {
         let reached = self.run(frame);
         let lost = self.dropped(Drop::FloodLimit);
         assert_eq!(reached + lost, u64::from(BURSTS * BURST));
-        assert!(lost > 0 && reached >= u64::from(ALLOWED), "{reached}, {lost}");
+        assert!(
+            lost > 0 && reached >= u64::from(ALLOWED),
+            "{reached}, {lost}"
+        );
     }
 }
 
@@ -116,7 +119,9 @@ fn datagrams_to_a_guest_that_takes_none() {
     let mut sent = 0;
     // Nobody looks at what comes, so that its buffers are used up.
     for burst in 0..BURSTS {
-        let frames: Vec<_> = (0..BURST).map(|n| udp_to(mac(1), mac(2), n as u16, 9)).collect();
+        let frames: Vec<_> = (0..BURST)
+            .map(|n| udp_to(mac(1), mac(2), n as u16, 9))
+            .collect();
         site.flooder.send(&frames);
         sent += frames.len() as u64;
         let [one, other] = &mut site.quiet;

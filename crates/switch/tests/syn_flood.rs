@@ -325,10 +325,18 @@ fn talk(node: &Node, a: &mut Guest, b: &mut Guest, ends: (Host, Host)) {
     let last = turn(true, ACK, own.wrapping_add(1), told.wrapping_add(1));
     assert_eq!(last.ack, theirs + 1);
     let mut states = Vec::new();
-    for connection in node.switch.connections(0, 1000, &Filter::default()).unwrap().0 {
+    for connection in node
+        .switch
+        .connections(0, 1000, &Filter::default())
+        .unwrap()
+        .0
+    {
         states.push(connection.state);
     }
-    assert!(states.iter().all(|state| *state == State::TimeWait), "{states:?}");
+    assert!(
+        states.iter().all(|state| *state == State::TimeWait),
+        "{states:?}"
+    );
 }
 
 #[test]
@@ -393,8 +401,14 @@ fn translated_servers_are_protected() {
     a.send(&[write(client, outside, &syn(7))]);
     let answer = only(a.frames_at_last());
     assert_eq!((answer.flags, answer.ack), (SYN | ACK, 8));
-    let live = node.switch.connection_sums().unwrap()[0].unwrap().table.live;
-    assert_eq!(live, 0, "no memory before the client has proved its address");
+    let live = node.switch.connection_sums().unwrap()[0]
+        .unwrap()
+        .table
+        .live;
+    assert_eq!(
+        live, 0,
+        "no memory before the client has proved its address"
+    );
     let ack = Segment {
         flags: ACK,
         seq: 8,
@@ -417,7 +431,10 @@ fn translated_servers_are_protected() {
     let frames = a.frames_at_last();
     assert_eq!(frames[0][26..30], [10, 0, 0, 9]);
     let opened = only(frames);
-    assert_eq!((opened.flags, opened.seq), (ACK, answer.seq.wrapping_add(1)));
+    assert_eq!(
+        (opened.flags, opened.seq),
+        (ACK, answer.seq.wrapping_add(1))
+    );
     assert_eq!(only(b.frames_at_last()).ack, GUEST_ISN + 1);
 }
 
@@ -484,9 +501,15 @@ fn a_flood_is_answered_without_memory_and_ends() {
         passed += b.frames().len();
         answers += a.frames().len();
     }
-    assert_eq!(passed, 15, "with the one in peace that makes 16 half-open connections");
+    assert_eq!(
+        passed, 15,
+        "with the one in peace that makes 16 half-open connections"
+    );
     assert_eq!(answers, 485);
-    let live = node.switch.connection_sums().unwrap()[0].unwrap().table.live;
+    let live = node.switch.connection_sums().unwrap()[0]
+        .unwrap()
+        .table
+        .live;
     assert_eq!(live, 16);
     assert_eq!(counters(&node), [485, 0, 0, 0, 1, 0]);
     // Who guesses gets nowhere; who is there gets in.
@@ -578,7 +601,10 @@ fn a_guest_that_does_not_answer_is_asked_again_and_the_client_told() {
     assert_eq!((told.flags, told.seq), (RST, ack.ack));
     assert_eq!(again, 3);
     assert_eq!(counters(&node)[..4], [1, 1, 0, 1]);
-    let live = node.switch.connection_sums().unwrap()[0].unwrap().table.live;
+    let live = node.switch.connection_sums().unwrap()[0]
+        .unwrap()
+        .table
+        .live;
     assert_eq!(live, 0);
 }
 
@@ -679,4 +705,95 @@ fn segments_in_pieces_and_nonsense_do_not_get_by() {
     assert_eq!(only(a.frames_at_last()), syn);
     a.send(&[udp(1, 2, 3)]);
     assert_eq!(b.frames().len(), 1);
+}
+
+/// The node's link-layer address on the uplink, and the far node's.
+const OWN: Mac = [2, 0, 0, 0, 0, 0xee];
+const FAR: Mac = [2, 0, 0, 0, 0, 0xfa];
+
+#[test]
+fn clients_on_other_nodes_are_answered_through_their_tunnel() {
+    let mut node = Node::new();
+    node.network(1, &["192.0.2.2"], 0);
+    let mut wire = node.uplink(0, &[("192.0.2.1", 24)], SENDS);
+    let mut b = node.guest(2, &Options::default());
+    let mut answer = [0; 64];
+    let (far, own) = ([192, 0, 2, 2].into(), [192, 0, 2, 1].into());
+    let len = sumeru_packet::build::arp_reply(&mut answer, FAR, far, OWN, own).unwrap();
+    let patience = Instant::now() + Duration::from_secs(10);
+    while wire.frames().is_empty() && Instant::now() < patience {
+        std::thread::yield_now();
+    }
+    wire.send(&[&answer[..len]]);
+    wire.receive();
+    b.send(&[udp(2, 1, 1)]);
+    assert_eq!(
+        wire.frames_at_last().len(),
+        1,
+        "the remote's address is known"
+    );
+    protect(&mut node, 2, Some(ALWAYS));
+    let (client, server) = ends(false, 1000);
+    let tunnelled = |segment: &Segment| {
+        let inner = write(client, server, segment);
+        build(|f| {
+            f.ethernet(OWN, FAR)
+                .ipv4(0xc000_0202, 0xc000_0201)
+                .udp(50_000, 4789)
+                .vxlan(1)
+                .payload(&inner)
+        })
+    };
+    // The inner frame of one that left by the tunnel.
+    let left = |frames: Vec<Vec<u8>>| {
+        assert_eq!(frames.len(), 1);
+        let frame = &frames[0];
+        assert_eq!((&frame[..6], &frame[6..12]), (&FAR[..], &OWN[..]));
+        assert_eq!(frame[30..34], [192, 0, 2, 2]);
+        assert_eq!(frame[46..49], [0, 0, 1]);
+        read(&frame[50..])
+    };
+    let syn = Segment {
+        flags: SYN,
+        seq: 7,
+        options: OFFERED,
+        ..Segment::default()
+    };
+    wire.send(&[tunnelled(&syn)]);
+    let cookie = left(wire.frames_at_last());
+    assert_eq!((cookie.flags, cookie.ack), (SYN | ACK, 8));
+    let ack = Segment {
+        flags: ACK,
+        seq: 8,
+        ack: cookie.seq.wrapping_add(1),
+        window: 9,
+        options: stamped(101, cookie.options.timestamps.unwrap().0),
+        ..Segment::default()
+    };
+    wire.send(&[tunnelled(&ack)]);
+    let opening = only(b.frames_at_last());
+    assert_eq!((opening.flags, opening.seq), (SYN, 7));
+    assert_eq!(opening.options.window_scale, Some(9));
+    let syn_ack = Segment {
+        flags: SYN | ACK,
+        seq: GUEST_ISN,
+        ack: 8,
+        window: 100,
+        ..Segment::default()
+    };
+    b.send(&[write(server, client, &syn_ack)]);
+    let opened = left(wire.frames_at_last());
+    assert_eq!((opened.flags, opened.seq), (ACK, ack.ack));
+    assert_eq!(only(b.frames_at_last()).ack, GUEST_ISN + 1);
+    let data = Segment {
+        payload: b"hello".to_vec(),
+        ..ack
+    };
+    wire.send(&[tunnelled(&data)]);
+    let arrived = only(b.frames_at_last());
+    assert_eq!(
+        (arrived.ack, arrived.payload),
+        (GUEST_ISN + 1, data.payload)
+    );
+    assert_eq!(counters(&node)[..4], [1, 1, 0, 0]);
 }

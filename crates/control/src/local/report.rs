@@ -79,49 +79,47 @@ impl Local {
     }
 
     pub(super) fn report_ports(&self) -> Vec<PortStats> {
-        let Some(switch) = &self.switch else {
-            return Vec::new();
+        let ports = self.ports.values();
+        ports.filter_map(|port| self.report_port(port)).collect()
+    }
+
+    fn report_port(&self, port: &super::LivePort) -> Option<PortStats> {
+        let index = port.spec.index();
+        let mut stats = PortStats {
+            port: port.spec.name.clone(),
+            index,
+            ..PortStats::default()
         };
-        let one = |(name, port): (&String, &super::LivePort)| {
-            let index = port.spec.index();
-            let mut stats = PortStats {
-                port: name.clone(),
-                index,
-                ..PortStats::default()
-            };
-            for block in switch.port_counters(index).ok()? {
-                stats.rx_packets += block.rx_packets.get();
-                stats.rx_bytes += block.rx_bytes.get();
-                stats.tx_packets += block.tx_packets.get();
-                stats.tx_bytes += block.tx_bytes.get();
-                stats.rx_drops += block.rx_drops.get();
-                stats.tx_drops += block.tx_drops.get();
-                stats.tx_full += block.tx_full.get();
-                stats.rx_errors += block.rx_errors.get();
-                stats.calls += block.calls.get();
-                if matches!(port.spec.kind, PortKind::VhostUser { .. }) {
-                    add_pairs(&mut stats.queue_pairs, &block.pair_sums());
-                }
-                stats.syn_cookies_sent += block.cookies_sent.get();
-                stats.syn_cookies_valid += block.cookies_valid.get();
-                stats.syn_cookies_invalid += block.cookies_invalid.get();
-                stats.syn_cookies_unanswered += block.cookies_unanswered.get();
-                // The other way round it could seem to have ended more often than it began.
-                let ended = block.cookies_off.get();
-                let began = block.cookies_on.get();
-                stats.syn_floods += began;
-                stats.syn_cookies_active += u64::from(began != ended);
+        for block in self.switch.as_ref()?.port_counters(index).ok()? {
+            stats.rx_packets += block.rx_packets.get();
+            stats.rx_bytes += block.rx_bytes.get();
+            stats.tx_packets += block.tx_packets.get();
+            stats.tx_bytes += block.tx_bytes.get();
+            stats.rx_drops += block.rx_drops.get();
+            stats.tx_drops += block.tx_drops.get();
+            stats.tx_full += block.tx_full.get();
+            stats.rx_errors += block.rx_errors.get();
+            stats.calls += block.calls.get();
+            if matches!(port.spec.kind, PortKind::VhostUser { .. }) {
+                add_pairs(&mut stats.queue_pairs, &block.pair_sums());
             }
-            Some(stats)
-        };
-        self.ports.iter().filter_map(one).collect()
+            stats.syn_cookies_sent += block.cookies_sent.get();
+            stats.syn_cookies_valid += block.cookies_valid.get();
+            stats.syn_cookies_invalid += block.cookies_invalid.get();
+            stats.syn_cookies_unanswered += block.cookies_unanswered.get();
+            // Read the other way round it could seem to have ended more often than it began.
+            let ended = block.cookies_off.get();
+            let began = block.cookies_on.get();
+            stats.syn_floods += began;
+            stats.syn_cookies_active += u64::from(began != ended);
+        }
+        Some(stats)
     }
 
     /// What the protection of a port from floods of SYNs does, if it has it.
     pub(super) fn syn_state(&self, port: &super::LivePort) -> Option<SynState> {
         shield_of(&port.spec)?;
-        let stats = self.report_ports();
-        let stats = stats.into_iter().find(|stats| stats.port == port.spec.name)?;
+        let stats = self.report_port(port)?;
         Some(SynState {
             active: stats.syn_cookies_active != 0,
             floods: stats.syn_floods,

@@ -6,8 +6,8 @@ use zerocopy::big_endian::{U16, U32};
 
 use super::*;
 use crate::build::FrameBuilder;
-use crate::view::Tcp;
 use crate::checksum::pseudo_ipv4;
+use crate::view::Tcp;
 use crate::{FlowKey, Layout, ParseOptions, parse};
 
 /// A frame of a segment with these bytes as options, and its layout.
@@ -101,7 +101,11 @@ fn numbers_move_and_undo() {
     assert_eq!(moved, frame);
     let mut partial = frame.clone();
     shift(&mut partial, layout.outer(), &by, true).unwrap();
-    assert_eq!(partial[50..52], frame[50..52], "the sum is of the pseudo-header");
+    assert_eq!(
+        partial[50..52],
+        frame[50..52],
+        "the sum is of the pseudo-header"
+    );
 }
 
 #[test]

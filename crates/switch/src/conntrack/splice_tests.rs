@@ -87,7 +87,10 @@ fn a_spliced_connection_is_tracked_in_the_opener_s_numbers() {
     let epoch = table.epoch(conn);
     assert!(table.splice(conn).is_none() && table.set_splice(conn, splice));
     assert_ne!(epoch, table.epoch(conn));
-    assert_eq!((table.splice(conn), table.opening_of(conn)), (Some(splice), None));
+    assert_eq!(
+        (table.splice(conn), table.opening_of(conn)),
+        (Some(splice), None)
+    );
     assert_eq!((splice.stamp, splice.window), (6, 2));
     let reply = segment(
         tcp_flag::SYN | tcp_flag::ACK,

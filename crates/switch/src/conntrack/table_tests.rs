@@ -263,7 +263,6 @@ fn early_drop_takes_unanswered_ones_only() {
         Config {
             capacity: 50,
             early_drop: true,
-            ..Config::default()
         },
         0,
     )
@@ -413,7 +412,10 @@ fn half_open_connections_are_counted_by_zone() {
     assert_eq!(table.half_open_in(zone), 100);
     assert_eq!(table.half_open_in(zone + 1), 0);
     assert_eq!(table.expire(125_000, 1), 1);
-    assert_eq!((table.half_open_in(zone), table.stats().half_open), (99, 99));
+    assert_eq!(
+        (table.half_open_in(zone), table.stats().half_open),
+        (99, 99)
+    );
 }
 
 #[test]

@@ -62,7 +62,11 @@ impl Lane {
     ) -> Outcome {
         let at = usize::from(self.frames[index].layout.outer().l4);
         let mut before = [0; HEADER_LONGEST];
-        let tcp = self.frames[index].header.header().get(at..).unwrap_or_default();
+        let tcp = self.frames[index]
+            .header
+            .header()
+            .get(at..)
+            .unwrap_or_default();
         let len = tcp.len().min(HEADER_LONGEST);
         before[..len].copy_from_slice(&tcp[..len]);
         if let Err(reason) = self.edit(index, splice) {

@@ -138,7 +138,11 @@ impl Lane {
         let (bytes, len) = self.headers(index);
         let bytes = bytes.get(..len)?;
         let came = segment::read(bytes, &frame.layout, inner)?;
-        let cookie = self.shields.as_deref()?.secret().check(&tuple, came.seq, came.ack, now)?;
+        let cookie = self
+            .shields
+            .as_deref()?
+            .secret()
+            .check(&tuple, came.seq, came.ack, now)?;
         let stamps = came.options.timestamps;
         let (scale, sack) = stamps.map_or((None, false), |(_, echo)| segment::remembered(echo));
         let end = usize::from(frame.layout.layers[usize::from(inner)].payload);
@@ -207,8 +211,14 @@ impl Lane {
         frame.skip = frame.header.len() as u16;
         frame.segments = 1;
         let (mut key, mut layout) = (FlowKey::ZERO, Layout::EMPTY);
-        parse(bytes, bytes.len(), &mut key, &mut layout, &ParseOptions::PLAIN)
-            .map_err(DropReason::Malformed)?;
+        parse(
+            bytes,
+            bytes.len(),
+            &mut key,
+            &mut layout,
+            &ParseOptions::PLAIN,
+        )
+        .map_err(DropReason::Malformed)?;
         (frame.key, frame.layout) = (key, layout);
         edit::apply(&mut frame, &Op::Encapsulate(tunnel.clone()))?;
         self.counters.passed(Stage::Encapsulate, 1);

@@ -80,7 +80,9 @@ pub fn read(frame: &[u8], layout: &Layout, inner: bool) -> Option<Came> {
 
 /// The timestamp value that remembers what a client offered, at a time in milliseconds.
 pub fn stamp(options: &Options, now: u64) -> u32 {
-    let scale = options.window_scale.map_or(NO_SCALE, |scale| scale.min(14).into());
+    let scale = options
+        .window_scale
+        .map_or(NO_SCALE, |scale| scale.min(14).into());
     let sack = if options.sack_permitted { SACK } else { 0 };
     now as u32 & !REMEMBERED | scale | sack
 }
@@ -88,7 +90,10 @@ pub fn stamp(options: &Options, now: u64) -> u32 {
 /// What a client offered, by the timestamp that it echoes.
 pub fn remembered(stamp: u32) -> (Option<u8>, bool) {
     let scale = stamp & NO_SCALE;
-    ((scale != NO_SCALE).then_some(scale as u8), stamp & SACK != 0)
+    (
+        (scale != NO_SCALE).then_some(scale as u8),
+        stamp & SACK != 0,
+    )
 }
 
 /// Writes a segment back to who sent the one that came, without the tunnel that it came by; answers its length.
@@ -107,7 +112,28 @@ pub fn back(frame: &[u8], layout: &Layout, inner: bool, own: &Own, to: &mut [u8]
     let (ip_len, sum_at) = match layer.l3_kind {
         L3Kind::Ipv4 => {
             let header = rest.get_mut(..20)?;
-            header.copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, TTL, protocol::TCP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            header.copy_from_slice(&[
+                0x45,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0x40,
+                0,
+                TTL,
+                protocol::TCP,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+            ]);
             header[12..16].copy_from_slice(ip.get(16..20)?);
             header[16..20].copy_from_slice(ip.get(12..16)?);
             (20, Some(10))
@@ -130,7 +156,13 @@ pub fn back(frame: &[u8], layout: &Layout, inner: bool, own: &Own, to: &mut [u8]
 }
 
 /// Writes a segment in place of the one that came, headers in front of it included; answers its length. A tunnel's UDP checksum is left out.
-pub fn instead(frame: &[u8], layout: &Layout, inner: bool, own: &Own, to: &mut [u8]) -> Option<usize> {
+pub fn instead(
+    frame: &[u8],
+    layout: &Layout,
+    inner: bool,
+    own: &Own,
+    to: &mut [u8],
+) -> Option<usize> {
     let layer = &layout.layers[usize::from(inner)];
     let at = usize::from(layer.l4);
     to.get_mut(..at)?.copy_from_slice(frame.get(..at)?);
@@ -142,7 +174,11 @@ pub fn instead(frame: &[u8], layout: &Layout, inner: bool, own: &Own, to: &mut [
     if inner {
         let outer = &layout.layers[0];
         let l3 = usize::from(outer.l3);
-        lengths(to.get_mut(l3..len)?, outer.l3_kind == L3Kind::Ipv4, outer.l3_len.into())?;
+        lengths(
+            to.get_mut(l3..len)?,
+            outer.l3_kind == L3Kind::Ipv4,
+            outer.l3_len.into(),
+        )?;
         if outer.tunnel_kind().is_udp() {
             let l4 = usize::from(outer.l4);
             let udp = to.get_mut(l4..l4 + 8)?;
@@ -159,7 +195,11 @@ fn tcp(to: &mut [u8], (sport, dport): (u16, u16), own: &Own) -> Option<usize> {
     header[..2].copy_from_slice(&sport.to_be_bytes());
     header[2..4].copy_from_slice(&dport.to_be_bytes());
     header[4..8].copy_from_slice(&own.seq.to_be_bytes());
-    let ack = if own.flags & tcp_flag::ACK != 0 { own.ack } else { 0 };
+    let ack = if own.flags & tcp_flag::ACK != 0 {
+        own.ack
+    } else {
+        0
+    };
     header[8..12].copy_from_slice(&ack.to_be_bytes());
     (header[12], header[13]) = (((20 + options) as u8 / 4) << 4, own.flags);
     header[14..16].copy_from_slice(&own.window.to_be_bytes());
@@ -178,7 +218,9 @@ fn lengths(packet: &mut [u8], v4: bool, header_len: usize) -> Option<()> {
         header[10..12].copy_from_slice(&sum);
     } else {
         let payload = len.checked_sub(40)?;
-        packet.get_mut(4..6)?.copy_from_slice(&payload.to_be_bytes());
+        packet
+            .get_mut(4..6)?
+            .copy_from_slice(&payload.to_be_bytes());
     }
     Some(())
 }
@@ -189,7 +231,12 @@ fn finish(packet: &mut [u8], at: usize, v4: bool, header_len: usize, tcp_len: us
     lengths(packet, v4, header_len)?;
     let wide = |from: usize| Some(u128::from_be_bytes(*packet.get(from..)?.first_chunk()?));
     let mut sum = if v4 {
-        pseudo_ipv4(word(packet, 12)?, word(packet, 16)?, protocol::TCP, tcp_len as u32)
+        pseudo_ipv4(
+            word(packet, 12)?,
+            word(packet, 16)?,
+            protocol::TCP,
+            tcp_len as u32,
+        )
     } else {
         pseudo_ipv6(wide(8)?, wide(24)?, protocol::TCP, tcp_len as u32)
     };

@@ -45,7 +45,7 @@ impl Walk<'_> {
     }
 
     /// A segment of a protected port's guest, before anything else is done to it.
-    pub(super) fn from_protected(&mut self, port: PortIndex) {
+    pub(super) fn leaves_protected(&mut self, port: PortIndex) {
         if !self.is_tcp() || self.get(Field::Fragment(OUTER)) != 0 {
             return;
         }
@@ -128,7 +128,7 @@ impl Walk<'_> {
     }
 
     /// A frame that is about to leave by a protected port. True when it goes no further.
-    pub(super) fn to_protected(&mut self, port: PortIndex) -> bool {
+    pub(super) fn reaches_protected(&mut self, port: PortIndex) -> bool {
         if !self.seen.is_own() || !self.is_tcp() {
             return false;
         }
@@ -208,7 +208,10 @@ impl Walk<'_> {
         if self.protection.copying {
             return false;
         }
-        self.note_protected(port, "a new connection; answered with a cookie while the port is flooded");
+        self.note_protected(
+            port,
+            "a new connection; answered with a cookie while the port is flooded",
+        );
         self.protection.guard = Some(port);
         if tracked.is_later() {
             self.out.ops.push(Op::Keep(tracked.number() as u8));

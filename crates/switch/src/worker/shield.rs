@@ -42,7 +42,10 @@ impl SwitchWorker {
                 connections.table.set_zone(zone(*port), policy);
             }
         }
-        let shields = self.lane.shields.get_or_insert_with(Box::<Shields>::default);
+        let shields = self
+            .lane
+            .shields
+            .get_or_insert_with(Box::<Shields>::default);
         shields.set(views.into_iter());
     }
 
@@ -81,8 +84,7 @@ impl SwitchWorker {
                 }
             };
             let mut bytes = [0; LONGEST_OWN];
-            let len =
-                segment::instead(&client.ack, &client.layout, client.inner, &own, &mut bytes);
+            let len = segment::instead(&client.ack, &client.layout, client.inner, &own, &mut bytes);
             if let Some(bytes) = len.and_then(|len| bytes.get_mut(..len)) {
                 self.take_in(client.from, bytes, syn.then_some(client));
             }
@@ -127,7 +129,9 @@ impl SwitchWorker {
             shields.begun(conn, port, client, self.now);
         }
         self.lane.freshen(0, &decision.tracks);
-        let outcome = self.lane.execute_with(0, &decision.tracks, &decision.ops, None);
+        let outcome = self
+            .lane
+            .execute_with(0, &decision.tracks, &decision.ops, None);
         if outcome == Outcome::Consume {
             self.consume(0);
         }

@@ -8,8 +8,8 @@ use sumeru_packet::{Field, HEADER_MAX, Layer};
 use super::link::wire_number;
 use super::{OWN_FRAME, SwitchWorker};
 use crate::cache::{Decision, Hit};
-use crate::egress;
 use crate::conntrack::{ConnRef, Opening};
+use crate::egress;
 use crate::fdb::change_of;
 use crate::frame::PortIndex;
 use crate::lane::{Connections, Outcome};
@@ -149,7 +149,11 @@ impl SwitchWorker {
 
     /// Ends connections that were made in deciding about a SYN that is answered with a cookie.
     fn unmake(&mut self, port: PortIndex, made: &[ConnRef]) {
-        let active = self.lane.shields.as_deref().is_some_and(|shields| shields.is_active(port));
+        let active = self
+            .lane
+            .shields
+            .as_deref()
+            .is_some_and(|shields| shields.is_active(port));
         if let Some(connections) = self.lane.connections.as_deref_mut().filter(|_| active) {
             for conn in made {
                 connections.table.end_connection(*conn);
