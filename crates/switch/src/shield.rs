@@ -8,7 +8,7 @@
 
 pub mod segment;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -19,7 +19,9 @@ use crate::frame::PortIndex;
 use crate::program::Tunnel;
 use crate::stats::PortCounters;
 
-/// Connections that are being opened to guests at a time.
+/// Connections that are being opened to guests at a time, to one and to all, and looked after: what is beyond is asked for once, and the client's ACK is its
+/// next segment.
+const OPENINGS_OF_ONE: u16 = 512;
 const OPENINGS: usize = 4096;
 /// Frames of our own making that wait for their turn.
 const WAITING: usize = 1024;
@@ -137,7 +139,6 @@ pub struct Client {
 /// Its connection, while the guest has not answered.
 #[derive(Debug)]
 struct Pending {
-    conn: ConnRef,
     port: PortIndex,
     client: Client,
     tries: u8,
@@ -165,6 +166,8 @@ struct Shield {
     /// Cookies of this second, less those that were proved.
     unproved: u32,
     quiet: u8,
+    /// Connections that its guest has not answered yet.
+    openings: u16,
 }
 
 /// What an lcore keeps of its protected ports.
@@ -172,7 +175,7 @@ struct Shield {
 pub struct Shields {
     secret: CookieSecret,
     ports: BTreeMap<PortIndex, Shield>,
-    pending: Vec<Pending>,
+    pending: HashMap<ConnRef, Pending>,
     waiting: Vec<Waiting>,
     /// When cookies are not good any more, milliseconds.
     good_until: u64,
@@ -204,6 +207,7 @@ impl Shields {
                 syns: 0,
                 unproved: 0,
                 quiet: 0,
+                openings: 0,
             });
             (shield.view, shield.mtu, shield.counters) = (view, mtu, counters);
             if view.mode == Mode::Always {
@@ -256,7 +260,7 @@ impl Shields {
 
     /// Lets a frame wait for its turn; false when too many do.
     pub fn wait(&mut self, waiting: Waiting) -> bool {
-        let room = self.waiting.len() < WAITING && self.pending.len() < OPENINGS;
+        let room = self.waiting.len() < WAITING;
         if room {
             self.waiting.push(waiting);
         }
@@ -279,60 +283,74 @@ impl Shields {
         let Some(shield) = self.ports.get_mut(&port) else {
             return;
         };
-        if self.pending.iter().any(|pending| pending.conn == conn) {
+        if self.pending.contains_key(&conn) {
             return;
         }
         shield.counters.cookies_valid.add(1);
         shield.unproved = shield.unproved.saturating_sub(1);
-        self.pending.push(Pending {
-            conn,
+        if shield.openings >= OPENINGS_OF_ONE || self.pending.len() >= OPENINGS {
+            return;
+        }
+        shield.openings += 1;
+        let pending = Pending {
             port,
             client,
             tries: 0,
             due: now + TRIES[0],
-        });
+        };
+        self.pending.insert(conn, pending);
     }
 
     /// The guest has answered: the client's ACK is for it now.
     pub fn answered(&mut self, conn: ConnRef) {
-        let place = self.pending.iter().position(|pending| pending.conn == conn);
-        if let Some(place) = place {
-            let client = self.pending.swap_remove(place).client;
-            self.waiting.push(Waiting::Ack(client));
+        if let Some(pending) = self.pending.remove(&conn) {
+            self.over(pending.port);
+            self.waiting.push(Waiting::Ack(pending.client));
+        }
+    }
+
+    fn over(&mut self, port: PortIndex) {
+        if let Some(shield) = self.ports.get_mut(&port) {
+            shield.openings = shield.openings.saturating_sub(1);
         }
     }
 
     /// Once a second: guests that did not answer get the SYN again. Answers the clients that have waited for too long, with their connections.
     pub fn retry(&mut self, now: u32, opening: impl Fn(ConnRef) -> bool) -> Vec<(ConnRef, Client)> {
-        let mut lost = Vec::new();
-        let mut kept = Vec::with_capacity(self.pending.len());
-        for mut pending in self.pending.drain(..) {
-            if !opening(pending.conn) {
-                continue;
-            }
-            if pending.due > now {
-                kept.push(pending);
-                continue;
-            }
-            pending.tries += 1;
-            match TRIES.get(usize::from(pending.tries)) {
-                Some(seconds) => {
-                    pending.due = now + seconds;
-                    if self.waiting.len() < WAITING {
-                        self.waiting.push(Waiting::Syn(pending.client.clone()));
+        let (mut lost, mut gone) = (Vec::new(), Vec::new());
+        for (conn, pending) in &mut self.pending {
+            if !opening(*conn) {
+                gone.push(*conn);
+            } else if pending.due <= now {
+                pending.tries += 1;
+                match TRIES.get(usize::from(pending.tries)) {
+                    Some(seconds) => {
+                        pending.due = now + seconds;
+                        if self.waiting.len() < WAITING {
+                            self.waiting.push(Waiting::Syn(pending.client.clone()));
+                        }
                     }
-                    kept.push(pending);
-                }
-                None => {
-                    if let Some(shield) = self.ports.get(&pending.port) {
-                        shield.counters.cookies_unanswered.add(1);
-                    }
-                    lost.push((pending.conn, pending.client));
+                    None => lost.push(*conn),
                 }
             }
         }
-        self.pending = kept;
-        lost
+        for conn in gone {
+            if let Some(pending) = self.pending.remove(&conn) {
+                self.over(pending.port);
+            }
+        }
+        let mut told = Vec::with_capacity(lost.len());
+        for conn in lost {
+            let Some(pending) = self.pending.remove(&conn) else {
+                continue;
+            };
+            self.over(pending.port);
+            if let Some(shield) = self.ports.get(&pending.port) {
+                shield.counters.cookies_unanswered.add(1);
+            }
+            told.push((conn, pending.client));
+        }
+        told
     }
 
     /// A second is over. `half_open`: of a port.

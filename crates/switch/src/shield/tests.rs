@@ -73,6 +73,84 @@ fn what_is_protected_changes_under_way() {
     );
 }
 
+#[test]
+fn openings_are_bounded_and_looked_after() {
+    use crate::conntrack::{Commit, Config, Conntrack, CtPacket, Family, Tuple, tcp_flag};
+    let (mut shields, counters) = shields(ShieldView::default());
+    let mut table = Conntrack::new(Config::default(), 0).unwrap();
+    let client = Client {
+        from: 1,
+        ack: ArrayVec::new(),
+        layout: Layout::EMPTY,
+        inner: false,
+        back: None,
+        opening: Opening {
+            cookie: 1,
+            stamp: None,
+            scale: None,
+        },
+        options: Options::default(),
+    };
+    let conns: Vec<_> = (0..u64::from(OPENINGS_OF_ONE) + 100)
+        .map(|n| {
+            let tuple = Tuple {
+                src: n.into(),
+                dst: 9,
+                sport: 1,
+                dport: 80,
+                proto: 6,
+                family: Family::V4,
+                zone: zone(PORT),
+            };
+            let packet = CtPacket {
+                flags: tcp_flag::SYN,
+                ..CtPacket::default()
+            };
+            let commit = Commit {
+                tuple,
+                packet,
+                mark: 0,
+                label: 0,
+                owner: 1,
+                policy: 0,
+                nat: None,
+            };
+            let conn = table.commit(&commit).unwrap();
+            shields.begun(conn, PORT, client.clone(), 0);
+            shields.begun(conn, PORT, client.clone(), 0);
+            conn
+        })
+        .collect();
+    assert_eq!(
+        counters.cookies_valid.get(),
+        conns.len() as u64 + 100,
+        "the last ones twice"
+    );
+    assert_eq!(shields.pending.len(), usize::from(OPENINGS_OF_ONE));
+    // One guest answers, one connection is gone; the others' SYNs are sent again three times.
+    shields.answered(conns[0]);
+    shields.answered(conns[0]);
+    assert!(matches!(shields.take_waiting()[..], [Waiting::Ack(_)]));
+    let mut sent = 0;
+    for now in 0..15 {
+        assert!(shields.retry(now, |conn| conn != conns[1]).is_empty());
+        let waiting = shields.take_waiting();
+        assert!(
+            waiting
+                .iter()
+                .all(|waiting| matches!(waiting, Waiting::Syn(_)))
+        );
+        sent += waiting.len();
+    }
+    assert_eq!(sent, 3 * (usize::from(OPENINGS_OF_ONE) - 2));
+    let told = shields.retry(15, |_| true);
+    assert_eq!(told.len(), usize::from(OPENINGS_OF_ONE) - 2);
+    assert_eq!(counters.cookies_unanswered.get(), told.len() as u64);
+    assert!(shields.pending.is_empty());
+    shields.begun(conns[0], PORT, client, 15);
+    assert_eq!(shields.pending.len(), 1, "there is room again");
+}
+
 proptest! {
     #[test]
     fn a_stamp_remembers_and_grows(scale in proptest::option::of(0_u8..=14), sack_permitted: bool, now in 0_u64..1 << 40, later in 32_u64..1 << 30) {
