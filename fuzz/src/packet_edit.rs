@@ -7,6 +7,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sumeru_packet::build::{Encapsulation, Underlay};
+use sumeru_packet::tcp::{Options, Shift};
 use sumeru_packet::{
     FlowKey, Gso, HEADER_MAX, L3Kind, LayerLayout, Layout, ParseOptions, SegmentPlan, TunnelKind,
     checksum, parse,
@@ -15,6 +16,7 @@ use sumeru_switch::edit;
 use sumeru_switch::frame::Frame;
 use sumeru_switch::net_header::{self, Offload};
 use sumeru_switch::program::{Op, Tunnel};
+use sumeru_switch::shield::segment::{self, Own};
 
 use crate::input::Input;
 
@@ -42,6 +44,7 @@ pub fn run(data: &[u8]) {
     if parsed.is_err() {
         return;
     }
+    own_segments(header, &frame.layout);
     frame.header.load(header);
     let inner = *frame.layout.innermost();
     let partial_csum = bits & 1 != 0 && inner.has_l4();
@@ -70,6 +73,35 @@ pub fn run(data: &[u8]) {
         }
     }
     segments(&frame, mss);
+}
+
+/// What the switch sends of its own because of a segment parses, and is a segment.
+fn own_segments(header: &[u8], layout: &Layout) {
+    for inner in [false, true] {
+        let Some(came) = segment::read(header, layout, inner) else {
+            continue;
+        };
+        let own = Own {
+            flags: 0x12,
+            options: Options {
+                timestamps: Some((1, 2)),
+                ..came.options
+            },
+            ..Own::default()
+        };
+        let mut bytes = [0; 2 * HEADER_MAX];
+        let Some(len) = segment::back(header, layout, inner, &own, &mut bytes) else {
+            continue;
+        };
+        let replaced = segment::instead(header, layout, inner, &own, &mut [0; 2 * HEADER_MAX]);
+        assert!(replaced.is_none_or(|len| len <= 2 * HEADER_MAX));
+        let (mut key, mut layout) = (FlowKey::ZERO, Layout::EMPTY);
+        let sent = bytes.get(..len).unwrap_or_default();
+        parse(sent, len, &mut key, &mut layout, &ParseOptions::PLAIN).expect("it parses");
+        let sent = segment::read(sent, &layout, false).expect("it is a segment");
+        assert_eq!((sent.sport, sent.dport), (came.dport, came.sport));
+        assert_eq!(sent.options, own.options);
+    }
 }
 
 /// Applies one edit; false when it was refused and the frame would be dropped.
@@ -180,7 +212,7 @@ fn segments(frame: &Frame, mss: u16) {
 }
 
 fn op(input: &mut Input) -> Op {
-    match input.below(15) {
+    match input.below(16) {
         0 => Op::SetEthSrc(input.array()),
         1 => Op::SetEthDst(input.array()),
         2 => Op::SetIpv4Src(input.u32()),
@@ -196,6 +228,16 @@ fn op(input: &mut Input) -> Op {
         12 if input.bit() => Op::SetVlanVid(input.u16() & 0xfff),
         12 => Op::SetVlanPcp(input.u8() & 7),
         13 => Op::Decapsulate,
+        14 => {
+            let shift = Shift {
+                seq: input.u32(),
+                ack: input.u32(),
+                value: input.u32(),
+                echo: input.u32(),
+                window: input.u8() as i8,
+            };
+            Op::Splice(Box::new(shift), false)
+        }
         _ => {
             let underlay = if input.bit() {
                 Underlay::Ipv4(Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2))

@@ -484,6 +484,7 @@ fn snapshot(small: bool) -> Snapshot {
         mtu,
         uplink: index == UPLINK,
         lldp: false,
+        shield: None,
     };
     let network = NetworkView {
         id: 7,

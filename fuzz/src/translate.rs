@@ -77,6 +77,7 @@ impl Switch {
             mtu: 1500,
             uplink: index == UPLINK,
             lldp: false,
+            shield: None,
         };
         let network = |id: u32, ports: Vec<u16>| NetworkView {
             id,

@@ -184,6 +184,7 @@ impl Lcore {
             mtu: 1500,
             uplink: false,
             lldp: false,
+            shield: None,
         };
         let mut publisher = Publisher::new(Snapshot {
             ports: (0..=PORTS_OUT).map(|index| Some(port(index))).collect(),

@@ -369,7 +369,42 @@ fn ports(text: &mut Text, control: &Control) {
             ("port_calls_total", "Interrupts sent to the guest.", |p| {
                 p.calls
             }),
+            (
+                "port_syn_cookies_sent_total",
+                "SYNs to the port that were answered with a cookie.",
+                |p| p.syn_cookies_sent,
+            ),
+            (
+                "port_syn_cookies_valid_total",
+                "Connections whose clients proved a cookie.",
+                |p| p.syn_cookies_valid,
+            ),
+            (
+                "port_syn_cookies_invalid_total",
+                "Segments of no connection that proved no cookie.",
+                |p| p.syn_cookies_invalid,
+            ),
+            (
+                "port_syn_cookies_unanswered_total",
+                "Connections of such clients that the guest did not answer.",
+                |p| p.syn_cookies_unanswered,
+            ),
+            (
+                "port_syn_floods_total",
+                "Times that SYNs began to be answered with cookies.",
+                |p| p.syn_floods,
+            ),
         ],
+    );
+    text.table(
+        "gauge",
+        &control.plane().port_stats(),
+        labels,
+        &[(
+            "port_syn_cookies_active",
+            "Whether SYNs to the port are answered with cookies now.",
+            |p| p.syn_cookies_active,
+        )],
     );
 }
 

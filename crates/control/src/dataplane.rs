@@ -396,6 +396,26 @@ pub struct PortState {
     /// What the links of a bond do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bond: Option<BondState>,
+    /// What the protection from floods of SYNs does, if the port has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syn_protection: Option<SynState>,
+}
+
+/// What the protection of a port from floods of SYNs does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct SynState {
+    /// Whether SYNs are answered with cookies now.
+    pub active: bool,
+    /// Times that it became so.
+    pub floods: u64,
+    /// SYNs that were answered with a cookie.
+    pub cookies_sent: u64,
+    /// Connections whose clients proved a cookie.
+    pub cookies_valid: u64,
+    /// Segments of no connection that proved no cookie, and were dropped.
+    pub cookies_invalid: u64,
+    /// Connections of such clients that the guest did not answer.
+    pub unanswered: u64,
 }
 
 /// What a volume is doing.
@@ -487,6 +507,18 @@ pub struct PortStats {
     pub rx_errors: u64,
     /// Interrupts sent to the guest.
     pub calls: u64,
+    /// SYNs to it that were answered with a cookie.
+    pub syn_cookies_sent: u64,
+    /// Connections whose clients proved a cookie.
+    pub syn_cookies_valid: u64,
+    /// Segments of no connection that proved no cookie, and were dropped.
+    pub syn_cookies_invalid: u64,
+    /// Connections of such clients that the guest did not answer.
+    pub syn_cookies_unanswered: u64,
+    /// Times that SYNs began to be answered with cookies.
+    pub syn_floods: u64,
+    /// Whether they are now: 1 or 0.
+    pub syn_cookies_active: u64,
     /// Of a guest's port, each pair of its queues.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub queue_pairs: Vec<PairStats>,

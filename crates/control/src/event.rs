@@ -24,6 +24,10 @@ pub enum What {
     Up,
     /// A front end went away, or an interface went down.
     Down,
+    /// A flood of SYNs to a port began.
+    Flooded,
+    /// It is over.
+    Calm,
 }
 
 /// One thing that happened.

@@ -150,6 +150,7 @@ impl Local {
             mtu: spec.mtu,
             uplink: spec.uplink,
             lldp: spec.speaks_lldp(self.node.lldp),
+            shield: report::shield_of(spec),
         })
     }
 
@@ -305,9 +306,13 @@ impl DataPlane for Local {
     fn port_state(&self, name: &str) -> Done<PortState> {
         let port = self.ports.get(name).ok_or_else(|| unknown("port", name))?;
         let lcores = vec![self.switch_ref()?.port_cpu() as u16];
-        Ok(match &port.net {
+        let state = match &port.net {
             None => self.wire_state(port, lcores)?,
             Some(net) => self.guest_state(port, net, lcores)?,
+        };
+        Ok(PortState {
+            syn_protection: self.syn_state(port),
+            ..state
         })
     }
 

@@ -44,6 +44,7 @@ pub mod layout;
 pub mod parse;
 pub mod plain;
 pub mod segment;
+pub mod tcp;
 #[cfg(test)]
 mod verify;
 pub mod view;

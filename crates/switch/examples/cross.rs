@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             mtu: 9000,
             uplink: false,
             lldp: false,
+            shield: None,
         };
         let (device, _) = switch.add_guest(view, 1, [2, 0, 0, 0, 0, index as u8])?;
         endpoints.push(Endpoint::listen(Path::new(&socket), Box::new(device))?);

@@ -4,7 +4,7 @@ mod nat;
 mod replace;
 
 use sumeru_packet::edit::{self, EditError};
-use sumeru_packet::{L3Kind, Layer, LayerLayout};
+use sumeru_packet::{L3Kind, Layer, LayerLayout, tcp};
 
 use crate::frame::Frame;
 use crate::net_header::{Gso, Offload};
@@ -58,12 +58,20 @@ pub fn apply(frame: &mut Frame, op: &Op) -> Result<(), DropReason> {
         Op::Encapsulate(tunnel) => return encapsulate(frame, tunnel),
         Op::Replace(front) => return replace::replace(frame, front),
         Op::Translate(how) => return translate(frame, &how.0, how.1),
+        Op::Splice(shift, _) => tcp::shift(header, &layer, shift, partial),
+        Op::Greet(greeting) => {
+            let moved = tcp::shift(header, &layer, &greeting.shift, partial);
+            moved.and_then(|()| tcp::opened(header, &layer, greeting.scale, partial))
+        }
         Op::Meter(_)
         | Op::Colour(_)
         | Op::Queue(_)
         | Op::Spread(_)
         | Op::Sample(_)
         | Op::Track(_)
+        | Op::Keep(_)
+        | Op::Guard(_)
+        | Op::Redeem(_)
         | Op::Nat(_)
         | Op::Commit(..)
         | Op::Count(_)

@@ -172,6 +172,7 @@ mod tests {
                 mtu: 1500,
                 uplink: false,
                 lldp: false,
+                shield: None,
             })
         };
         let network = NetworkView {

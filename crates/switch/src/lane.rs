@@ -10,6 +10,7 @@ mod observe;
 pub mod queue;
 mod send;
 mod services;
+mod shield;
 mod too_long;
 pub mod tunnel;
 
@@ -34,6 +35,7 @@ use crate::qos::limit::PerSecond;
 use crate::qos::meter_table::{METERS_MAX, MeterTable};
 use crate::ring::{Receiver, Sender};
 use crate::services::ANSWERS_PER_SECOND;
+use crate::shield::Shields;
 use crate::snapshot::NetworkId;
 use crate::stats::{Drop, DropReason, PipelineCounters, PortCounters};
 use crate::track::{Fresh, Known, MAX_TRACKS, Track};
@@ -172,6 +174,8 @@ pub struct Lane {
     pub rule_counters: Arc<CounterArena>,
     /// Connections, once a rule tracks any.
     pub connections: Option<Box<Connections>>,
+    /// Protected ports, if there are any.
+    pub shields: Option<Box<Shields>>,
     /// Of the frame in hand, what was looked up and belongs to no connection, by its number among the decision's tracks.
     fresh: [Option<Fresh>; MAX_TRACKS],
     /// The zone and the layer in which frames were looked up last that belong to no connection: where those of the next burst will be, too.
@@ -238,6 +242,7 @@ impl Lane {
             floods: HashMap::new(),
             rule_counters,
             connections: None,
+            shields: None,
             fresh: [None; MAX_TRACKS],
             strangers: None,
             meters: Box::new(meters),

@@ -20,6 +20,7 @@ pub mod ring;
 pub mod rules;
 pub mod selection;
 pub mod services;
+pub mod shield;
 pub mod snapshot;
 pub mod stats;
 pub mod switch;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use sumeru_packet::Layer;
 use sumeru_packet::build::Encapsulation;
 use sumeru_packet::edit::{Bits, Change};
+use sumeru_packet::tcp::Shift;
 
 use crate::conntrack::{Direction, NatBinding};
 use crate::frame::PortIndex;
@@ -13,6 +14,7 @@ use crate::qos::meter_table::MeterId;
 use crate::rules::CtChange;
 use crate::rules::action::Spread;
 use crate::services::Answer;
+use crate::shield::{Greeting, Guard, Redeem};
 use crate::stats::DropReason;
 use crate::track::Track;
 
@@ -157,6 +159,16 @@ pub enum Op {
     Nat(u8),
     /// Make a connection of the frame that was found to have none when it was looked up as number so many.
     Commit(u8, Box<CtChange>),
+    /// Keep the connection of a protected port, likewise, if there is room for it.
+    Keep(u8),
+    /// Answer a SYN to a protected port with a cookie if too many come.
+    Guard(Box<Guard>),
+    /// Look whether an ACK proves a cookie.
+    Redeem(Box<Redeem>),
+    /// Move the numbers of a segment of a spliced connection; `true`: of what its guest sends, before anything else, tracking included.
+    Splice(Box<Shift>, bool),
+    /// Make the SYN-ACK of a guest an ACK for a client that has had one.
+    Greet(Box<Greeting>),
     /// Count for a rule, under this number.
     Count(u32),
     /// Set the source MAC address.

@@ -10,6 +10,7 @@ pub use sumeru_packet::build::Policy;
 use crate::frame::PortIndex;
 use crate::mirror::{MirrorView, Target};
 use crate::services::Services;
+use crate::shield::ShieldView;
 
 /// A tenant network's identifier on the wire and everywhere here: its VNI, 24 bits.
 pub type NetworkId = u32;
@@ -29,6 +30,8 @@ pub struct PortView {
     pub uplink: bool,
     /// Whether LLDP frames that come in by it are for this node.
     pub lldp: bool,
+    /// How its guest is protected from floods of SYNs, if it is.
+    pub shield: Option<ShieldView>,
 }
 
 /// How the frames of a network travel between nodes.

@@ -81,6 +81,9 @@ counted! {
         NatExhausted = "nat-exhausted",
         /// A connection cannot be made as a rule says.
         ConnectionRefused = "connection-refused",
+        /// To a port that is protected from floods of SYNs: of no connection and without a cookie, a TCP segment in pieces, or one that comes before
+        /// its guest has answered.
+        SynProtection = "syn-protection",
         /// A rule says so.
         Rule = "rule-drop",
         /// A meter's policy says so.
@@ -323,6 +326,18 @@ pub struct PortCounters {
     pub rx_errors: Counter,
     /// Notifications sent to the guest.
     pub calls: Counter,
+    /// SYNs to it that were answered with a cookie.
+    pub cookies_sent: Counter,
+    /// Cookies that were proved: connections that were opened to it.
+    pub cookies_valid: Counter,
+    /// Segments of no connection that proved no cookie, and were dropped.
+    pub cookies_invalid: Counter,
+    /// Connections of such clients that it did not answer.
+    pub cookies_unanswered: Counter,
+    /// Times that cookies began to be sent.
+    pub cookies_on: Counter,
+    /// Times that they ceased to be; as many as began while none are sent.
+    pub cookies_off: Counter,
     /// What is counted of each pair of a guest's queues; none where there is but one pair, whose counts are the port's.
     pub pairs: Box<[PairCounters]>,
 }

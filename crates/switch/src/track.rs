@@ -6,8 +6,8 @@ use sumeru_packet::plain;
 use sumeru_packet::{Field, FlowKey, L3Kind, Layer, LayerLayout};
 
 use crate::conntrack::{
-    ConnRef, Conntrack, CtPacket, Direction, Family, Fragment, Fragments, NatBinding, Ports, Tuple,
-    Verdict, protocol,
+    ConnRef, Conntrack, CtPacket, Direction, Family, Fragment, Fragments, NatBinding, Opening,
+    Ports, Tuple, Verdict, protocol,
 };
 use crate::egress::PlainFrame;
 use crate::frame::Frame;
@@ -94,6 +94,8 @@ pub struct Tracking<'a> {
     pub facts: [Facts; 2],
     /// What the table has said already.
     pub known: Known,
+    /// Of the SYN of a client that has proved a cookie: what it was told.
+    pub redeemed: Option<Opening>,
     /// The frame, for what actions may uncover in it.
     pub frame: Option<&'a Frame>,
 }
@@ -104,6 +106,7 @@ impl Tracking<'_> {
         table: Table::Off,
         facts: [Facts::NONE; 2],
         known: None,
+        redeemed: None,
         frame: None,
     };
 
@@ -117,6 +120,7 @@ impl Tracking<'_> {
             table,
             facts,
             known,
+            redeemed: None,
             frame: Some(frame),
         }
     }

@@ -12,6 +12,7 @@ use sumeru_packet::{Field, FlowKey, FlowMask, Layer, TunnelKind};
 
 use crate::cache::Rests;
 use crate::classifier::Classes;
+use crate::conntrack::ConnRef;
 use crate::fdb::{Fdb, Target, change_of};
 use crate::frame::PortIndex;
 use crate::link::tlv::LLDP_ETHERTYPE;
@@ -29,6 +30,7 @@ mod ct;
 mod key;
 mod seen;
 mod services;
+mod shield;
 mod tunnel;
 
 use act::Next;
@@ -83,6 +85,12 @@ pub struct Translation {
     pub resolve: Option<IpAddr>,
     /// A host of a network that a router needs the address of.
     pub want: Option<(NetworkId, IpAddr)>,
+    /// A protected port that gets a SYN of no connection: it is answered instead while the port is flooded.
+    pub guarded: Option<PortIndex>,
+    /// Connections that were made in deciding.
+    pub made: Vec<ConnRef>,
+    /// The connection of a client that has proved a cookie, and the protected port that it is to.
+    pub opened: Option<(ConnRef, PortIndex)>,
 }
 
 /// Decides what happens to a frame with this key.
@@ -94,6 +102,7 @@ pub fn translate(
 ) -> Translation {
     let mut walk = Walk::new(tables, key, tracking, notes);
     walk.run();
+    walk.protect();
     walk.out
 }
 
@@ -118,6 +127,9 @@ struct Walk<'a> {
     leaving: bool,
     notes: Option<&'a mut Vec<Note>>,
     out: Translation,
+    protection: shield::Protection,
+    /// The node that it came from in a tunnel, and its network.
+    remote: Option<(NetworkId, IpAddr)>,
 }
 
 pub(crate) fn mac_of(value: u128) -> [u8; 6] {
@@ -159,7 +171,12 @@ impl<'a> Walk<'a> {
                 bridged: 0,
                 resolve: None,
                 want: None,
+                guarded: None,
+                made: Vec::new(),
+                opened: None,
             },
+            protection: shield::Protection::default(),
+            remote: None,
         }
     }
 }
@@ -193,6 +210,12 @@ impl Walk<'_> {
         if port.lldp && self.get(Field::EthType(Layer::Outer)) == u128::from(LLDP_ETHERTYPE) {
             // Whatever rules say, as no bridge forwards it.
             return self.consume("lldp", "LLDP");
+        }
+        if port.shield.is_some() {
+            self.leaves_protected(in_port);
+            if self.over {
+                return;
+            }
         }
         if self.rules(0) || self.over {
             return;
@@ -347,6 +370,9 @@ impl Walk<'_> {
             return self.drop(Drop::BadSource);
         }
         self.out.bridged = self.out.ops.len();
+        if let Target::Remote(remote) = from {
+            self.remote = Some((id, remote));
+        }
         let own = |services: &std::sync::Arc<Services>| services.is_here(source);
         if tables.snapshot.services.get(&id).is_some_and(own) {
             // Routers of other nodes have the same address; no guest has.
@@ -435,7 +461,9 @@ impl Walk<'_> {
         let buried = self.buried.clone();
         let coming: Vec<_> = self.tracked.iter().map(|tracked| tracked.coming).collect();
         let start = self.out.ops.len();
+        let copying = std::mem::replace(&mut self.protection.copying, true);
         act(self);
+        self.protection.copying = copying;
         (self.key, self.seen, self.tracking.facts) = (key, seen, facts);
         (self.buried, self.over) = (buried, false);
         // What becomes of the copy's connections is seen when it is sent.
@@ -466,6 +494,10 @@ impl Walk<'_> {
             None => self.note("egress", format_args!("port {port}, which does not exist")),
         }
         if self.tables.rules.leaving && !self.may_leave(port) {
+            return;
+        }
+        let protected = self.tables.snapshot.port(port);
+        if protected.is_some_and(|port| port.shield.is_some()) && self.reaches_protected(port) {
             return;
         }
         self.out.ops.push(Op::Output(port));

@@ -225,6 +225,7 @@ fn snapshot() -> Snapshot {
         mtu: 1500,
         uplink: index == 3,
         lldp: false,
+        shield: None,
     };
     snapshot.ports = (0..4).map(|index| Some(view(index))).collect();
     for (id, remotes) in [(1, vec!["192.0.2.2".parse().unwrap()]), (2, vec![])] {

@@ -10,6 +10,7 @@ mod link;
 mod ports;
 mod report;
 mod services;
+mod shield;
 mod slow;
 mod upkeep;
 
@@ -33,6 +34,7 @@ use crate::qos::meter_table::MeterTable;
 use crate::ring::{QueueFault, Sender};
 use crate::rules::{Parsing, RuleView};
 use crate::services::neighbours::Neighbours as Residents;
+use crate::shield::Shields;
 use crate::snapshot::Snapshot;
 use crate::stats::{Drop, DropReason, PipelineCounters, RESIDENCE_BOUNDS, Stage};
 use crate::track::Track;
@@ -548,6 +550,9 @@ impl Poller for SwitchWorker {
                 self.count_residence(before, count);
             }
             moved += count;
+        }
+        if self.lane.shields.as_deref().is_some_and(Shields::waits) {
+            self.take_in_own();
         }
         if self.lane.waits() {
             moved += self.lane.run_queues();

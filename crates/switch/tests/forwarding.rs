@@ -95,6 +95,7 @@ fn networks_do_not_see_each_other() {
             mtu: 1500,
             uplink: false,
             lldp: false,
+            shield: None,
         })
         .unwrap();
     x.send(&[udp(1, 2, 4)]);

@@ -135,6 +135,7 @@ impl Local {
             lcores,
             link,
             bond: None,
+            syn_protection: None,
         })
     }
 }

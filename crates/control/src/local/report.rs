@@ -4,12 +4,13 @@ use std::fmt::Write;
 
 use sumeru_engine::Tsc;
 use sumeru_switch::fdb::Target;
+use sumeru_switch::shield::{Mode, ShieldView};
 use sumeru_switch::stats::{DropReason, PairSums, RESIDENCE_BOUNDS, Stage};
 use sumeru_switch::worker::Traced;
 
 use super::{Local, disks};
 use crate::dataplane::*;
-use crate::model::PortKind;
+use crate::model::{HALF_OPEN, PortKind, PortSpec, SynProtection};
 use crate::value::MacAddr;
 
 /// Adds what an lcore counted of a port's pairs of queues.
@@ -78,33 +79,55 @@ impl Local {
     }
 
     pub(super) fn report_ports(&self) -> Vec<PortStats> {
-        let Some(switch) = &self.switch else {
-            return Vec::new();
+        let ports = self.ports.values();
+        ports.filter_map(|port| self.report_port(port)).collect()
+    }
+
+    fn report_port(&self, port: &super::LivePort) -> Option<PortStats> {
+        let index = port.spec.index();
+        let mut stats = PortStats {
+            port: port.spec.name.clone(),
+            index,
+            ..PortStats::default()
         };
-        let one = |(name, port): (&String, &super::LivePort)| {
-            let index = port.spec.index();
-            let mut stats = PortStats {
-                port: name.clone(),
-                index,
-                ..PortStats::default()
-            };
-            for block in switch.port_counters(index).ok()? {
-                stats.rx_packets += block.rx_packets.get();
-                stats.rx_bytes += block.rx_bytes.get();
-                stats.tx_packets += block.tx_packets.get();
-                stats.tx_bytes += block.tx_bytes.get();
-                stats.rx_drops += block.rx_drops.get();
-                stats.tx_drops += block.tx_drops.get();
-                stats.tx_full += block.tx_full.get();
-                stats.rx_errors += block.rx_errors.get();
-                stats.calls += block.calls.get();
-                if matches!(port.spec.kind, PortKind::VhostUser { .. }) {
-                    add_pairs(&mut stats.queue_pairs, &block.pair_sums());
-                }
+        for block in self.switch.as_ref()?.port_counters(index).ok()? {
+            stats.rx_packets += block.rx_packets.get();
+            stats.rx_bytes += block.rx_bytes.get();
+            stats.tx_packets += block.tx_packets.get();
+            stats.tx_bytes += block.tx_bytes.get();
+            stats.rx_drops += block.rx_drops.get();
+            stats.tx_drops += block.tx_drops.get();
+            stats.tx_full += block.tx_full.get();
+            stats.rx_errors += block.rx_errors.get();
+            stats.calls += block.calls.get();
+            if matches!(port.spec.kind, PortKind::VhostUser { .. }) {
+                add_pairs(&mut stats.queue_pairs, &block.pair_sums());
             }
-            Some(stats)
-        };
-        self.ports.iter().filter_map(one).collect()
+            stats.syn_cookies_sent += block.cookies_sent.get();
+            stats.syn_cookies_valid += block.cookies_valid.get();
+            stats.syn_cookies_invalid += block.cookies_invalid.get();
+            stats.syn_cookies_unanswered += block.cookies_unanswered.get();
+            // Read the other way round it could seem to have ended more often than it began.
+            let ended = block.cookies_off.get();
+            let began = block.cookies_on.get();
+            stats.syn_floods += began;
+            stats.syn_cookies_active += u64::from(began != ended);
+        }
+        Some(stats)
+    }
+
+    /// What the protection of a port from floods of SYNs does, if it has it.
+    pub(super) fn syn_state(&self, port: &super::LivePort) -> Option<SynState> {
+        shield_of(&port.spec)?;
+        let stats = self.report_port(port)?;
+        Some(SynState {
+            active: stats.syn_cookies_active != 0,
+            floods: stats.syn_floods,
+            cookies_sent: stats.syn_cookies_sent,
+            cookies_valid: stats.syn_cookies_valid,
+            cookies_invalid: stats.syn_cookies_invalid,
+            unanswered: stats.syn_cookies_unanswered,
+        })
     }
 
     pub(super) fn report_stages(&self) -> Vec<StageStats> {
@@ -258,4 +281,24 @@ impl Local {
             drop_reason: traced.dropped.map(|reason| reason.as_str().to_owned()),
         }
     }
+}
+
+/// How a port is protected, as the switch wants to know it.
+pub(super) fn shield_of(spec: &PortSpec) -> Option<ShieldView> {
+    let said = &spec.protection;
+    let usual = ShieldView::default();
+    let mode = match said.syn_protection? {
+        SynProtection::Off => return None,
+        SynProtection::Auto => Mode::Auto,
+        SynProtection::Always => Mode::Always,
+    };
+    Some(ShieldView {
+        mode,
+        half_open: said.syn_half_open.unwrap_or(HALF_OPEN),
+        rate: said.syn_rate,
+        mss: said.syn_mss.unwrap_or(usual.mss),
+        window_scale: said.syn_window_scale.unwrap_or(usual.window_scale),
+        sack: said.syn_sack.unwrap_or(usual.sack),
+        timestamps: said.syn_timestamps.unwrap_or(usual.timestamps),
+    })
 }

@@ -80,7 +80,6 @@ fn settings(settings: &SwitchSettings, ports: &BTreeMap<String, u16>) -> Connect
         config: Config {
             capacity: settings.connections as usize,
             early_drop: settings.early_drop,
-            ..Config::default()
         },
         zones: settings.zones.iter().map(zone).collect(),
         timeouts,

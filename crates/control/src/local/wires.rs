@@ -186,6 +186,7 @@ impl Local {
             lcores,
             link,
             bond,
+            syn_protection: None,
         })
     }
 

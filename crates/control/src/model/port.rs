@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::bond::{self, BondSpec, MemberKind};
 use super::port_policy::{self, PortPolicy};
+use super::port_protection::{self, PortProtection};
 use super::port_shaping::{self, PortShaping};
 use super::{Kind, SOCKET_MODES, SocketMode, Spec};
 use crate::decode::{Field, Fields, InterfaceName, Name, SocketPath, optional, required};
@@ -131,6 +132,9 @@ pub struct PortSpec {
     /// What its owner may do.
     #[serde(flatten)]
     pub policy: PortPolicy,
+    /// How its guest is protected from floods.
+    #[serde(flatten)]
+    pub protection: PortProtection,
     /// How frames leave by it.
     #[serde(flatten)]
     pub shaping: PortShaping,
@@ -284,6 +288,13 @@ impl Spec for PortSpec {
         port_policy::FIELDS[7],
         port_policy::FIELDS[8],
         port_policy::FIELDS[9],
+        port_protection::FIELDS[0],
+        port_protection::FIELDS[1],
+        port_protection::FIELDS[2],
+        port_protection::FIELDS[3],
+        port_protection::FIELDS[4],
+        port_protection::FIELDS[5],
+        port_protection::FIELDS[6],
         port_shaping::FIELDS[0],
         port_shaping::FIELDS[1],
         port_shaping::FIELDS[2],
@@ -325,6 +336,7 @@ impl Spec for PortSpec {
             name: name?.0,
             kind: kind?,
             policy,
+            protection: PortProtection::read(fields, uplink),
             shaping: PortShaping::read(fields),
             index,
             network,

@@ -108,6 +108,6 @@ pub fn port_of_meter(number: u32) -> u16 {
 
 /// The connection tracking zone of a port.
 pub fn zone(index: u16) -> u16 {
-    // Ports have indexes below 4096, so the zones below are free for rules made by hand.
+    // Ports have indexes below 4096, so the zones below are free for rules made by hand; those from 0x9000 on are of protected ports.
     0x8000 | index
 }

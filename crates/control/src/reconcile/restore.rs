@@ -10,7 +10,7 @@ use crate::dataplane::DataPlane;
 use crate::error::Error;
 use crate::event::{Events, What};
 use crate::inventory::Inventory;
-use crate::model::{Any, Kind};
+use crate::model::{Any, Kind, SynProtection};
 use crate::store::{Row, Store};
 
 /// Rules out of service that are tried again in one tick.
@@ -210,9 +210,14 @@ impl Control {
     fn watch_links(&mut self) {
         self.plane.follow_links();
         let mut now = Vec::new();
+        let mut floods = Vec::new();
         for port in self.inventory.ports() {
             if let Ok(state) = self.plane.port_state(&port.spec.name) {
                 let label = format!("port {}", port.spec.name);
+                let auto = port.spec.protection.syn_protection == Some(SynProtection::Auto);
+                if let Some(syn) = state.syn_protection.filter(|_| auto) {
+                    floods.push((label.clone(), syn.active));
+                }
                 for member in state.bond.iter().flat_map(|bond| &bond.members) {
                     now.push((
                         format!("{label} member {}", member.interface),
@@ -233,6 +238,18 @@ impl Control {
                 let what = if up { What::Up } else { What::Down };
                 tracing::info!(%object, "{what:?}");
                 self.events.note(what, object, "");
+            }
+        }
+        for (object, active) in floods {
+            let key = format!("{object} flood");
+            let before = self.up.insert(key, active).unwrap_or(false);
+            let (what, detail) = match active {
+                true => (What::Flooded, "SYNs are answered with cookies"),
+                false => (What::Calm, "SYNs are not answered with cookies any more"),
+            };
+            if active != before {
+                tracing::info!(%object, "{what:?}: {detail}");
+                self.events.note(what, object, detail);
             }
         }
     }

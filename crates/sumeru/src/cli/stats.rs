@@ -61,6 +61,7 @@ fn columns(what: &str) -> &'static [(&'static str, &'static str)] {
             ("TX-FULL", "tx_full"),
             ("RX-ERRORS", "rx_errors"),
             ("CALLS", "calls"),
+            ("SYN-COOKIES", "syn_cookies_sent"),
         ],
         "queue" => &[
             ("PORT", "port"),

@@ -494,7 +494,10 @@ impl Cache {
             }
             _ => 0,
         };
-        ops.splice(..0, tracks.iter().skip(1).copied().map(Op::Track));
+        // What a protected guest sends is moved before it is tracked.
+        let front = usize::from(matches!(ops.first(), Some(Op::Splice(_, true))));
+        let others = tracks.iter().skip(1).copied().map(Op::Track);
+        ops.splice(front..front, others);
         let program = self.intern(ops, &tracks);
         let (hash, near, far) = match self.tuples.get(number as usize) {
             Some(Some(tuple)) => tuple.split(key),

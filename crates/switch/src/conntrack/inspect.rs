@@ -2,7 +2,6 @@
 
 use super::state::State;
 use super::store::{ConnRef, Traffic, flag, traffic};
-use super::syncookie::Splice;
 use super::table::Conntrack;
 use super::tuple::{Direction, Tuple};
 
@@ -166,23 +165,5 @@ impl Conntrack {
             traffic: [Direction::Original, Direction::Reply]
                 .map(|direction| traffic(hot, cold, direction)),
         })
-    }
-
-    /// Keeps the translation of sequence numbers of a connection that was opened with a cookie. `false`: it is gone.
-    pub fn set_splice(&mut self, conn: ConnRef, splice: Splice) -> bool {
-        let Some(index) = self.live(conn) else {
-            return false;
-        };
-        self.cold[index].splice = splice.delta();
-        self.hot[index].flags |= flag::SPLICED;
-        self.advance(conn.index);
-        true
-    }
-
-    /// The translation of sequence numbers of a connection, if it has one.
-    pub fn splice(&self, conn: ConnRef) -> Option<Splice> {
-        let index = self.live(conn)?;
-        (self.hot[index].flags & flag::SPLICED != 0)
-            .then(|| Splice::from_delta(self.cold[index].splice))
     }
 }

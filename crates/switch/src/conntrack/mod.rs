@@ -17,6 +17,9 @@ mod save;
 #[cfg(test)]
 mod save_tests;
 mod sctp;
+mod splice;
+#[cfg(test)]
+mod splice_tests;
 mod state;
 mod store;
 mod syncookie;
@@ -36,8 +39,9 @@ pub use inspect::{Connection, Filter};
 pub use nat::{Nat, NatBinding, NatRange, Rewrite};
 pub use packet::{CtPacket, sctp_chunk, tcp_flag};
 pub use save::{RestoreError, Restored};
+pub use splice::{Opening, Splice};
 pub use state::{LONGEST_TIMEOUT, POLICIES, State, Timeouts, Verdict, ct_state, packet_state};
 pub use store::{ConnRef, Traffic};
-pub use syncookie::{Cookie, CookieSecret, Splice};
+pub use syncookie::{Cookie, CookieSecret};
 pub use table::{Config, Conntrack, Reserve, Stats, ZonePolicy};
 pub use tuple::{Direction, Family, Key, Tuple, protocol};

@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Write};
 
+use super::splice::Splice;
 use super::state::{POLICIES, STATES, State};
 use super::store::{Cold, Hot, Peer, Traffic, flag, tcp_bit, traffic};
 use super::table::Conntrack;
@@ -250,6 +251,9 @@ fn read_record(record: &[u8; RECORD], now: u64) -> Result<(Hot, Cold, u32), &'st
     };
     if flags & !known != 0 || tcp & !tcp_bits != 0 {
         return Err("flags");
+    }
+    if flags & flag::SPLICED != 0 && !Splice::label_is_good(label) {
+        return Err("splice");
     }
     if scales & 15 == 15
         || scales >> 4 == 15

@@ -26,6 +26,8 @@ pub(super) mod flag {
     pub const SPLICED: u8 = 0x04;
     /// No window checks.
     pub const LIBERAL: u8 = 0x08;
+    /// Opened for a client that proved its address; the server has not answered yet.
+    pub const OPENING: u8 = 0x10;
     pub const NAT: u8 = 0xc0;
 }
 
@@ -128,8 +130,10 @@ pub(super) struct Cold {
     /// Upper halves of the byte counts.
     pub byte_carries: [u32; 2],
     pub mark: u32,
+    /// What sequence numbers are off by; while it opens, the cookie.
     pub splice: u32,
     pub reply: Half,
+    /// The rest of a splice in the zones of protected ports, in which rules give no labels.
     pub label: [u64; 2],
     /// Upper halves of the packet counts.
     pub packet_carries: [u16; 2],

@@ -1,12 +1,11 @@
-//! SYN cookies (RFC 4987, section 3.6): answers to SYNs that need no memory, and what joins such a connection to the real one.
+//! SYN cookies (RFC 4987, section 3.6): answers to SYNs that need no memory.
 //!
-//! A cookie is `slot:5 mss:3 mac:24`. The MAC is SipHash-2-4 over tuple, initial number, time slot and MSS. Opening a spliced connection: the opener's
-//! ACK proves the cookie; the caller commits a SYN with the opener's number, sends it on, and at the SYN-ACK of the server keeps
-//! [`Splice::new`] with the connection. The tracker always sees the opener's numbers: answers after, the opener's packets before translation.
+//! A cookie is `slot:5 mss:3 mac:24`. The MAC is SipHash-2-4 over tuple, initial number, time slot and MSS. What becomes of a connection whose opener
+//! has proved a cookie: [`splice`](super::splice).
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::tuple::{Half, Secret, Tuple};
+use super::tuple::{Half, Tuple};
 
 /// Milliseconds per time slot; a cookie is good for its slot and the next.
 const SLOT: u64 = 64_000;
@@ -107,66 +106,6 @@ fn round(v: &mut [u64; 4]) {
     v[2] = v[2].rotate_left(32);
 }
 
-/// What sequence numbers of a spliced connection are off by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Splice(u32);
-
-impl Splice {
-    /// Joins the number that the opener was answered with and the one that the server chose.
-    pub fn new(cookie: u32, server: u32) -> Self {
-        Self(server.wrapping_sub(cookie))
-    }
-
-    pub(super) fn from_delta(delta: u32) -> Self {
-        Self(delta)
-    }
-
-    pub(super) fn delta(self) -> u32 {
-        self.0
-    }
-
-    /// A sequence number of the server, for the opener.
-    pub fn to_opener(self, seq: u32) -> u32 {
-        seq.wrapping_sub(self.0)
-    }
-
-    /// An acknowledgement number of the opener, selective ones too, for the server.
-    pub fn to_server(self, ack: u32) -> u32 {
-        ack.wrapping_add(self.0)
-    }
-}
-
-const PLACES: usize = 1 << 14;
-
-/// Half-open connections by destination. Destinations whose keyed hashes agree share a count: one may get cookies for the other's flood, never none for its own.
-#[derive(Debug)]
-pub(super) struct Pressure(Vec<u32>);
-
-impl Pressure {
-    pub fn new() -> Self {
-        Self(vec![0; PLACES])
-    }
-
-    fn place(secret: &Secret, original: &Half) -> usize {
-        let [_, _, high, low, rest] = original.0;
-        // Destination port, zone, protocol and family; not the source port.
-        secret.mix([high, low, rest & 0xffff_ffff_ffff, 4]) as usize % PLACES
-    }
-
-    pub fn add(&mut self, secret: &Secret, original: &Half) {
-        self.0[Self::place(secret, original)] += 1;
-    }
-
-    pub fn remove(&mut self, secret: &Secret, original: &Half) {
-        let place = &mut self.0[Self::place(secret, original)];
-        *place = place.saturating_sub(1);
-    }
-
-    pub fn count(&self, secret: &Secret, original: &Half) -> u32 {
-        self.0[Self::place(secret, original)]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tuple::Family;
@@ -206,13 +145,6 @@ mod tests {
             prop_assert_eq!(secret.check(&tuple(sport), seq, ack, now + 32 * SLOT), None, "slots come round");
             prop_assert_eq!(secret.check(&tuple(sport ^ 1), seq, ack, now), None);
             prop_assert_eq!(secret.check(&tuple(sport), seq, ack ^ 1 << 24, now), None);
-        }
-
-        #[test]
-        fn splicing_goes_both_ways(cookie: u32, server: u32, bytes: u32) {
-            let splice = Splice::new(cookie, server);
-            prop_assert_eq!(splice.to_opener(server.wrapping_add(bytes)), cookie.wrapping_add(bytes));
-            prop_assert_eq!(splice.to_server(cookie.wrapping_add(bytes)), server.wrapping_add(bytes));
         }
     }
 

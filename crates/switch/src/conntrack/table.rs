@@ -8,7 +8,7 @@ use super::nat::Probe;
 use super::state::{POLICIES, State, Timeouts};
 use super::store::{Cold, ConnRef, Hot, flag};
 use super::tuple::{Direction, Half, Key, Secret, Tuple};
-use super::{syncookie::Pressure, wheel::Wheel};
+use super::wheel::Wheel;
 
 /// Most connections of a table.
 const LARGEST: usize = 1 << 28;
@@ -20,8 +20,6 @@ pub struct Config {
     pub capacity: usize,
     /// A full table gives up a connection without an answer, half open or closed, for a new one.
     pub early_drop: bool,
-    /// Half-open connections to one destination from which on [`Conntrack::wants_cookie`] says yes.
-    pub cookie_threshold: u32,
 }
 
 impl Default for Config {
@@ -29,7 +27,6 @@ impl Default for Config {
         Self {
             capacity: 1 << 22,
             early_drop: false,
-            cookie_threshold: 256,
         }
     }
 }
@@ -96,9 +93,10 @@ pub struct Conntrack {
     pub(super) secret: Secret,
     pub(super) stats: Stats,
     pub(super) config: Config,
-    pub(super) pressure: Pressure,
     pub(super) nat_probe: Probe,
     zone_counts: Vec<u32>,
+    /// TCP connections whose opening is not complete.
+    zone_half_open: Vec<u32>,
     zone_limits: Vec<u32>,
     zone_flags: Vec<u8>,
     port_counts: Vec<u32>,
@@ -136,10 +134,10 @@ impl Conntrack {
             secret,
             stats: Stats::default(),
             config,
-            pressure: Pressure::new(),
             nat_probe: Probe::default(),
             // Zeroed memory that is committed when it is used. Limits are kept as what is missing from "no limit".
             zone_counts: vec![0; ANY],
+            zone_half_open: vec![0; ANY],
             zone_limits: vec![0; ANY],
             zone_flags: vec![0; ANY],
             port_counts: vec![0; ANY],
@@ -328,8 +326,7 @@ impl Conntrack {
     pub(super) fn begin_half_open(&mut self, index: u32) {
         self.hot[index as usize].flags |= flag::HALF_OPEN;
         self.stats.half_open += 1;
-        self.pressure
-            .add(&self.secret, &self.cold[index as usize].original);
+        self.zone_half_open[usize::from(self.cold[index as usize].original.zone())] += 1;
     }
 
     /// A half-open connection is none any more.
@@ -338,14 +335,13 @@ impl Conntrack {
         if hot.flags & flag::HALF_OPEN != 0 {
             hot.flags &= !flag::HALF_OPEN;
             self.stats.half_open -= 1;
-            self.pressure
-                .remove(&self.secret, &self.cold[index as usize].original);
+            self.zone_half_open[usize::from(self.cold[index as usize].original.zone())] -= 1;
         }
     }
 
-    /// Whether a new connection of this tuple should be answered with a SYN cookie: too many to its destination are half open.
-    pub fn wants_cookie(&self, tuple: &Tuple) -> bool {
-        self.pressure.count(&self.secret, &Half::new(tuple)) >= self.config.cookie_threshold
+    /// TCP connections of a zone whose opening is not complete.
+    pub fn half_open_in(&self, zone: u16) -> u32 {
+        self.zone_half_open[usize::from(zone)]
     }
 
     /// Whether one more connection has room; makes room by early drop if so configured.

@@ -178,7 +178,7 @@ fn syn(hot: &mut Hot, direction: Direction, packet: &CtPacket) -> Step {
             if direction == Direction::Reply {
                 return Step::Over;
             }
-            hot.flags &= !(flag::REPLIED | flag::SPLICED);
+            hot.flags &= !(flag::REPLIED | flag::SPLICED | flag::OPENING);
             start(hot, State::SynSent, packet);
             Step::Reopened
         }

@@ -468,31 +468,3 @@ fn errors_are_related_when_they_show_what_was_sent() {
         ct_state::TRK | ct_state::INV
     );
 }
-
-#[test]
-fn a_spliced_connection_is_tracked_in_the_opener_s_numbers() {
-    let secret = CookieSecret::new();
-    let cookie = secret.make(&tuple(), C, 1460, 1_000_000);
-    assert!(
-        secret
-            .check(&tuple(), C + 1, cookie.wrapping_add(1), 1_030_000)
-            .is_some()
-    );
-    let mut trace = Trace::begin(segment(SYN, C, 0, 0));
-    let splice = Splice::new(cookie, S);
-    let epoch = trace.table.epoch(trace.conn);
-    assert!(trace.table.splice(trace.conn).is_none() && trace.table.set_splice(trace.conn, splice));
-    assert_ne!(epoch, trace.table.epoch(trace.conn));
-    assert_eq!(trace.table.splice(trace.conn), Some(splice));
-    trace.valid(
-        Reply,
-        segment(SYN | ACK, splice.to_opener(S), C + 1, 0),
-        State::SynRecv,
-    );
-    trace.valid(
-        Original,
-        segment(ACK, C + 1, cookie.wrapping_add(1), 10),
-        State::Established,
-    );
-    assert_eq!(splice.to_server(cookie.wrapping_add(1)), S + 1);
-}

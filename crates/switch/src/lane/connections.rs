@@ -6,11 +6,26 @@ use crate::frame::Frame;
 use crate::program::Op;
 use crate::track::{self, Fresh, Known, Track, Tracks};
 use sumeru_packet::Layer;
+use sumeru_packet::tcp::HEADER_LONGEST;
 
 impl Lane {
     /// Runs a program on frame `index` of the burst if its connections are as they were when it was made.
     #[inline(always)]
     pub fn execute_tracked(
+        &mut self,
+        index: usize,
+        track: Track,
+        ops: &[Op],
+        counter: Option<u32>,
+    ) -> Outcome {
+        if let [splice @ Op::Splice(_, true), rest @ ..] = ops {
+            return self.execute_spliced(index, track, splice, rest, counter);
+        }
+        self.execute_moved(index, track, ops, counter)
+    }
+
+    #[inline(always)]
+    fn execute_moved(
         &mut self,
         index: usize,
         track: Track,
@@ -32,6 +47,39 @@ impl Lane {
             rest = more;
         }
         self.execute_with(index, &tracks, rest, counter)
+    }
+
+    /// The same for what a protected guest sends on a spliced connection: everybody sees the numbers that its client knows. A frame that has to be decided
+    /// anew is as it came.
+    #[inline(never)]
+    fn execute_spliced(
+        &mut self,
+        index: usize,
+        track: Track,
+        splice: &Op,
+        ops: &[Op],
+        counter: Option<u32>,
+    ) -> Outcome {
+        let at = usize::from(self.frames[index].layout.outer().l4);
+        let mut before = [0; HEADER_LONGEST];
+        let tcp = self.frames[index]
+            .header
+            .header()
+            .get(at..)
+            .unwrap_or_default();
+        let len = tcp.len().min(HEADER_LONGEST);
+        before[..len].copy_from_slice(&tcp[..len]);
+        if let Err(reason) = self.edit(index, splice) {
+            return self.dropped(index, reason);
+        }
+        let outcome = self.execute_moved(index, track, ops, counter);
+        if let (Outcome::Outdated(_), Some(tcp)) = (
+            outcome,
+            self.frames[index].header.header_mut().get_mut(at..at + len),
+        ) {
+            tcp.copy_from_slice(&before[..len]);
+        }
+        outcome
     }
 
     /// Whether a frame's connection is as a decision takes it for granted; if not, what the table says of it.

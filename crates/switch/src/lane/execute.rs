@@ -79,6 +79,14 @@ impl Lane {
         let done = match op {
             Op::Nat(number) => self.translate(index, tracks, *number),
             Op::Commit(number, change) => self.commit(index, *number, change),
+            Op::Keep(number) => {
+                // Without room for it the frame goes on: it is not protected then, and it may be of no guest's making.
+                let _ = self.commit(index, *number, &CtChange::default());
+                Ok(())
+            }
+            Op::Guard(guard) => return self.guard(index, guard),
+            Op::Redeem(redeem) => return self.redeem(index, redeem),
+            Op::Greet(greeting) => self.greet(index, op, greeting.conn),
             Op::Count(counter) => {
                 self.rule_counters.count(*counter, self.frames[index].len);
                 Ok(())

@@ -104,7 +104,7 @@ pub struct CtRule {
 }
 
 /// How a connection is made.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CtChange {
     /// Ends a connection of the other direction first.
     pub force: bool,

@@ -32,7 +32,7 @@ const fn tuple_of(layer: Layer) -> [Field; 7] {
     ]
 }
 
-const TUPLE: [Field; 7] = tuple_of(OUTER);
+pub(super) const TUPLE: [Field; 7] = tuple_of(OUTER);
 
 /// What tracking a frame in a zone came to.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,28 @@ pub(super) struct Tracked {
     later: bool,
     /// Mark and label of the connection that is made then.
     pub coming: Option<(u32, u128)>,
+}
+
+impl Tracked {
+    /// The connection that it belongs to, and which way it goes.
+    pub fn found(&self) -> Option<(ConnRef, Direction)> {
+        self.found
+    }
+
+    /// Its tuple, if it has one.
+    pub fn tuple(&self) -> Option<Tuple> {
+        self.tuple
+    }
+
+    /// Its place among the decision's tracks.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Whether a connection of it is made when the decision is carried out.
+    pub fn is_later(&self) -> bool {
+        self.later
+    }
 }
 
 impl Walk<'_> {
@@ -94,7 +116,7 @@ impl Walk<'_> {
     }
 
     /// What tracking the frame in a zone comes to, by its place. A frame is tracked once in a zone, however many actions ask.
-    fn tracked_in(&mut self, zone: u16) -> usize {
+    pub(super) fn tracked_in(&mut self, zone: u16) -> usize {
         let bare = track::tuple(&self.key, OUTER, zone);
         let same = |tracked: &Tracked| tracked.bare.contains(&bare);
         if let Some(place) = self.tracked.iter().position(same) {
@@ -238,7 +260,12 @@ impl Walk<'_> {
             },
         };
         match tuple.proto {
-            protocol::TCP if found.is_none() => _ = self.get(Field::TcpFlags(OUTER)),
+            protocol::TCP if found.is_none() => {
+                self.get(Field::TcpFlags(OUTER));
+                if verdict.state() & ct_state::INV != 0 {
+                    self.doubted(facts.packet.flags);
+                }
+            }
             // Whether its chunks open an association is not in the key.
             protocol::SCTP if found.is_none() => self.out.once = true,
             _ => {}
@@ -346,6 +373,7 @@ impl Walk<'_> {
                     nat: change.nat.as_ref(),
                 };
                 let made = table.commit(&commit).map_err(Drop::from)?;
+                self.out.made.push(made);
                 self.note(
                     "conntrack",
                     format_args!("new connection in zone {}", ct.zone),

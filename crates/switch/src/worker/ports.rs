@@ -256,6 +256,7 @@ impl SwitchWorker {
         self.residents.reconcile(&self.snapshot);
         self.announced.look_again();
         self.set_parsing();
+        self.adopt_shields();
         self.lane.floods.clear();
         allow_floods(&mut self.lane.floods, &self.snapshot);
         self.set_mirrors();

@@ -8,11 +8,12 @@ use sumeru_packet::{Field, HEADER_MAX, Layer};
 use super::link::wire_number;
 use super::{OWN_FRAME, SwitchWorker};
 use crate::cache::{Decision, Hit};
+use crate::conntrack::{ConnRef, Opening};
 use crate::egress;
 use crate::fdb::change_of;
+use crate::frame::PortIndex;
 use crate::lane::{Connections, Outcome};
 use crate::link::tlv::LLDP_ETHERTYPE;
-use crate::program::Op;
 use crate::services::neighbours::Wanted;
 use crate::stats::{Drop, Stage};
 use crate::track::{Known, Table, Tracking};
@@ -54,36 +55,10 @@ impl SwitchWorker {
                 egress::load_behind(&mut self.lane.frames[index], &self.lane.list, HEADER_MAX)
             };
         }
-        let key = self.lane.frames[index].key;
-        let tables = Tables {
-            snapshot: &self.snapshot,
-            rules: &self.rules,
-            fdb: &self.fdb,
-            neighbours: &self.neighbours,
-            residents: &self.residents,
-        };
-        let frame = &self.lane.frames[index];
-        let tracking = match self.lane.connections.as_deref_mut() {
-            Some(Connections {
-                table,
-                fragments,
-                now,
-            }) => Tracking::of(Table::Live(table, fragments), frame, *now, known),
-            None => Tracking::of(Table::Off, frame, 0, None),
-        };
-        let mut decision = translate(tables, &key, tracking, None);
-        if let Some(remote) = decision.resolve
-            && self.neighbours.want(remote)
-        {
-            self.ask(remote);
-        }
-        if let Some((network, address)) = decision.want {
-            let asker = self.lane.frames[index].in_port;
-            match self.residents.want(network, address, asker) {
-                Wanted::Now => self.ask_on(network, address, None),
-                Wanted::Already => {}
-                Wanted::Refused => decision.once = true,
-            }
+        let mut decision = self.look(index, known, None);
+        if let Some(port) = decision.guarded.filter(|_| !decision.made.is_empty()) {
+            decision.once = true;
+            self.unmake(port, &decision.made);
         }
         // What was decided before an address was learned may depend on it (a frame to its own sender): it is good for this frame only.
         let news = decision
@@ -117,17 +92,71 @@ impl SwitchWorker {
             ops: decision.ops,
             sender: decision.learn.map(|(network, mac, _)| (network, mac)),
         };
+        let key = self.lane.frames[index].key;
         let entry = self.cache.insert(&key, kept);
         match self.cache.hit(entry) {
             Hit::Output(quick) => self.lane.send_quick(index, quick),
             Hit::Run(ops, counter) => self.lane.execute(index, ops, counter),
             Hit::Tracked(_, ops, counter) => {
-                let own = ops
-                    .iter()
-                    .take_while(|op| matches!(op, Op::Track(_)))
-                    .count();
+                // The further connections, perhaps behind what moves the numbers, were looked at just now and do nothing here.
                 self.lane.freshen(index, &tracks);
-                self.lane.execute_with(index, &tracks, &ops[own..], counter)
+                self.lane.execute_with(index, &tracks, ops, counter)
+            }
+        }
+    }
+
+    /// Decides what happens to a frame, and asks for what is missing to decide better. `redeemed`: it is the SYN of a client that was told this.
+    pub(super) fn look(
+        &mut self,
+        index: usize,
+        known: Known,
+        redeemed: Option<Opening>,
+    ) -> Translation {
+        let key = self.lane.frames[index].key;
+        let tables = Tables {
+            snapshot: &self.snapshot,
+            rules: &self.rules,
+            fdb: &self.fdb,
+            neighbours: &self.neighbours,
+            residents: &self.residents,
+        };
+        let frame = &self.lane.frames[index];
+        let mut tracking = match self.lane.connections.as_deref_mut() {
+            Some(Connections {
+                table,
+                fragments,
+                now,
+            }) => Tracking::of(Table::Live(table, fragments), frame, *now, known),
+            None => Tracking::of(Table::Off, frame, 0, None),
+        };
+        tracking.redeemed = redeemed;
+        let mut decision = translate(tables, &key, tracking, None);
+        if let Some(remote) = decision.resolve
+            && self.neighbours.want(remote)
+        {
+            self.ask(remote);
+        }
+        if let Some((network, address)) = decision.want {
+            let asker = self.lane.frames[index].in_port;
+            match self.residents.want(network, address, asker) {
+                Wanted::Now => self.ask_on(network, address, None),
+                Wanted::Already => {}
+                Wanted::Refused => decision.once = true,
+            }
+        }
+        decision
+    }
+
+    /// Ends connections that were made in deciding about a SYN that is answered with a cookie.
+    fn unmake(&mut self, port: PortIndex, made: &[ConnRef]) {
+        let active = self
+            .lane
+            .shields
+            .as_deref()
+            .is_some_and(|shields| shields.is_active(port));
+        if let Some(connections) = self.lane.connections.as_deref_mut().filter(|_| active) {
+            for conn in made {
+                connections.table.end_connection(*conn);
             }
         }
     }

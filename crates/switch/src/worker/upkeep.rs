@@ -44,6 +44,7 @@ impl SwitchWorker {
         allow_floods(&mut self.lane.floods, &self.snapshot);
         self.lane.begin_second();
         self.serve_networks();
+        self.serve_shields();
         if seconds.is_multiple_of(SWEEP) {
             self.cache.begin_sweep();
         }

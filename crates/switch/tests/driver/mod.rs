@@ -325,6 +325,7 @@ impl Node {
             mtu: options.mtu,
             uplink: options.uplink,
             lldp: false,
+            shield: None,
         };
         let (device, state) = self
             .switch

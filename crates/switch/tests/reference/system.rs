@@ -154,6 +154,7 @@ fn snapshot() -> Snapshot {
         mtu: 1500,
         uplink: false,
         lldp: false,
+        shield: None,
     };
     let network = |id: u32| NetworkView {
         id,
