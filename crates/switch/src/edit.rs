@@ -65,6 +65,7 @@ pub fn apply(frame: &mut Frame, op: &Op) -> Result<(), DropReason> {
         | Op::Sample(_)
         | Op::Track(_)
         | Op::Nat(_)
+        | Op::Member(..)
         | Op::Commit(..)
         | Op::Count(_)
         | Op::Flood(_)

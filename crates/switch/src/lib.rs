@@ -1,5 +1,6 @@
 //! The virtual switch: frames from ring to ring with one copy, steered by flow rules and learned addresses.
 
+pub mod balance;
 pub mod cache;
 pub mod capture;
 pub mod classifier;

@@ -79,6 +79,10 @@ impl Lane {
         let done = match op {
             Op::Nat(number) => self.translate(index, tracks, *number),
             Op::Commit(number, change) => self.commit(index, *number, change),
+            Op::Member(member, direction) => {
+                member.count(*direction, self.frames[index].len);
+                Ok(())
+            }
             Op::Count(counter) => {
                 self.rule_counters.count(*counter, self.frames[index].len);
                 Ok(())
