@@ -15,6 +15,7 @@ pub mod lane;
 pub mod link;
 pub mod mirror;
 pub mod net_header;
+pub mod probe;
 pub mod program;
 pub mod qos;
 pub mod ring;
