@@ -62,7 +62,15 @@ struct Site {
 }
 
 fn site(algorithm: Algorithm, routed: bool) -> Site {
+    site_with(algorithm, routed, None)
+}
+
+/// The same; guest 3 may be behind a tunnel to another node.
+fn site_with(algorithm: Algorithm, routed: bool, far: Option<IpAddr>) -> Site {
     let mut node = Node::with_networks(&[1, 2]);
+    if let Some(far) = far {
+        node.network(1, &[&far.to_string()], 0);
+    }
     let mut guest = |port, network| {
         let options = Options {
             network: Some(network),
@@ -89,7 +97,10 @@ fn site(algorithm: Algorithm, routed: bool) -> Site {
     let known = |network: u8, n: u8| {
         let host = Host {
             mac: mac(n),
-            place: Place::Port(n.into()),
+            place: match far.filter(|_| n == 3) {
+                Some(far) => Place::Remote(far),
+                None => Place::Port(n.into()),
+            },
         };
         (address(network, n), host)
     };
@@ -116,6 +127,7 @@ fn site(algorithm: Algorithm, routed: bool) -> Site {
             answering: Answering {
                 members: [2, 3].map(|n| (address(1, n), both.clone())).into(),
                 ports: [2, 3].into(),
+                remote: far.is_some(),
                 ..Answering::default()
             },
             mtu: 1500,
@@ -402,7 +414,8 @@ fn a_trace_says_who_would_get_it_and_keeps_nothing() {
         let traced: Traced = site.node.switch.trace(1, syn.clone()).unwrap();
         let said = traced.notes.iter().any(|note| {
             note.stage == "load-balancer"
-                && note.text == "web: 2 of 2 members open, 10.0.1.2 port 8080 by round-robin"
+                && note.text
+                    == "load-balancer web: 2 of 2 members open, 10.0.1.2 port 8080 by round-robin"
         });
         assert!(said, "{:?}", traced.notes);
         let (port, frame) = &traced.outputs[0];
@@ -431,4 +444,76 @@ fn others_cannot_answer_for_a_member() {
         .iter_mut()
         .for_each(|guest| drop(guest.frames()));
     assert_eq!(site.call(1002), 3);
+}
+
+#[test]
+fn connections_keep_their_members_over_a_restart() {
+    let file = || {
+        let path = std::env::temp_dir().join(format!("sumeru-balance-{}", std::process::id()));
+        let mut options = std::fs::File::options();
+        options.read(true).write(true).create(true);
+        let file = options.open(&path).unwrap();
+        (file, path)
+    };
+    let mut before = site(Algorithm::RoundRobin, false);
+    assert_eq!(
+        [before.call(1000), before.call(1001), before.call(1002)],
+        [2, 3, 2]
+    );
+    before.answer(2, (mac(1), (ip(1, 1), 1000)), SYN | ACK, 7, 2);
+    let saved = before.node.switch.save_connections(file().0).unwrap();
+    let saved = saved.unwrap();
+    let mut after = site(Algorithm::RoundRobin, false);
+    let (kept, path) = file();
+    let restored = after.node.switch.restore_connections(kept, Arc::new(Some));
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(restored.unwrap().unwrap().connections, saved);
+    assert_eq!(after.live(2) + after.live(3), saved as usize);
+    assert!(after.live(2) >= 1);
+    // It goes on, and its member is found by its number.
+    let ack = segment((mac(1), HERE[0]), (ip(1, 1), 1000), VIRTUAL, ACK, 2, 8);
+    after.guests[0].send(&[ack]);
+    assert_eq!(ends(&after.guests[1].frames()[0]).1, (ip(1, 2), 8080));
+    assert_eq!(after.tcp.members[0].state.sums().packets, [1, 0]);
+}
+
+#[test]
+fn a_member_on_another_node_is_called_and_answers_by_the_tunnel() {
+    let far: IpAddr = "192.0.2.2".parse().unwrap();
+    let mut site = site_with(Algorithm::RoundRobin, false, Some(far));
+    let mut wire = site
+        .node
+        .uplink(9, &[("192.0.2.1", 24)], Options::default().features);
+    let mut answer = [0; 64];
+    let (theirs, ours) = ("192.0.2.2".parse().unwrap(), "192.0.2.1".parse().unwrap());
+    let question = wire.frames_at_last();
+    assert!(!question.is_empty(), "the remote is asked for");
+    let len =
+        sumeru_packet::build::arp_reply(&mut answer, mac(0xfb), theirs, mac(0xee), ours).unwrap();
+    wire.send(&[&answer[..len]]);
+    wire.frames();
+    assert_eq!(site.call(1000), 2);
+    assert_eq!(site.call(1001), 0, "it is for nobody here");
+    let sent = wire.frames();
+    let inner = &sent[0][50..];
+    let from = (ip(1, 1), 1001);
+    assert_eq!(ends(inner), (from, (ip(1, 3), 8080)));
+    // The other node has no connection, and sends the answer as it is.
+    let answer = segment((mac(3), mac(1)), (ip(1, 3), 8080), from, SYN | ACK, 7, 2);
+    let tunnelled = |src: u32| {
+        build(|f| {
+            f.ethernet(mac(0xee), mac(0xfb))
+                .ipv4(src, 0xc000_0201)
+                .udp(50_000, 4789)
+                .vxlan(1)
+                .payload(&answer)
+        })
+    };
+    wire.send(&[tunnelled(0xc000_0202)]);
+    let got = site.guests[0].frames();
+    assert_eq!(ends(&got[0]), (VIRTUAL, from));
+    // From guest 3 of this node the same is a forgery.
+    site.guests[2].send(&[&answer]);
+    let got = site.guests[0].frames();
+    assert!(got.iter().all(|frame| ends(frame).0 != VIRTUAL));
 }

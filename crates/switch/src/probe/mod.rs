@@ -1,9 +1,10 @@
 //! Probes of load balancers' members: TCP connections and HTTP questions (RFC 9110), made by this process through the switch.
 //!
-//! One thread probes for all networks. On each it has a port of its own ([`Channel`](crate::wire::Channel)) with a TCP/IP stack (smoltcp) behind it, so that what a
+//! One thread probes for all networks. On each it has a port of its own ([`Channel`](crate::wire::Channel)) with TCP/IP stacks (smoltcp) behind it, so that what a
 //! tenant sends meets nothing of another's. All is bounded: frames taken in a turn, connections at a time, bytes of an answer, the time of a probe.
 
 mod http;
+mod site;
 mod stack;
 #[cfg(test)]
 mod tests;
@@ -23,8 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::balance::{MemberState, Shared};
 use crate::snapshot::NetworkId;
-use stack::Stack;
-use watch::Watch;
+use site::Site;
 
 /// Longest sleep of the thread.
 const SLEEP: Duration = Duration::from_millis(500);
@@ -99,6 +99,19 @@ pub struct Vantage {
 }
 
 impl Vantage {
+    /// Whose link-layer address a packet to an address needs: its own, or the router's.
+    fn neighbour(&self, address: IpAddr) -> IpAddr {
+        let bits = |address| match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        let common = (bits(address) ^ bits(self.source)).leading_zeros();
+        match self.gateway {
+            Some(gateway) if common < self.length.into() => gateway,
+            _ => address,
+        }
+    }
+
     /// The link-layer address that goes with the address: locally administered.
     pub fn mac(&self) -> [u8; 6] {
         let bits = match self.source {
@@ -196,13 +209,6 @@ impl Drop for Prober {
     }
 }
 
-/// A network, as the thread has it.
-struct Site {
-    vantage: Vantage,
-    stack: Stack,
-    watches: Vec<Watch>,
-}
-
 struct Work {
     sites: Vec<Site>,
     ordered: Receiver<Order>,
@@ -229,12 +235,9 @@ impl Work {
                 // Whatever a tenant may find in the stack, it stays in his network.
                 let turn = catch_unwind(AssertUnwindSafe(|| site.turn(now, tell)));
                 sleep = sleep.min(turn.unwrap_or_else(|_| {
-                    tracing::error!(
-                        network = site.vantage.network,
-                        "the stack of the probes is made anew"
-                    );
-                    site.stack.renew(&site.vantage, now);
-                    site.watches.iter_mut().for_each(Watch::forget_attempt);
+                    let network = site.network();
+                    tracing::error!(network, "the stacks of the probes are made anew");
+                    site.renew();
                     SLEEP
                 }));
             }
@@ -246,33 +249,22 @@ impl Work {
         let mut before = std::mem::take(&mut self.sites);
         let now = Instant::now();
         for (vantage, socket) in vantages {
-            let same = |site: &Site| {
-                (site.vantage.network, site.vantage.source) == (vantage.network, vantage.source)
-            };
-            let known = before.iter().position(same);
+            let known = before.iter().position(|site| site.is_of(&vantage));
             let known = known.map(|at| before.swap_remove(at));
-            let (mut stack, old) = match (socket, known) {
-                (Some(socket), known) => {
-                    let mut old = known.map_or_else(Vec::new, |site| site.watches);
-                    old.iter_mut().for_each(Watch::forget_attempt);
-                    (Stack::new(&vantage, socket, now), old)
-                }
-                (None, Some(site)) => (site.stack, site.watches),
-                (None, None) => continue,
+            let site = match socket {
+                Some(socket) => Some(Site::new(&vantage, socket)),
+                None => known,
             };
-            stack.configure(&vantage);
-            let watches = watch::renewed(old, &vantage.targets, &mut stack, now);
-            self.sites.push(Site {
-                vantage,
-                stack,
-                watches,
-            });
+            if let Some(mut site) = site {
+                site.configure(vantage, now);
+                self.sites.push(site);
+            }
         }
     }
 
     /// Until there is something to do.
     fn wait(&self, sleep: Duration) {
-        let sockets = self.sites.iter().map(|site| site.stack.socket());
+        let sockets = self.sites.iter().map(|site| site.socket());
         let mut look: Vec<PollFd<'_>> = std::iter::once(self.woken.as_fd())
             .chain(sockets)
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
@@ -286,23 +278,5 @@ impl Work {
         let _ = rustix::event::poll(&mut look, Some(&sleep));
         let mut byte = [0; 8];
         while self.woken.recv(&mut byte).is_ok() {}
-    }
-}
-
-impl Site {
-    /// Takes what came, goes on with every probe, begins those that are due. Answers when there is more to do at the latest.
-    fn turn(&mut self, now: Instant, tell: &Sender<Change>) -> Duration {
-        self.stack.poll(now);
-        let mut sleep = SLEEP;
-        for watch in &mut self.watches {
-            if let Some(change) = watch.turn(&mut self.stack, now) {
-                // Nobody listens at the end.
-                let _ = tell.send(change);
-            }
-            sleep = sleep.min(watch.due(now));
-        }
-        self.stack.poll(now);
-        self.stack.sweep();
-        sleep.min(self.stack.due(now))
     }
 }

@@ -1,8 +1,10 @@
-//! A TCP/IP stack on one network, behind a socket whose other end is a port of the switch.
+//! A TCP/IP stack for one neighbour on a network: a member, or the router on the way to others. Each neighbour has its own, since one stack resolves one
+//! address a second only, and one that does not answer must not keep others waiting.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -13,21 +15,19 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 
 use super::{SLEEP, Vantage};
 
-/// Connections at a time.
-pub const CONNECTIONS_MAX: usize = 64;
-/// Frames taken in one turn.
-const FRAMES: usize = 64;
-/// Longest frame, and longest packet in it.
+/// Frames that wait for a stack.
+const WAITING: usize = 32;
+/// Longest frame.
 pub const FRAME_MAX: usize = 1514;
 /// Bytes that wait in a connection each way.
 const BUFFER: usize = 1024;
 /// First of the ports that connections come from (RFC 6335 section 6).
 const FIRST_PORT: u16 = 49_152;
 
-/// The socket as a device.
+/// What came for the stack, and the socket that its frames leave by.
 struct Device {
-    socket: UnixDatagram,
-    left: usize,
+    socket: Arc<UnixDatagram>,
+    waiting: VecDeque<Vec<u8>>,
 }
 
 struct Incoming(Vec<u8>);
@@ -55,10 +55,7 @@ impl phy::Device for Device {
     type TxToken<'a> = Outgoing<'a>;
 
     fn receive(&mut self, _: Clock) -> Option<(Incoming, Outgoing<'_>)> {
-        self.left = self.left.checked_sub(1)?;
-        let mut frame = vec![0; FRAME_MAX];
-        let len = self.socket.recv(&mut frame).ok()?;
-        frame.truncate(len);
+        let frame = self.waiting.pop_front()?;
         Some((Incoming(frame), Outgoing(&self.socket)))
     }
 
@@ -86,60 +83,45 @@ pub struct Stack {
     next_port: u16,
 }
 
-fn interface(vantage: &Vantage, device: &mut Device) -> Interface {
-    let mac = HardwareAddress::Ethernet(EthernetAddress(vantage.mac()));
-    let mut config = Config::new(mac);
-    // Sequence numbers are made of it.
-    config.random_seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
-    Interface::new(config, device, Clock::ZERO)
-}
-
 impl Stack {
     /// A stack without connections.
-    pub fn new(vantage: &Vantage, socket: UnixDatagram, now: Instant) -> Self {
-        let mut device = Device { socket, left: 0 };
+    pub fn new(vantage: &Vantage, socket: Arc<UnixDatagram>, now: Instant) -> Self {
+        let mut device = Device {
+            socket,
+            waiting: VecDeque::new(),
+        };
+        let mac = HardwareAddress::Ethernet(EthernetAddress(vantage.mac()));
+        let mut config = Config::new(mac);
+        // Sequence numbers are made of it.
+        let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, &mut device, Clock::ZERO);
+        let own = IpCidr::new(vantage.source.into(), vantage.length);
+        // There is room for two addresses, and for two routes.
+        interface.update_ip_addrs(|addresses| _ = addresses.push(own));
+        let routes = interface.routes_mut();
+        match vantage.gateway {
+            Some(IpAddr::V4(gateway)) => drop(routes.add_default_ipv4_route(gateway)),
+            Some(IpAddr::V6(gateway)) => drop(routes.add_default_ipv6_route(gateway)),
+            None => {}
+        }
         Self {
-            interface: interface(vantage, &mut device),
             device,
+            interface,
             sockets: SocketSet::new(Vec::new()),
             ending: Vec::new(),
             open: 0,
             began: now,
-            next_port: FIRST_PORT,
+            // Those of a stack that was here before are not taken again at once.
+            next_port: FIRST_PORT + (seed % 8192) as u16,
         }
     }
 
-    /// Begins again, with the same socket and no connections.
-    pub fn renew(&mut self, vantage: &Vantage, now: Instant) {
-        self.interface = interface(vantage, &mut self.device);
-        self.sockets = SocketSet::new(Vec::new());
-        (self.ending, self.open, self.began) = (Vec::new(), 0, now);
-        self.configure(vantage);
-    }
-
-    /// Takes its address and router.
-    pub fn configure(&mut self, vantage: &Vantage) {
-        let own = IpCidr::new(vantage.source.into(), vantage.length);
-        self.interface.update_ip_addrs(|addresses| {
-            addresses.clear();
-            // There is room for two.
-            let _ = addresses.push(own);
-        });
-        let routes = self.interface.routes_mut();
-        // There is room for two routes.
-        match vantage.gateway {
-            Some(IpAddr::V4(gateway)) => drop(routes.add_default_ipv4_route(gateway)),
-            Some(IpAddr::V6(gateway)) => drop(routes.add_default_ipv6_route(gateway)),
-            None => {
-                routes.remove_default_ipv4_route();
-                routes.remove_default_ipv6_route();
-            }
+    /// A frame came for it. When too many wait already it is lost.
+    pub fn hear(&mut self, frame: Vec<u8>) {
+        if self.device.waiting.len() < WAITING {
+            self.device.waiting.push_back(frame);
         }
-    }
-
-    /// What becomes readable when a frame comes.
-    pub fn socket(&self) -> BorrowedFd<'_> {
-        self.device.socket.as_fd()
     }
 
     fn clock(&self, now: Instant) -> Clock {
@@ -149,37 +131,30 @@ impl Stack {
 
     /// Takes frames in, and sends what there is to send.
     pub fn poll(&mut self, now: Instant) {
-        self.device.left = FRAMES;
+        if self.open == 0 && self.device.waiting.is_empty() {
+            return;
+        }
         let clock = self.clock(now);
-        let Self {
-            device,
-            interface,
-            sockets,
-            ..
-        } = self;
-        interface.poll(clock, device, sockets);
+        self.interface
+            .poll(clock, &mut self.device, &mut self.sockets);
     }
 
-    /// Forgets connections that have said that they end.
-    pub fn sweep(&mut self) {
+    /// Sends what there is to send, and forgets connections that have said that they end. When there is something to send again.
+    pub fn settle(&mut self, now: Instant) -> Duration {
+        self.poll(now);
         for handle in self.ending.drain(..) {
             self.sockets.remove(handle);
             self.open -= 1;
         }
-    }
-
-    /// When there is something to send again.
-    pub fn due(&mut self, now: Instant) -> Duration {
-        let clock = self.clock(now);
-        let delay = self.interface.poll_delay(clock, &self.sockets);
+        if self.open == 0 {
+            return SLEEP;
+        }
+        let delay = self.interface.poll_delay(self.clock(now), &self.sockets);
         delay.map_or(SLEEP, |delay| Duration::from_micros(delay.total_micros()))
     }
 
-    /// Begins a connection, unless there are too many.
+    /// Begins a connection.
     pub fn connect(&mut self, address: IpAddr, port: u16) -> Option<SocketHandle> {
-        if self.open >= CONNECTIONS_MAX {
-            return None;
-        }
         let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         self.next_port = self.next_port.wrapping_add(1).max(FIRST_PORT);

@@ -1,12 +1,13 @@
 //! One member under probes: when the next is due, what the one under way has come to, and what follows of several.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::SocketHandle;
 
 use super::http::{LINE_MAX, Status, status};
 use super::stack::Stack;
-use super::{Change, Check, SLEEP, Target};
+use super::{Change, Check, Target};
 
 /// A probe under way.
 struct Attempt {
@@ -25,40 +26,48 @@ pub struct Watch {
     contrary: u8,
 }
 
-/// The watches of `targets`: those that were there go on, the others begin one after the other within their interval.
-pub fn renewed(
-    mut before: Vec<Watch>,
-    targets: &[Target],
-    stack: &mut Stack,
-    now: Instant,
-) -> Vec<Watch> {
-    let count = targets.len().max(1) as u32;
-    let mut watches = Vec::with_capacity(targets.len());
-    for (target, at) in targets.iter().zip(0..) {
-        let same = |watch: &Watch| watch.target.slot == target.slot;
-        let known = before.iter().position(same);
-        watches.push(match known.map(|known| before.swap_remove(known)) {
-            Some(watch) => Watch {
-                // A shorter interval begins now.
-                next: watch.next.min(now + target.interval),
-                target: target.clone(),
-                ..watch
-            },
-            None => Watch {
-                target: target.clone(),
-                next: now + target.interval.min(SLEEP) * at / count,
-                attempt: None,
-                contrary: 0,
-            },
-        });
-    }
-    for attempt in before.into_iter().filter_map(|watch| watch.attempt) {
-        stack.end(attempt.connection);
-    }
-    watches
-}
-
 impl Watch {
+    /// Begins with a probe at a time.
+    pub fn new(target: Target, next: Instant) -> Self {
+        Self {
+            target,
+            next,
+            attempt: None,
+            contrary: 0,
+        }
+    }
+
+    /// Goes on with another word on how. A shorter interval begins now.
+    pub fn retargeted(self, target: Target, now: Instant) -> Self {
+        Self {
+            next: self.next.min(now + target.interval),
+            target,
+            ..self
+        }
+    }
+
+    /// The member's number.
+    pub fn slot(&self) -> u16 {
+        self.target.slot
+    }
+
+    /// The member's address.
+    pub fn member(&self) -> IpAddr {
+        self.target.member.ip()
+    }
+
+    /// A probe is under way.
+    pub fn is_busy(&self) -> bool {
+        self.attempt.is_some()
+    }
+
+    /// Ends a probe under way.
+    pub fn give_up(&mut self, stack: &mut Stack) {
+        if let Some(attempt) = self.attempt.take() {
+            stack.end(attempt.connection);
+        }
+    }
+
     /// Its connection is gone with the stack.
     pub fn forget_attempt(&mut self) {
         self.attempt = None;
@@ -73,11 +82,11 @@ impl Watch {
         at.saturating_duration_since(now)
     }
 
-    /// Goes on with a probe, or begins one. What that changes.
-    pub fn turn(&mut self, stack: &mut Stack, now: Instant) -> Option<Change> {
+    /// Goes on with a probe, or begins one if there is room for another. What that changes.
+    pub fn turn(&mut self, stack: &mut Stack, now: Instant, room: &mut usize) -> Option<Change> {
         let Some(attempt) = &mut self.attempt else {
             if now >= self.next {
-                self.begin(stack, now);
+                self.begin(stack, now, room);
             }
             return None;
         };
@@ -92,13 +101,15 @@ impl Watch {
         self.note(result)
     }
 
-    fn begin(&mut self, stack: &mut Stack, now: Instant) {
-        // If there are too many connections, it is tried again in a moment.
-        let connection = stack.connect(self.target.member.ip(), self.target.port);
-        let Some(connection) = connection else {
+    fn begin(&mut self, stack: &mut Stack, now: Instant, room: &mut usize) {
+        // If there are too many, it is tried again in a moment.
+        let left = room.checked_sub(1);
+        let connection = left.and_then(|_| stack.connect(self.member(), self.target.port));
+        let (Some(connection), Some(left)) = (connection, left) else {
             self.next = now + Duration::from_millis(10);
             return;
         };
+        *room = left;
         self.next = now + self.target.interval;
         self.attempt = Some(Attempt {
             connection,

@@ -138,7 +138,10 @@ impl Walk<'_> {
         let Some(member) = balancer.choose(sender, live, dry).cloned() else {
             self.note(
                 "load-balancer",
-                format_args!("{}: no member may have new connections", balancer.name),
+                format_args!(
+                    "load-balancer {}: no member may have new connections",
+                    balancer.name
+                ),
             );
             return self.refuse(from, balancer, balancer.proto);
         };
@@ -201,7 +204,7 @@ impl Walk<'_> {
         self.say("load-balancer", |_| {
             let open = balancer.members.iter().filter(|member| member.is_open());
             format!(
-                "{}: {} of {} members open, {} port {} by {why}",
+                "load-balancer {}: {} of {} members open, {} port {} by {why}",
                 balancer.name,
                 open.count(),
                 balancer.members.len(),
@@ -250,7 +253,10 @@ impl Walk<'_> {
         if matches!(self.tracking.table, Table::Live(..)) {
             balancer.state.refuse();
         }
-        self.note("load-balancer", format_args!("{}: refused", balancer.name));
+        self.note(
+            "load-balancer",
+            format_args!("load-balancer {}: refused", balancer.name),
+        );
         self.answer(
             from,
             match proto {
@@ -325,7 +331,7 @@ impl Walk<'_> {
         let server = ip_of(eth_type, reply.src);
         self.note(
             "load-balancer",
-            format_args!("{}: an answer of {server}", balancer.name),
+            format_args!("load-balancer {}: an answer of {server}", balancer.name),
         );
         let member = balancer.member(server, reply.sport);
         let state = member.map(|member| member.state.clone());
