@@ -503,27 +503,6 @@ fn state(kind: Kind, object: &Value) -> String {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_field_has_a_shape_that_its_type_allows() {
-        for kind in KINDS {
-            for field in fields_of(kind) {
-                let text = ["name", "path", "address", "size", "\"", "string"];
-                let good = match shape(field) {
-                    Shape::Text => text.iter().any(|t| field.ty.contains(t)),
-                    Shape::Number => field.ty.chars().any(|c| c.is_ascii_digit()),
-                    Shape::List | Shape::Pairs => field.ty.starts_with("list of"),
-                    Shape::Flag => true,
-                };
-                assert!(good, "{kind} {}: {}", field.name, field.ty);
-            }
-        }
-    }
-}
-
 /// A row about a load balancer.
 fn load_balancer(object: &Value) -> Vec<String> {
     let get = |key: &str| cell(&object[key]);
@@ -543,4 +522,25 @@ fn load_balancer(object: &Value) -> Vec<String> {
         count("current"),
         count("refused"),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_has_a_shape_that_its_type_allows() {
+        for kind in KINDS {
+            for field in fields_of(kind) {
+                let text = ["name", "path", "address", "size", "\"", "string"];
+                let good = match shape(field) {
+                    Shape::Text => text.iter().any(|t| field.ty.contains(t)),
+                    Shape::Number => field.ty.chars().any(|c| c.is_ascii_digit()),
+                    Shape::List | Shape::Pairs => field.ty.starts_with("list of"),
+                    Shape::Flag => true,
+                };
+                assert!(good, "{kind} {}: {}", field.name, field.ty);
+            }
+        }
+    }
 }

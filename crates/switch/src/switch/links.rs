@@ -24,8 +24,9 @@ impl Switch {
         wires: Vec<Box<dyn Wire + Send>>,
     ) -> Result<(), SwitchError> {
         let index = view.index;
-        let name = |wire: &Box<dyn Wire + Send>| Some(wire.interface()?.name().to_owned());
-        let names = wires.iter().map(name);
+        let names = wires
+            .iter()
+            .map(|wire| Some(wire.interface()?.name().to_owned()));
         let members: Vec<(MemberId, String)> = (1..)
             .zip(names)
             .filter_map(|(member, name)| Some((member, name?)))
