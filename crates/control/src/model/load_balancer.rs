@@ -305,11 +305,22 @@ impl Spec for LoadBalancerSpec {
     }
 }
 
-/// Codes that are none at all become one that no answer has, and that is a fault.
+/// A status code, as a number or, as command lines have it, its digits.
+struct Code(u16);
+
+impl FromValue for Code {
+    fn from_value(value: &Value) -> Result<Self, Wrong> {
+        let number = value.as_u64().and_then(|code| u16::try_from(code).ok());
+        let code = number.or_else(|| value.as_str()?.parse().ok());
+        code.map(Self).ok_or_else(|| Wrong {
+            expected: "a status code of 100..599".to_owned(),
+        })
+    }
+}
+
 fn read_codes(fields: &mut Fields<'_>) -> Vec<u16> {
-    let codes = fields.list::<u64>("http_codes");
-    let code = |code: u64| u16::try_from(code).unwrap_or(u16::MAX);
-    codes.into_iter().map(code).collect()
+    let codes = fields.list::<Code>("http_codes");
+    codes.into_iter().map(|Code(code)| code).collect()
 }
 
 const MONITORS: [(&str, Monitor); 3] = [
