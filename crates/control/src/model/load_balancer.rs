@@ -272,7 +272,7 @@ impl Spec for LoadBalancerSpec {
         ];
         let protocol = fields.required_word("protocol", &protocols);
         if !fields.has("port") {
-            fields.fault("port", "missing", "integer 1..65535");
+            fields.fault("port", "missing", "an integer from 1 to 65535");
         }
         let port = fields.integer("port", 1..=u16::MAX, 1);
         let members = read_members(fields, address);
@@ -280,6 +280,20 @@ impl Spec for LoadBalancerSpec {
             ("reset", FailedConnections::Reset),
             ("keep", FailedConnections::Keep),
         ];
+        let algorithm = fields.word("algorithm", &ALGORITHMS, Algorithm::SourceHash);
+        let failed_connections = fields.word("failed_connections", &failed, failed[0].1);
+        let monitor = fields.word("monitor", &MONITORS, Monitor::None);
+        let monitor_source = fields.optional("monitor_source");
+        let monitor_port = fields.optional_integer("monitor_port", 1..=u16::MAX);
+        let interval_ms = fields.integer("interval_ms", 100..=3_600_000, 5000);
+        let timeout_ms = fields.integer("timeout_ms", 50..=60_000, 2000);
+        let rise = fields.integer("rise", 1..=u8::MAX, 2);
+        let fall = fields.integer("fall", 1..=u8::MAX, 3);
+        let http_path = fields.or("http_path", "/".to_owned());
+        let http_host = fields.optional("http_host");
+        let http_codes = read_codes(fields);
+        let index = fields.optional_integer("index", 0..=BALANCERS_MAX - 1);
+        // Everything was read by now, so that every fault is told.
         let spec = Self {
             name: name?.0,
             network: network?.0,
@@ -287,19 +301,19 @@ impl Spec for LoadBalancerSpec {
             protocol: protocol?,
             port,
             members,
-            algorithm: fields.word("algorithm", &ALGORITHMS, Algorithm::SourceHash),
-            failed_connections: fields.word("failed_connections", &failed, failed[0].1),
-            monitor: fields.word("monitor", &MONITORS, Monitor::None),
-            monitor_source: fields.optional("monitor_source"),
-            monitor_port: fields.optional_integer("monitor_port", 1..=u16::MAX),
-            interval_ms: fields.integer("interval_ms", 100..=3_600_000, 5000),
-            timeout_ms: fields.integer("timeout_ms", 50..=60_000, 2000),
-            rise: fields.integer("rise", 1..=u8::MAX, 2),
-            fall: fields.integer("fall", 1..=u8::MAX, 3),
-            http_path: fields.or("http_path", "/".to_owned()),
-            http_host: fields.optional("http_host"),
-            http_codes: read_codes(fields),
-            index: fields.optional_integer("index", 0..=BALANCERS_MAX - 1),
+            algorithm,
+            failed_connections,
+            monitor,
+            monitor_source,
+            monitor_port,
+            interval_ms,
+            timeout_ms,
+            rise,
+            fall,
+            http_path,
+            http_host,
+            http_codes,
+            index,
         };
         Some(spec.checked(fields))
     }

@@ -438,8 +438,8 @@ fn load_balancers_that_do_not_fit_are_refused() {
     };
     // Faults of the object itself.
     for (changes, part) in [
-        (json!({"protocol": "sctp"}), "tcp, udp"),
-        (json!({"port": 0}), "1..65535"),
+        (json!({"protocol": "sctp"}), "one of"),
+        (json!({"port": 0}), "1 to 65535"),
         (json!({"members": ["10.0.1.1"]}), "ADDRESS:PORT"),
         (
             json!({"members": ["10.0.1.1:80 weight 257"]}),
