@@ -1,6 +1,7 @@
 //! Counters over HTTP/1.1 in Prometheus' text format 0.0.4: `GET /metrics`, and nothing else. A request has 8 KiB and ten seconds; the connection is closed
 //! after the answer.
 
+mod balance;
 mod links;
 mod observers;
 
@@ -244,6 +245,7 @@ pub fn render(control: &Control) -> String {
     );
     observers::residence(&mut text, control);
     observers::counters(&mut text, control);
+    balance::counters(&mut text, control);
     links::links(&mut text, control);
     connections(&mut text, control);
     rules(&mut text, control);

@@ -1,4 +1,4 @@
-//! The configuration file: TOML with one `[node]` and any number of `[[network]]`, `[[subnet]]`, `[[router]]`, `[[floating-ip]]`, `[[volume]]`,
+//! The configuration file: TOML with one `[node]` and any number of `[[network]]`, `[[subnet]]`, `[[router]]`, `[[floating-ip]]`, `[[load-balancer]]`, `[[volume]]`,
 //! `[[port]]`, `[[controller]]`, `[[mirror]]`, `[[exporter]]` and `[[flow]]`, whose fields are those of the object model. Reading
 //! goes on after a fault and reports each with its line. It changes nothing by itself.
 

@@ -22,6 +22,8 @@ use serde::Serialize;
 use sumeru_flow::Rule;
 use sumeru_flow::model::{IndirectAction, MeterProfile};
 
+use sumeru_switch::probe::{Change as HealthChange, Vantage};
+
 use crate::model::{Controller, Exporter, Flow, MeterSpec, Mirror, Network, Node, Port, Volume};
 use crate::services::ServiceMap;
 use crate::settings::SwitchSettings;
@@ -180,6 +182,22 @@ pub trait DataPlane: Send {
     }
     /// Replaces what the switch itself does for the hosts of networks, by VXLAN network identifier.
     fn set_services(&mut self, services: &ServiceMap) -> Done;
+    /// Probes the members of load balancers from these places from now on, and from no others. A data plane without probes believes that all are up.
+    fn set_probes(&mut self, _: &[Vantage]) -> Done {
+        Ok(())
+    }
+    /// What probes have found since this was asked last.
+    fn health_changes(&mut self) -> Vec<HealthChange> {
+        Vec::new()
+    }
+    /// Ends the connections of members of load balancers.
+    fn end_members(&mut self, _: &[u16]) -> Done {
+        Ok(())
+    }
+    /// How many connections members of load balancers have, in their order.
+    fn member_connections(&self, _: &[u16]) -> Done<Vec<u32>> {
+        Ok(Vec::new())
+    }
     /// What the rules take.
     fn rule_stats(&self) -> RuleStats;
 

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::model::{
     AddressSet, Any, Blocklist, Controller, Exporter, FloatingIp, Flow, FrameSelection, Isolation,
-    Kind, Mirror, MirrorTarget, Network, Node, Origin, Port, Router, SecurityGroup, Subnet, Volume,
-    check_meters,
+    Kind, LoadBalancer, Mirror, MirrorTarget, Network, Node, Origin, Port, Router, SecurityGroup,
+    Subnet, Volume, check_meters,
 };
 
+mod balance;
 mod policy;
 mod services;
 
@@ -88,6 +89,8 @@ impl Inventory {
         exporter: Exporter;
         /// The floating IP of a name.
         floating_ip: FloatingIp;
+        /// The load balancer of a name.
+        load_balancer: LoadBalancer;
     }
 
     /// The object of a kind and name, except the node.
@@ -184,6 +187,9 @@ impl Inventory {
                 let mut flow = Arc::unwrap_or_clone(flow);
                 flow.spec.id = Some(id);
                 Ok(flow.into())
+            }
+            Any::LoadBalancer(balancer) if balancer.spec.index.is_none() => {
+                self.number_load_balancer(Arc::unwrap_or_clone(balancer))
             }
             other => Ok(other),
         }
@@ -380,6 +386,7 @@ impl Inventory {
             }
             Any::Subnet(_) | Any::Router(_) => self.admit_service(any),
             Any::FloatingIp(floating) => self.admit_floating_ip(floating),
+            Any::LoadBalancer(balancer) => self.admit_load_balancer(balancer),
             Any::AddressSet(_) => Ok(()),
             Any::SecurityGroup(_) | Any::Blocklist(_) | Any::Isolation(_) => self.admit_policy(any),
             Any::Mirror(mirror) => {
@@ -492,6 +499,7 @@ impl Inventory {
         self.check_subnets()?;
         self.check_routers()?;
         self.check_floating_ips()?;
+        self.check_load_balancers()?;
         let Some(uplink) = &self.node.spec.uplink else {
             return Ok(());
         };

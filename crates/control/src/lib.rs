@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`model`] | the objects: node, network, port, volume, controller, flow, and those of policy and services |
 //! | [`policy`] | security groups, anti-spoofing, blocklists, isolation and rates as flow rules |
+//! | [`balance`] | load balancers while they run: probes, states |
 //! | [`services`] | subnets, routers and floating IPs as what the switch itself does for hosts |
 //! | [`value`] | checked scalar types: sizes, MAC addresses, VNIs, interface addresses |
 //! | [`decode`] | one reader for objects written as TOML or JSON, which reports every fault |
@@ -24,6 +25,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod balance;
 pub mod config;
 pub mod dataplane;
 pub mod decode;

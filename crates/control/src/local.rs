@@ -10,6 +10,7 @@ mod ipfix;
 mod networks;
 mod objects;
 mod observe;
+mod probes;
 mod report;
 mod shaping;
 mod tracking;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use sumeru_block::{Bdev, BlkMonitor};
 use sumeru_engine::{EngineError, IdlePolicy, Lcore, LcoreConfig};
 use sumeru_flow::model::{IndirectAction, MeterProfile};
+use sumeru_switch::probe::{Change as HealthChange, Vantage};
 use sumeru_switch::snapshot::{PortView, Underlay};
 use sumeru_switch::switch::{Switch, SwitchError};
 use sumeru_switch::vhost_net::NetState;
@@ -32,6 +34,7 @@ use sumeru_virtio::vhost_user::{Endpoint, EndpointError};
 
 use self::capture::Recorder;
 use self::observe::LiveExporter;
+use self::probes::Probes;
 use crate::dataplane::*;
 use crate::model::{
     Controller, Exporter, Flow, MeterSpec, Mirror, Network, NetworkSpec, Node, NodeSpec, Poll,
@@ -78,6 +81,7 @@ pub struct Local {
     past_ios: HashMap<u16, u64>,
     captures: BTreeMap<String, Recorder>,
     exporters: BTreeMap<String, LiveExporter>,
+    probes: Probes,
 }
 
 impl From<SwitchError> for Refusal {
@@ -393,6 +397,22 @@ impl DataPlane for Local {
 
     fn set_services(&mut self, services: &ServiceMap) -> Done {
         Ok(self.switch()?.set_services(services.clone())?)
+    }
+
+    fn set_probes(&mut self, vantages: &[Vantage]) -> Done {
+        self.probe_from(vantages)
+    }
+
+    fn health_changes(&mut self) -> Vec<HealthChange> {
+        self.probes.changes()
+    }
+
+    fn end_members(&mut self, slots: &[u16]) -> Done {
+        self.end_connections_of(slots)
+    }
+
+    fn member_connections(&self, slots: &[u16]) -> Done<Vec<u32>> {
+        Ok(self.switch_ref()?.member_connections(slots)?)
     }
 
     fn rule_stats(&self) -> RuleStats {

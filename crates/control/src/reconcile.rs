@@ -427,7 +427,8 @@ impl Control {
             | Any::Isolation(_)
             | Any::Subnet(_)
             | Any::Router(_)
-            | Any::FloatingIp(_) => Ok(()),
+            | Any::FloatingIp(_)
+            | Any::LoadBalancer(_) => Ok(()),
         };
         done.map_err(refused("create", any))
     }
@@ -480,7 +481,8 @@ impl Control {
             | Any::Isolation(_)
             | Any::Subnet(_)
             | Any::Router(_)
-            | Any::FloatingIp(_) => Ok(()),
+            | Any::FloatingIp(_)
+            | Any::LoadBalancer(_) => Ok(()),
         };
         done.map_err(refused("delete", any))
     }

@@ -4,6 +4,8 @@
 //!
 //! The whole is compiled at every change of one of them and handed over at once; parts that are the same stay the same.
 
+mod balance;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use sumeru_switch::services::{
 use crate::inventory::Inventory;
 use crate::model::{Any, Kind, Network, Port, RouteSpec, RouterSpec, SubnetSpec};
 use crate::value::Prefix;
+
+pub use balance::{balancers, departed};
 
 /// By VXLAN network identifier.
 pub type ServiceMap = HashMap<u32, Arc<Services>>;
@@ -82,7 +86,7 @@ pub fn compile(inventory: &Inventory, before: &ServiceMap) -> ServiceMap {
     }
     let mut routers: BTreeMap<&str, Arc<Router>> = BTreeMap::new();
     let floating_ips = floating_ips(inventory, &sites);
-    let mut compiled = ServiceMap::new();
+    let mut made: HashMap<u32, Services> = HashMap::new();
     for (name, site) in &sites {
         if site.subnets.is_empty() && site.router.is_none() {
             continue;
@@ -110,10 +114,14 @@ pub fn compile(inventory: &Inventory, before: &ServiceMap) -> ServiceMap {
                 services.outside.insert(floating.inside, floating.clone());
             }
         }
-        let same = before.get(&vni).filter(|before| ***before == services);
-        compiled.insert(vni, same.cloned().unwrap_or_else(|| Arc::new(services)));
+        made.insert(vni, services);
     }
-    compiled
+    balance::add(inventory, &sites, before, &mut made);
+    let compiled = made.into_iter().map(|(vni, services)| {
+        let same = before.get(&vni).filter(|before| ***before == services);
+        (vni, same.cloned().unwrap_or_else(|| Arc::new(services)))
+    });
+    compiled.collect()
 }
 
 /// A floating address's own link-layer address: locally administered, the same on every node.

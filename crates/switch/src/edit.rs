@@ -73,6 +73,7 @@ pub fn apply(frame: &mut Frame, op: &Op) -> Result<(), DropReason> {
         | Op::Guard(_)
         | Op::Redeem(_)
         | Op::Nat(_)
+        | Op::Member(..)
         | Op::Commit(..)
         | Op::Count(_)
         | Op::Flood(_)

@@ -1,5 +1,6 @@
 //! The virtual switch: frames from ring to ring with one copy, steered by flow rules and learned addresses.
 
+pub mod balance;
 pub mod cache;
 pub mod capture;
 pub mod classifier;
@@ -14,6 +15,7 @@ pub mod lane;
 pub mod link;
 pub mod mirror;
 pub mod net_header;
+pub mod probe;
 pub mod program;
 pub mod qos;
 pub mod ring;

@@ -7,6 +7,7 @@ use sumeru_packet::build::Encapsulation;
 use sumeru_packet::edit::{Bits, Change};
 use sumeru_packet::tcp::Shift;
 
+use crate::balance::{MemberState, Shared};
 use crate::conntrack::{Direction, NatBinding};
 use crate::frame::PortIndex;
 use crate::qos::meter::Colour;
@@ -157,6 +158,8 @@ pub enum Op {
     Translate(Box<(NatBinding, Direction)>),
     /// Translate as the connection says that was looked up as number so many.
     Nat(u8),
+    /// Count for a member of a load balancer, to it or from it.
+    Member(Shared<MemberState>, Direction),
     /// Make a connection of the frame that was found to have none when it was looked up as number so many.
     Commit(u8, Box<CtChange>),
     /// Keep the connection of a protected port, likewise, if there is room for it.

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use crate::balance::{Answering, VirtualAddress};
 use crate::conntrack::{NatBinding, Rewrite};
 use crate::frame::PortIndex;
 use crate::snapshot::NetworkId;
@@ -221,6 +222,10 @@ pub struct Services {
     pub floating: HashMap<IpAddr, Floating>,
     /// Floating addresses elsewhere of ports on this network, by the ports' own.
     pub outside: HashMap<IpAddr, Floating>,
+    /// Virtual addresses of load balancers that are reached by this network.
+    pub virtual_addresses: HashMap<IpAddr, VirtualAddress>,
+    /// Members of load balancers whose packets come by this network.
+    pub answering: Answering,
     /// The router's own address on this network, by family: what its errors come from.
     pub own: (Option<Ipv4Addr>, Option<Ipv6Addr>),
     /// Largest packet of the network.
@@ -235,7 +240,7 @@ impl Services {
 
     /// Whether its hosts' addresses are asked for: packets are routed to them.
     pub fn is_routed(&self) -> bool {
-        self.router.is_some() || !self.floating.is_empty()
+        self.router.is_some() || !self.floating.is_empty() || !self.virtual_addresses.is_empty()
     }
 
     /// Who asks for the link-layer address of a host.
@@ -245,9 +250,14 @@ impl Services {
         match (self.own_like(host), host) {
             (Some(own), IpAddr::V4(_)) => Some((self.mac, own)),
             (Some(_), IpAddr::V6(_)) => Some((self.mac, link_local(self.mac).into())),
-            (None, _) => floating
-                .next()
-                .map(|floating| (floating.mac, floating.address)),
+            (None, _) => {
+                let mut own = self.virtual_addresses.keys();
+                let own = own.find(|own| own.is_ipv4() == host.is_ipv4());
+                let virtual_address = own.map(|own| (self.mac, *own));
+                let floating = floating.next();
+                let floating = floating.map(|floating| (floating.mac, floating.address));
+                floating.or(virtual_address)
+            }
         }
     }
 

@@ -40,6 +40,8 @@ pub use observe::{Capturing, DEPTH};
 
 /// Most ports of a switch.
 pub const MAX_PORTS: usize = 4096;
+/// Ports behind them that the switch makes for itself.
+pub const INTERNAL_PORTS: usize = 256;
 
 /// Why the switch did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -255,7 +257,7 @@ impl Switch {
 
     /// Counters of a port that is to be added, with so many pairs of queues.
     fn blocks(&mut self, index: PortIndex, pairs: u16) -> Result<Arc<PortCounters>, SwitchError> {
-        if self.ports.contains_key(&index) || usize::from(index) >= MAX_PORTS {
+        if self.ports.contains_key(&index) || usize::from(index) >= MAX_PORTS + INTERNAL_PORTS {
             return Err(SwitchError::PortIndex(index));
         }
         let block = Arc::new(PortCounters::with_pairs(pairs.into()));
@@ -307,7 +309,8 @@ impl Switch {
         view: PortView,
         wire: Box<dyn Wire + Send>,
     ) -> Result<(), SwitchError> {
-        let (index, interface) = (view.index, wire.interface().name().to_owned());
+        let index = view.index;
+        let interface = wire.interface().map(|of| (0, of.name().to_owned()));
         let counters = self.blocks(index, 1)?;
         let added = self
             .owner()
@@ -316,7 +319,7 @@ impl Switch {
             self.ports.remove(&index);
             return Err(SwitchError::Watch(index, error));
         }
-        self.open(view, &[(0, interface)])
+        self.open(view, interface.as_slice())
     }
 
     /// Replaces what forwarding knows of a port: network, MTU, name.

@@ -26,6 +26,7 @@ use crate::track::{Tracking, Tracks};
 use crate::underlay::Neighbours;
 
 mod act;
+mod balance;
 mod ct;
 mod key;
 mod seen;
@@ -387,7 +388,7 @@ impl Walk<'_> {
         if destination[..5] == [0x01, 0x80, 0xc2, 0, 0] && destination[5] < 0x10 {
             return self.drop(Drop::LinkLocal);
         }
-        if self.serve(id, from, destination) {
+        if self.answers_call(id, from) || self.serve(id, from, destination) {
             return;
         }
         if destination[0] & 1 == 0 {

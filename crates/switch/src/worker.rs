@@ -85,6 +85,8 @@ pub struct SwitchWorker {
     /// Which rules' masks were looked at last.
     shape: u64,
     tracking: ConnectionSettings,
+    /// Connections of an earlier process that members of load balancers have not been given yet.
+    unclaimed: bool,
     /// Which state of the indirect actions was decided by.
     generation: u64,
     /// Bounds of residence times in ticks.
@@ -123,6 +125,7 @@ impl SwitchWorker {
             parsing: Parsing::default(),
             shape: 0,
             tracking: ConnectionSettings::default(),
+            unclaimed: false,
             generation: 0,
             residence_bounds: RESIDENCE_BOUNDS.map(|ns| Tsc::ticks(Duration::from_nanos(ns))),
             started,

@@ -143,6 +143,7 @@ fn every_method_names_a_parameter_of_the_wrong_type() {
                 "shape_classes",
                 "prefixes",
                 "members",
+                "http_codes",
                 "rules",
                 "ports",
                 "geneve_options",

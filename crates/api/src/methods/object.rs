@@ -1,4 +1,4 @@
-//! `port.*`, `network.*`, `subnet.*`, `router.*`, `floating-ip.*`, `volume.*`, `controller.*` and `node.update`: objects are made, changed,
+//! `port.*`, `network.*`, `subnet.*`, `router.*`, `floating-ip.*`, `load-balancer.*`, `volume.*`, `controller.*` and `node.update`: objects are made, changed,
 //! deleted and shown in one way, whatever their kind.
 
 use serde_json::{Map, Value, json};
@@ -42,6 +42,7 @@ macro_rules! objects {
             Method { name: "subnet.update", doc: "Changes fields of a live subnet; null takes a field back to its default.", params: Params::Changes(Kind::Subnet, NAME), call: update },
             Method { name: "router.update", doc: "Changes fields of a live router; null takes a field back to its default.", params: Params::Changes(Kind::Router, NAME), call: update },
             Method { name: "floating-ip.update", doc: "Changes fields of a floating IP; null takes a field back to its default.", params: Params::Changes(Kind::FloatingIp, NAME), call: update },
+            Method { name: "load-balancer.update", doc: "Changes fields of a live load balancer; null takes a field back to its default.", params: Params::Changes(Kind::LoadBalancer, NAME), call: update },
             Method { name: "security-group.update", doc: "Changes fields of a group; null takes a field back to its default.", params: Params::Changes(Kind::SecurityGroup, NAME), call: update },
             Method { name: "address-set.update", doc: "Changes fields of an address set; null takes a field back to its default.", params: Params::Changes(Kind::AddressSet, NAME), call: update },
             Method { name: "blocklist.update", doc: "Changes fields of a blocklist; null takes a field back to its default.", params: Params::Changes(Kind::Blocklist, NAME), call: update },
@@ -61,6 +62,7 @@ pub const METHODS: &[Method] = objects! {
     "subnet" Subnet;
     "router" Router;
     "floating-ip" FloatingIp;
+    "load-balancer" LoadBalancer;
     "volume" Volume;
     "controller" Controller;
     "address-set" AddressSet;
@@ -211,6 +213,9 @@ pub fn view(control: &Control, any: &Any) -> Value {
         Any::Controller(_) => plane
             .controller_state(&name)
             .ok()
+            .and_then(|s| shown(s).ok()),
+        Any::LoadBalancer(_) => control
+            .load_balancer_state(&name)
             .and_then(|s| shown(s).ok()),
         Any::Mirror(_) => plane.mirror_state(&name).ok().and_then(|s| shown(s).ok()),
         Any::Exporter(_) => plane.exporter_state(&name).ok().and_then(|s| shown(s).ok()),

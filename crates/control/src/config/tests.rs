@@ -79,7 +79,7 @@ queue_size = 100
         r#"line 38: network blue: uuid is "x", expected a UUID such as 6ba7b810-9dad-41d1-80b4-00c04fd430c8"#,
         r#"line 43: controller c: socket is "relative.sock", expected an absolute path of at most 107 bytes"#,
         r#"line 44: controller c: queue_size is 100, expected a power of two from 2 to 32768"#,
-        r#"line 46: configuration: gadget is not a known section, expected one of node, network, subnet, router, volume, address-set, security-group, port, controller, blocklist, isolation, floating-ip, mirror, exporter, flow, daemon, switch"#,
+        r#"line 46: configuration: gadget is not a known section, expected one of node, network, subnet, router, volume, address-set, security-group, port, controller, blocklist, isolation, floating-ip, load-balancer, mirror, exporter, flow, daemon, switch"#,
     ];
     for line in expected {
         assert!(

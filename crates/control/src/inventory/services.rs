@@ -9,14 +9,14 @@ use crate::value::Prefix;
 const IPV6_LEAST_MTU: u16 = 1280;
 
 impl Inventory {
-    fn subnets(&self) -> impl Iterator<Item = &SubnetSpec> {
+    pub(super) fn subnets(&self) -> impl Iterator<Item = &SubnetSpec> {
         self.of(Kind::Subnet).filter_map(|any| match any {
             Any::Subnet(subnet) => Some(&subnet.spec),
             _ => None,
         })
     }
 
-    fn routers(&self) -> impl Iterator<Item = &RouterSpec> {
+    pub(super) fn routers(&self) -> impl Iterator<Item = &RouterSpec> {
         self.of(Kind::Router).filter_map(|any| match any {
             Any::Router(router) => Some(&router.spec),
             _ => None,
@@ -145,10 +145,14 @@ impl Inventory {
         let floating = self
             .floating_ips()
             .filter(|floating| floating.network == name);
+        let balancers = self
+            .load_balancers()
+            .filter(|balancer| balancer.network == name);
         let users: Vec<String> = subnets
             .map(|subnet| format!("subnet {}", subnet.name))
             .chain(routers.map(|router| format!("router {}", router.name)))
             .chain(floating.map(|floating| format!("floating-ip {}", floating.name)))
+            .chain(balancers.map(|balancer| format!("load-balancer {}", balancer.name)))
             .collect();
         users.into_iter()
     }

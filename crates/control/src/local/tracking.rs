@@ -56,6 +56,7 @@ fn filter(wanted: &ConnectionFilter) -> Done<Filter> {
         state,
         owner: wanted.port,
         mark: None,
+        member: None,
     })
 }
 

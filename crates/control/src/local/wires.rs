@@ -40,7 +40,10 @@ fn open_interface(kind: MemberKind, name: &str, mtu: u16) -> Done<AnyWire> {
         MemberKind::AfXdp => Box::new(XdpSocket::open(name, 0)?),
     };
     // An interface whose MTU is below the port's would lose frames silently.
-    let actual = wire.interface().mtu()?;
+    let actual = match wire.interface() {
+        Some(interface) => interface.mtu()?,
+        None => mtu.into(),
+    };
     if u32::from(mtu) > actual {
         return Err(Refusal::Field {
             field: "mtu",

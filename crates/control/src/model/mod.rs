@@ -11,6 +11,7 @@ mod flow;
 mod flow_object;
 mod group_rule;
 mod isolation;
+mod load_balancer;
 mod mirror;
 mod network;
 mod node;
@@ -45,6 +46,9 @@ pub use flow_object::{
     read_action, read_indirect,
 };
 pub use isolation::{Isolate, IsolationSpec};
+pub use load_balancer::{
+    BALANCERS_MAX, BalancedProtocol, FailedConnections, LoadBalancerSpec, MemberSpec, Monitor,
+};
 pub use mirror::{MirrorSpec, MirrorTarget};
 pub use network::{NetworkSpec, Overlay, StaticMac};
 pub use node::{NodeSpec, Poll};
@@ -88,6 +92,8 @@ pub enum Kind {
     Isolation,
     /// An address outside that stands for a port's.
     FloatingIp,
+    /// A virtual address that members serve.
+    LoadBalancer,
     /// Copies of frames for a port or a collector.
     Mirror,
     /// What flows come to, for a collector.
@@ -98,7 +104,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in order of creation.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Node,
         Self::Network,
         Self::Subnet,
@@ -111,6 +117,7 @@ impl Kind {
         Self::Blocklist,
         Self::Isolation,
         Self::FloatingIp,
+        Self::LoadBalancer,
         Self::Mirror,
         Self::Exporter,
         Self::Flow,
@@ -133,6 +140,7 @@ impl Kind {
             Self::Mirror => "mirror",
             Self::Exporter => "exporter",
             Self::FloatingIp => "floating-ip",
+            Self::LoadBalancer => "load-balancer",
             Self::Flow => "flow",
         }
     }
@@ -149,7 +157,10 @@ impl Kind {
     /// Whether the kind exists for what the switch itself does for hosts (see [`crate::services`]); the data plane never hears of
     /// its objects.
     pub fn is_service(self) -> bool {
-        matches!(self, Self::Subnet | Self::Router | Self::FloatingIp)
+        matches!(
+            self,
+            Self::Subnet | Self::Router | Self::FloatingIp | Self::LoadBalancer
+        )
     }
 
     /// The kind of a word.
@@ -307,6 +318,8 @@ pub type SecurityGroup = Object<SecurityGroupSpec>;
 pub type Blocklist = Object<BlocklistSpec>;
 /// An address outside that stands for a port's.
 pub type FloatingIp = Object<FloatingIpSpec>;
+/// A virtual address that members serve.
+pub type LoadBalancer = Object<LoadBalancerSpec>;
 /// An isolation policy.
 pub type Isolation = Object<IsolationSpec>;
 /// A mirror.
@@ -347,6 +360,8 @@ pub enum Any {
     Exporter(Arc<Exporter>),
     /// An address outside that stands for a port's.
     FloatingIp(Arc<FloatingIp>),
+    /// A virtual address that members serve.
+    LoadBalancer(Arc<LoadBalancer>),
 }
 
 macro_rules! for_any {
@@ -367,6 +382,7 @@ macro_rules! for_any {
             Any::Mirror($object) => $body,
             Any::Exporter($object) => $body,
             Any::FloatingIp($object) => $body,
+            Any::LoadBalancer($object) => $body,
         }
     };
 }
@@ -395,7 +411,8 @@ into_any!(
     Isolation,
     Mirror,
     Exporter,
-    FloatingIp
+    FloatingIp,
+    LoadBalancer
 );
 
 impl Any {
@@ -417,6 +434,7 @@ impl Any {
             Self::Mirror(_) => Kind::Mirror,
             Self::Exporter(_) => Kind::Exporter,
             Self::FloatingIp(_) => Kind::FloatingIp,
+            Self::LoadBalancer(_) => Kind::LoadBalancer,
         }
     }
 
@@ -478,6 +496,7 @@ impl Any {
             Self::Mirror(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
             Self::Exporter(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
             Self::FloatingIp(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
+            Self::LoadBalancer(o) => marks.object(Arc::unwrap_or_clone(o).spec).into(),
         }
     }
 
@@ -528,6 +547,9 @@ impl Any {
                 .into(),
             Kind::FloatingIp => marks
                 .object(FloatingIpSpec::decode(label, map, line_of)?)
+                .into(),
+            Kind::LoadBalancer => marks
+                .object(LoadBalancerSpec::decode(label, map, line_of)?)
                 .into(),
         })
     }
@@ -592,6 +614,7 @@ pub fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::Mirror => MirrorSpec::FIELDS,
         Kind::Exporter => ExporterSpec::FIELDS,
         Kind::FloatingIp => FloatingIpSpec::FIELDS,
+        Kind::LoadBalancer => LoadBalancerSpec::FIELDS,
     }
 }
 

@@ -50,7 +50,10 @@ impl Policy {
     pub fn explain(&self, trace: Trace, port_name: impl Fn(u16) -> Option<String>) -> Explained {
         let explained = |TraceStep { stage, decision }| {
             let name = rule_in(&decision);
-            let service = matches!(stage.as_str(), "service" | "router" | "syn-protection");
+            let service = matches!(
+                stage.as_str(),
+                "service" | "router" | "syn-protection" | "load-balancer"
+            );
             let maker = decision.split_once(": ").filter(|_| service);
             let (object, line) = match name.map(|name| (name, self.origin(name))) {
                 None => (maker.map(|(object, _)| object.to_owned()), None),

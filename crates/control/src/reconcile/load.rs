@@ -184,6 +184,11 @@ fn matched(
                 std::sync::Arc::make_mut(port).spec.index = old.spec.index;
             }
         }
+        Any::LoadBalancer(balancer) if balancer.spec.index.is_none() => {
+            if let Some(old) = current.load_balancer(&balancer.spec.name) {
+                std::sync::Arc::make_mut(balancer).spec.index = old.spec.index;
+            }
+        }
         Any::Flow(flow) if flow.spec.id.is_none() => {
             if let Some(id) = rules.take(flow) {
                 std::sync::Arc::make_mut(flow).spec.id = Some(id);

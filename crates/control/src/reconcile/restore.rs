@@ -188,6 +188,7 @@ impl Control {
         self.retry_flows(&flows);
         self.watch_links();
         self.watch_ages();
+        self.watch_members();
         self.store.backup();
     }
 

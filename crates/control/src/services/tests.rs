@@ -352,3 +352,164 @@ fn what_does_not_fit_together_is_refused() {
             .contains(&"router r1".to_owned())
     );
 }
+
+fn balancer_of(
+    services: &ServiceMap,
+    vni: u32,
+    address: &str,
+) -> Arc<sumeru_switch::balance::Balancer> {
+    let address: IpAddr = address.parse().unwrap();
+    services[&vni].virtual_addresses[&address].balancers[0].clone()
+}
+
+#[test]
+fn load_balancers_are_reached_by_all_networks_of_a_router() {
+    let mut inventory = joined();
+    let web = json!({
+        "name": "web", "network": "blue", "address": "10.0.1.100", "protocol": "tcp", "port": 80,
+        "members": ["10.0.1.1:8080", "10.0.1.9:8080 weight 3", "10.0.1.7:8080 drain"],
+    });
+    put(&mut inventory, Kind::LoadBalancer, &web);
+    inventory.check_whole().unwrap();
+    let services = compile(&inventory, &ServiceMap::new());
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let (blue, red) = (&services[&100], &services[&200]);
+    let balancer = balancer_of(&services, 100, "10.0.1.100");
+    assert!(Arc::ptr_eq(
+        &balancer,
+        &balancer_of(&services, 200, "10.0.1.100")
+    ));
+    assert_eq!((balancer.zone, balancer.proto), (0xe000, 6));
+    assert_eq!(blue.hosts[&address("10.0.1.100")].place, Place::Here);
+    assert!(!red.hosts.contains_key(&address("10.0.1.100")));
+    let members = balancer
+        .members
+        .iter()
+        .map(|m| (m.slot, m.weight, m.draining, m.network));
+    let expected = [(1, 1, false, 100), (2, 3, false, 100), (3, 1, true, 100)];
+    assert_eq!(members.collect::<Vec<_>>(), expected);
+    // One is at a port, one behind a tunnel, of one nobody knows.
+    assert!(blue.answering.ports.contains(&0) && blue.answering.remote && blue.answering.anywhere);
+    assert!(red.answering.remote && !red.answering.anywhere && red.answering.ports.is_empty());
+    assert!(red.answering.members.contains_key(&address("10.0.1.9")));
+    assert!(!red.answering.members.contains_key(&address("10.0.1.1")));
+
+    // What is known of members stays with them; those that go are told.
+    balancer.members[1].state.set_up(false);
+    let mut changed = web.clone();
+    changed["index"] = json!(0);
+    changed["members"] = json!(["10.0.1.9:8080 weight 7", "10.0.1.8:8080", "10.0.1.1:8080"]);
+    let marks = Marks::new(Origin::Config);
+    let map = changed.as_object().unwrap();
+    inventory.put(Any::decode(Kind::LoadBalancer, "test", map, &no_lines, marks).unwrap());
+    let after = compile(&inventory, &services);
+    let members = balancer_of(&after, 100, "10.0.1.100").members.clone();
+    let slots: Vec<u16> = members.iter().map(|member| member.slot).collect();
+    assert_eq!(slots, [2, 4, 1]);
+    assert_eq!((members[0].state.is_up(), members[0].weight), (false, 7));
+    assert_eq!(departed(&services, &after), [3]);
+    let again = compile(&inventory, &after);
+    assert!(again.iter().all(|(vni, now)| Arc::ptr_eq(now, &after[vni])));
+    let network = inventory.get(Kind::Network, "blue").unwrap().clone();
+    assert!(
+        inventory
+            .users_of(&network)
+            .contains(&"load-balancer web".to_owned())
+    );
+}
+
+#[test]
+fn load_balancers_that_do_not_fit_are_refused() {
+    let mut inventory = joined();
+    let web = json!({
+        "name": "web", "network": "blue", "address": "10.0.1.100", "protocol": "tcp", "port": 80,
+        "members": ["10.0.1.1:8080"], "monitor": "http", "monitor_source": "10.0.1.253",
+        "http_path": "/health", "http_codes": [200, 204],
+    });
+    put(&mut inventory, Kind::LoadBalancer, &web);
+    inventory.check_whole().unwrap();
+    let with = |changes: &Value| {
+        let mut other = web.clone();
+        other["name"] = json!("other");
+        other["port"] = json!(81);
+        let map = other.as_object_mut().unwrap();
+        map.extend(changes.as_object().unwrap().clone());
+        map.clone()
+    };
+    // Faults of the object itself.
+    for (changes, part) in [
+        (json!({"protocol": "sctp"}), "one of"),
+        (json!({"port": 0}), "1 to 65535"),
+        (json!({"members": ["10.0.1.1"]}), "ADDRESS:PORT"),
+        (
+            json!({"members": ["10.0.1.1:80 weight 257"]}),
+            "ADDRESS:PORT",
+        ),
+        (
+            json!({"members": ["10.0.1.1:80", "10.0.1.1:80 drain"]}),
+            "each member once",
+        ),
+        (json!({"members": ["[2001:db8::1]:80"]}), "family"),
+        (json!({"members": ["10.0.1.100:80"]}), "virtual"),
+        (json!({"monitor_source": null}), "probes come from"),
+        (json!({"monitor_source": "2001:db8::1"}), "subnet"),
+        (json!({"monitor": "none"}), "nothing is probed"),
+        (json!({"monitor": "tcp"}), "monitor = \"http\""),
+        (json!({"timeout_ms": 6000}), "at most the interval"),
+        (json!({"http_path": "/a b"}), "a path such as"),
+        (json!({"http_path": "/a\r\nX: y"}), "a path such as"),
+        (json!({"http_host": "a\nb"}), "a host name"),
+        (json!({"http_codes": [99]}), "100..599"),
+        (json!({"algorithm": "random"}), "source-hash"),
+    ] {
+        let marks = Marks::new(Origin::Config);
+        let faults = Any::decode(
+            Kind::LoadBalancer,
+            "test",
+            &with(&changes),
+            &no_lines,
+            marks,
+        );
+        let faults = faults.expect_err(&changes.to_string());
+        let said = faults
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; ");
+        assert!(said.contains(part), "{changes}: {said}");
+    }
+    // Faults among objects.
+    for (changes, part) in [
+        (json!({"network": "green"}), "green"),
+        (json!({"port": 80}), "load-balancer web"),
+        (json!({"index": 0}), "load-balancer web"),
+        (json!({"address": "10.0.1.254"}), "a host of a subnet"),
+        (json!({"address": "10.0.1.1", "members": []}), "port p1"),
+        (json!({"address": "10.9.1.1"}), "a host of a subnet"),
+        (json!({"members": ["10.8.1.1:80"]}), "that its router joins"),
+        (json!({"monitor_source": "10.0.1.1"}), "port p1"),
+        (
+            json!({"monitor_source": "10.0.1.254"}),
+            "a host of a subnet",
+        ),
+    ] {
+        let mut inventory = inventory.clone();
+        let marks = Marks::new(Origin::Config);
+        let any = Any::decode(
+            Kind::LoadBalancer,
+            "test",
+            &with(&changes),
+            &no_lines,
+            marks,
+        );
+        let refused = inventory
+            .number(any.unwrap())
+            .and_then(|any| {
+                inventory.admit(&any)?;
+                inventory.put(any);
+                inventory.check_whole()
+            })
+            .expect_err(&changes.to_string());
+        assert!(refused.to_string().contains(part), "{changes}: {refused}");
+    }
+}

@@ -167,8 +167,8 @@ fn run(noun: &str, matches: &ArgMatches, context: &mut Context) -> Result<(), Fa
     match noun {
         "daemon" => daemon::run(matches, context),
         "port" | "network" | "volume" | "controller" | "address-set" | "security-group"
-        | "blocklist" | "isolation" | "subnet" | "router" | "floating-ip" | "mirror"
-        | "exporter" => object::run(noun, matches, context),
+        | "blocklist" | "isolation" | "subnet" | "router" | "floating-ip" | "load-balancer"
+        | "mirror" | "exporter" => object::run(noun, matches, context),
         "policy" => policy::run(matches, context),
         "flow" => flow::run(matches, context),
         "conntrack" => conntrack::run(matches, context),

@@ -1,4 +1,4 @@
-//! `sumeru port|network|subnet|router|floating-ip|volume|controller|address-set|security-group|blocklist|isolation create|delete|list|show|…`: the grammar comes from the
+//! `sumeru port|network|subnet|router|floating-ip|load-balancer|volume|controller|address-set|security-group|blocklist|isolation create|delete|list|show|…`: the grammar comes from the
 //! object model itself, so that every field has its option and its help.
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -10,7 +10,7 @@ use super::{Context, say, text};
 use crate::failure::Failure;
 use crate::table::{Table, cell, size};
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 14] = [
     Kind::Port,
     Kind::Network,
     Kind::Subnet,
@@ -24,6 +24,7 @@ const KINDS: [Kind; 13] = [
     Kind::Mirror,
     Kind::Exporter,
     Kind::FloatingIp,
+    Kind::LoadBalancer,
 ];
 
 pub fn grammars() -> Vec<Command> {
@@ -73,6 +74,7 @@ fn grammar(kind: Kind) -> Command {
         }
         Kind::Router => command.about("Routers between networks"),
         Kind::FloatingIp => command.about("Outside addresses that stand for ports"),
+        Kind::LoadBalancer => command.about("Virtual addresses that several members serve"),
         Kind::Volume => command.about("Block devices").visible_alias("bdev"),
         Kind::AddressSet => command.about("Named sets of addresses, for groups and blocklists"),
         Kind::SecurityGroup => command.about("What may come to ports, and what they may send"),
@@ -366,6 +368,16 @@ fn list(kind: Kind, answer: &Value) -> Result<(), Failure> {
         Kind::Subnet => Table::new(&["NAME", "NETWORK", "PREFIX", "GATEWAY", "DHCP", "ADVERTISED"]),
         Kind::Router => Table::new(&["NAME", "NETWORKS", "ROUTES"]),
         Kind::FloatingIp => Table::new(&["NAME", "ADDRESS", "NETWORK", "PORT"]),
+        Kind::LoadBalancer => Table::new(&[
+            "NAME",
+            "NETWORK",
+            "ADDRESS",
+            "ALGORITHM",
+            "OPEN",
+            "CONNECTIONS",
+            "CURRENT",
+            "REFUSED",
+        ]),
         _ => Table::new(&["NAME", "VOLUME", "SOCKET", "QUEUES", "STATE"]),
     };
     for object in objects {
@@ -442,6 +454,7 @@ fn list(kind: Kind, answer: &Value) -> Result<(), Failure> {
             }
             Kind::Router => ["name", "networks", "routes"].map(get).to_vec(),
             Kind::FloatingIp => ["name", "address", "network", "port"].map(get).to_vec(),
+            Kind::LoadBalancer => load_balancer(object),
             Kind::Volume => {
                 let bytes = object["state"]["size"].as_u64().or(object["size"].as_u64());
                 let bytes = bytes.map_or("-".to_owned(), size);
@@ -488,6 +501,27 @@ fn state(kind: Kind, object: &Value) -> String {
         Kind::Controller => "waiting".to_owned(),
         _ => "ok".to_owned(),
     }
+}
+
+/// A row about a load balancer.
+fn load_balancer(object: &Value) -> Vec<String> {
+    let get = |key: &str| cell(&object[key]);
+    let count = |key: &str| cell(&object["state"][key]);
+    let members = object["members"].as_array().map_or(0, Vec::len);
+    let address = match object["address"].as_str() {
+        Some(address) if address.contains(':') => format!("[{address}]"),
+        _ => get("address"),
+    };
+    vec![
+        get("name"),
+        get("network"),
+        format!("{} {address}:{}", get("protocol"), get("port")),
+        get("algorithm"),
+        format!("{}/{members}", count("open")),
+        count("connections"),
+        count("current"),
+        count("refused"),
+    ]
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub struct Filter {
     pub owner: Option<u16>,
     /// Mark under a mask: `(value, mask)`.
     pub mark: Option<(u32, u32)>,
+    /// Member of a load balancer.
+    pub member: Option<u16>,
 }
 
 /// A connection as it is now.
@@ -85,6 +87,7 @@ impl Conntrack {
             && is(filter.sport, tuple.sport)
             && is(filter.dport, tuple.dport)
             && is(filter.owner, cold.owner)
+            && is(filter.member, cold.member)
             && filter
                 .mark
                 .is_none_or(|(value, mask)| cold.mark & mask == value & mask)

@@ -9,6 +9,7 @@ mod commit;
 mod fragment;
 mod index;
 mod inspect;
+mod member;
 mod nat;
 #[cfg(test)]
 mod nat_tests;

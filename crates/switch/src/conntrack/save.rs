@@ -286,7 +286,7 @@ fn read_record(record: &[u8; RECORD], now: u64) -> Result<(Hot, Cold, u32), &'st
         owner,
         packet_carries: [(packets >> 32) as u16, (answers >> 32) as u16],
         byte_carries: [(bytes >> 32) as u32, (answer_bytes >> 32) as u32],
-        spare: 0,
+        member: 0,
     };
     Ok((hot, cold, remaining))
 }

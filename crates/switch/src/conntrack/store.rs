@@ -138,7 +138,8 @@ pub(super) struct Cold {
     /// Upper halves of the packet counts.
     pub packet_carries: [u16; 2],
     pub owner: u16,
-    pub spare: u16,
+    /// The member of a load balancer that it was given to; 0 for none.
+    pub member: u16,
 }
 
 const _: () = assert!(size_of::<Cold>() == 128);
@@ -154,7 +155,7 @@ impl Cold {
         label: [0; 2],
         packet_carries: [0; 2],
         owner: 0,
-        spare: 0,
+        member: 0,
     };
 
     #[inline(always)]

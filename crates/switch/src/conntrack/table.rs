@@ -100,6 +100,8 @@ pub struct Conntrack {
     zone_limits: Vec<u32>,
     zone_flags: Vec<u8>,
     port_counts: Vec<u32>,
+    /// By member of a load balancer.
+    pub(super) member_counts: Vec<u32>,
     port_limits: Vec<u32>,
     drop_cursor: u32,
     /// Connections whose memory was touched ahead of use.
@@ -141,6 +143,7 @@ impl Conntrack {
             zone_limits: vec![0; ANY],
             zone_flags: vec![0; ANY],
             port_counts: vec![0; ANY],
+            member_counts: vec![0; ANY],
             port_limits: vec![0; ANY],
             drop_cursor: 0,
             prepared: 0,
@@ -411,6 +414,7 @@ impl Conntrack {
         self.stats.live -= 1;
         self.zone_counts[usize::from(cold.original.zone())] -= 1;
         self.port_counts[usize::from(cold.owner)] -= 1;
+        self.member_counts[usize::from(cold.member)] -= u32::from(cold.member != 0);
         self.wheel.release(index);
     }
 

@@ -87,6 +87,10 @@ impl Lane {
             Op::Guard(guard) => return self.guard(index, guard),
             Op::Redeem(redeem) => return self.redeem(index, redeem),
             Op::Greet(greeting) => self.greet(index, op, greeting.conn),
+            Op::Member(member, direction) => {
+                member.count(*direction, self.frames[index].len);
+                Ok(())
+            }
             Op::Count(counter) => {
                 self.rule_counters.count(*counter, self.frames[index].len);
                 Ok(())

@@ -40,6 +40,8 @@ pub enum Answer {
     Echo,
     /// An ICMP error from this address.
     Error(IcmpError, IpAddr),
+    /// A TCP reset from the address that was called.
+    Reset,
 }
 
 fn bytes<const N: usize>(frame: &[u8], at: usize) -> Option<[u8; N]> {
@@ -97,6 +99,7 @@ impl Answer {
                 let mac = bytes(frame, layer.eth.into())?;
                 build::echo_reply(out, frame, layer, mac)
             }
+            Self::Reset => build::tcp_reset(out, frame, layer).ok()?,
             Self::Error(error, source) => {
                 build::icmp_error(out, frame, layer, *source, *error).ok()?
             }

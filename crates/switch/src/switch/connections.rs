@@ -73,6 +73,20 @@ impl Switch {
         Ok(ended)
     }
 
+    /// Live connections of members of load balancers, by their numbers.
+    ///
+    /// # Errors
+    /// An lcore that is gone.
+    pub fn member_connections(&self, slots: &[u16]) -> Result<Vec<u32>, SwitchError> {
+        let mut all = vec![0; slots.len()];
+        for worker in &self.workers {
+            let slots = slots.to_vec();
+            let of = worker.call(move |worker, _| worker.member_connections(&slots))?;
+            all.iter_mut().zip(of).for_each(|(sum, of)| *sum += of);
+        }
+        Ok(all)
+    }
+
     /// Sums of the connections by lcore; nothing for an lcore that tracks none.
     ///
     /// # Errors

@@ -24,8 +24,13 @@ impl Switch {
         wires: Vec<Box<dyn Wire + Send>>,
     ) -> Result<(), SwitchError> {
         let index = view.index;
-        let names = wires.iter().map(|wire| wire.interface().name().to_owned());
-        let members: Vec<(MemberId, String)> = (1..).zip(names).collect();
+        let names = wires
+            .iter()
+            .map(|wire| Some(wire.interface()?.name().to_owned()));
+        let members: Vec<(MemberId, String)> = (1..)
+            .zip(names)
+            .filter_map(|(member, name)| Some((member, name?)))
+            .collect();
         let counters = self.blocks(index, 1)?;
         let added = self.owner().call(move |worker, watch| {
             let wires = wires.into_iter().map(|wire| wire as Box<dyn Wire>);
@@ -49,6 +54,9 @@ impl Switch {
     ) -> Result<(), SwitchError> {
         let index = view.index;
         self.change(|snapshot| put_port(snapshot, view))?;
+        if members.is_empty() {
+            return Ok(());
+        }
         let watched = self.monitor().and_then(|monitor| {
             let mut members = members.iter();
             members.try_for_each(|(member, name)| Ok(monitor.watch((index, *member), name)?))

@@ -40,10 +40,10 @@ pub(super) struct Tracked {
     /// The frame as the zone sees it, by what its key had of the tuple at first, and by what it has since.
     bare: [Option<Tuple>; 2],
     /// Its place among the decision's tracks.
-    number: usize,
-    tuple: Option<Tuple>,
-    found: Option<(ConnRef, Direction)>,
-    verdict: Verdict,
+    pub number: usize,
+    pub tuple: Option<Tuple>,
+    pub found: Option<(ConnRef, Direction)>,
+    pub verdict: Verdict,
     /// It has no connection, and what it is is read off the frame as it came: a connection is made when the decision is carried out.
     later: bool,
     /// Mark and label of the connection that is made then.
@@ -75,6 +75,15 @@ impl Tracked {
 impl Walk<'_> {
     /// Carries out a `ct` action; false when the frame's fate is decided by it.
     pub(super) fn track(&mut self, ct: &CtRule) -> bool {
+        if !self.read_tuple() {
+            return false;
+        }
+        let place = self.tracked_in(ct.zone);
+        self.track_at(place, ct)
+    }
+
+    /// Looks at what tells connections apart; false when the frame's fate is decided by it.
+    fn read_tuple(&mut self) -> bool {
         // Of headers that were put in front only the frame itself tells what the table wants to know.
         if !self.seen.is_own() && !self.reveal() {
             return false;
@@ -86,10 +95,10 @@ impl Walk<'_> {
         for field in KIND {
             self.get(field);
         }
-        if self.over {
-            return false;
-        }
-        let place = self.tracked_in(ct.zone);
+        !self.over
+    }
+
+    fn track_at(&mut self, place: usize, ct: &CtRule) -> bool {
         let Some(mut tracked) = self.tracked.get(place).copied() else {
             return true;
         };
@@ -113,6 +122,39 @@ impl Walk<'_> {
             self.translate(conn, direction, tracked.number);
         }
         true
+    }
+
+    /// What a zone says of the frame, of which rules learn nothing; `None` when the frame's fate is decided by it.
+    pub(super) fn look_in(&mut self, zone: u16) -> Option<Tracked> {
+        if !self.read_tuple() {
+            return None;
+        }
+        let place = self.tracked_in(zone);
+        self.tracked.get(place).copied()
+    }
+
+    /// Makes the connection of a frame that was looked at in a zone, about which the decision is from now on; nothing in a trace.
+    pub(super) fn open_in(
+        &mut self,
+        zone: u16,
+        change: &CtChange,
+        tracked: &mut Tracked,
+    ) -> Result<Option<ConnRef>, Drop> {
+        let ct = CtRule {
+            zone,
+            commit: None,
+            nat: true,
+            group: None,
+        };
+        self.commit_now(&ct, change, tracked)?;
+        if let Some(place) = self
+            .tracked
+            .iter_mut()
+            .find(|at| at.number == tracked.number)
+        {
+            *place = *tracked;
+        }
+        Ok(tracked.found.map(|(conn, _)| conn))
     }
 
     /// What tracking the frame in a zone comes to, by its place. A frame is tracked once in a zone, however many actions ask.
@@ -410,7 +452,7 @@ impl Walk<'_> {
     }
 
     /// Rewrites the frame as its connection says.
-    fn translate(&mut self, conn: ConnRef, direction: Direction, number: usize) {
+    pub(super) fn translate(&mut self, conn: ConnRef, direction: Direction, number: usize) {
         let table = self.tracking.table.connections();
         let Some(binding) = table.and_then(|table| table.binding(conn)) else {
             return;

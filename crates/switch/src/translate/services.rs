@@ -51,7 +51,7 @@ impl Walk<'_> {
     }
 
     /// The switch answers. Only ports of this node: hosts elsewhere have a node of their own that does.
-    fn answer(&mut self, from: Target, answer: Answer) -> bool {
+    pub(super) fn answer(&mut self, from: Target, answer: Answer) -> bool {
         match from {
             Target::Port(_) => self.out.ops.push(Op::Answer(Box::new(answer))),
             Target::Remote(_) => self.drop(Drop::Unanswered),
@@ -60,7 +60,7 @@ impl Walk<'_> {
     }
 
     /// Notes what is done, if anybody reads it.
-    fn say(&mut self, stage: &'static str, what: impl FnOnce(&Self) -> String) {
+    pub(super) fn say(&mut self, stage: &'static str, what: impl FnOnce(&Self) -> String) {
         if self.notes.is_some() {
             let text = what(self);
             self.note(stage, format_args!("{text}"));
@@ -240,6 +240,12 @@ impl Walk<'_> {
                     return true;
                 }
                 return self.come_in(services, from, floating, None);
+            }
+        }
+        if !services.virtual_addresses.is_empty() {
+            self.get(Field::IpDst(OUTER));
+            if let Some(called) = services.virtual_addresses.get(&address) {
+                return self.balance(id, services, from, called, address);
             }
         }
         let Some(router) = &services.router else {
@@ -431,7 +437,7 @@ impl Walk<'_> {
     }
 
     /// Who tells a frame's sender that it went nowhere: nobody, if that is not here.
-    fn teller(&self, services: &Services, from: Target, like: IpAddr) -> Option<IpAddr> {
+    pub(super) fn teller(&self, services: &Services, from: Target, like: IpAddr) -> Option<IpAddr> {
         services
             .own_like(like)
             .filter(|_| matches!(from, Target::Port(_)))
@@ -457,7 +463,13 @@ impl Walk<'_> {
     }
 
     /// A packet to an address of the switch.
-    fn own(&mut self, id: NetworkId, services: &Services, from: Target, address: IpAddr) -> bool {
+    pub(super) fn own(
+        &mut self,
+        id: NetworkId,
+        services: &Services,
+        from: Target,
+        address: IpAddr,
+    ) -> bool {
         self.get(Field::IpDst(OUTER));
         match self.get(Field::IpProto(OUTER)) {
             ICMP if address.is_ipv4() && self.get(Field::L4Src(OUTER)) == 8 => {
@@ -509,7 +521,7 @@ impl Walk<'_> {
     }
 
     /// The next host: its link-layer address, and where it is. Asks for it if nobody knows.
-    fn next(
+    pub(super) fn next(
         &mut self,
         there: &Services,
         network: NetworkId,
@@ -522,7 +534,7 @@ impl Walk<'_> {
     }
 
     /// On its way to the next host. True: that decides its fate.
-    fn leave(&mut self, from: Target, network: NetworkId, place: Place) -> bool {
+    pub(super) fn leave(&mut self, from: Target, network: NetworkId, place: Place) -> bool {
         match place {
             Place::Port(port) => {
                 let view = self.tables.snapshot.port(port);
@@ -565,7 +577,7 @@ impl Walk<'_> {
         }
     }
 
-    fn hop(&mut self, hop: Hop) {
+    pub(super) fn hop(&mut self, hop: Hop) {
         let number = |mac: [u8; 6]| {
             mac.iter()
                 .fold(0_u128, |all, byte| all << 8 | u128::from(*byte))

@@ -1,4 +1,4 @@
-//! Ports that are not rings of a guest: packet sockets, AF_XDP sockets, TAP devices.
+//! Ports that are not rings of a guest: packet sockets, AF_XDP sockets, TAP devices, threads of this process.
 //!
 //! A wire port receives into buffers of its own, which it lends for one burst, and sends frames that the switch has built, whole and
 //! linear, in buffers that the port lends. It knows nothing of flows.
@@ -6,6 +6,7 @@
 pub mod bpf;
 mod buffers;
 mod burst;
+pub mod channel;
 mod idle;
 pub mod interface;
 pub mod monitor;
@@ -18,6 +19,7 @@ mod umem;
 pub mod xdp;
 mod xdp_ring;
 
+pub use channel::Channel;
 pub use interface::{Interface, LinkState};
 pub use packet::PacketSocket;
 pub use tap::Tap;
@@ -67,8 +69,8 @@ pub trait Wire {
     /// Called before the lcore sleeps: true when there is something to receive already.
     fn pending(&mut self) -> bool;
 
-    /// The interface that it is on.
-    fn interface(&self) -> &Interface;
+    /// The interface that it is on; none if the other end is in this process.
+    fn interface(&self) -> Option<&Interface>;
 
     /// The interface's MAC address.
     fn mac(&self) -> [u8; 6];

@@ -210,8 +210,8 @@ impl Wire for PacketSocket {
         self.ring.ready()
     }
 
-    fn interface(&self) -> &Interface {
-        &self.interface
+    fn interface(&self) -> Option<&Interface> {
+        Some(&self.interface)
     }
 
     fn mac(&self) -> [u8; 6] {

@@ -189,8 +189,8 @@ impl Wire for Tap {
         readable(self.device.as_fd())
     }
 
-    fn interface(&self) -> &Interface {
-        &self.interface
+    fn interface(&self) -> Option<&Interface> {
+        Some(&self.interface)
     }
 
     fn mac(&self) -> [u8; 6] {

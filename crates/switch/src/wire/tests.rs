@@ -178,8 +178,8 @@ fn packet_sockets_exchange_frames() {
     veth_pair(1500);
     let mut left = PacketSocket::open("wire-a").unwrap();
     let mut right = PacketSocket::open("wire-b").unwrap();
-    assert_eq!(left.interface().mtu().unwrap(), 1500);
-    assert_eq!(left.mac(), left.interface().mac().unwrap());
+    assert_eq!(left.interface().unwrap().mtu().unwrap(), 1500);
+    assert_eq!(left.mac(), left.interface().unwrap().mac().unwrap());
     assert_ne!(left.mac(), right.mac());
     exchange(&mut left, &mut right, 1514);
 }
@@ -359,9 +359,11 @@ fn an_interface_that_goes_down_comes_back() {
     veth_pair(1500);
     let mut a = PacketSocket::open("wire-a").unwrap();
     let mut b = PacketSocket::open("wire-b").unwrap();
-    assert!(a.interface().link_up().unwrap());
-    b.interface().set_up(false).unwrap();
-    eventually("the carrier goes", || !a.interface().link_up().unwrap());
+    assert!(a.interface().unwrap().link_up().unwrap());
+    b.interface().unwrap().set_up(false).unwrap();
+    eventually("the carrier goes", || {
+        !a.interface().unwrap().link_up().unwrap()
+    });
     assert_eq!(send_all(&mut b, &[frame(100, 1)]), 0);
     assert!(!b.pending());
     // A sleeper that watches the socket is not kept awake by the error.
@@ -371,7 +373,7 @@ fn an_interface_that_goes_down_comes_back() {
     )];
     let now = rustix::time::Timespec::default();
     assert_eq!(rustix::event::poll(&mut look, Some(&now)).unwrap(), 0);
-    b.interface().set_up(true).unwrap();
+    b.interface().unwrap().set_up(true).unwrap();
     eventually("frames pass again", || {
         send_all(&mut a, &[frame(100, 2)]);
         b.pending()
@@ -383,7 +385,10 @@ fn an_interface_that_goes_down_comes_back() {
 fn the_host_answers_through_a_tap() {
     new_namespace();
     let mut tap = Tap::open("tap0", 1500).unwrap();
-    tap.interface().set_mac([2, 0, 0, 0, 0, 0x77]).unwrap();
+    tap.interface()
+        .unwrap()
+        .set_mac([2, 0, 0, 0, 0, 0x77])
+        .unwrap();
     run("ip address add 10.9.9.1/24 dev tap0");
     let us = [2, 0, 0, 0, 0, 2];
     let mut question = vec![0xff; 6];
@@ -579,9 +584,9 @@ fn errors_name_the_interface() {
             .to_string()
             .contains("tap0")
     );
-    assert!(tap.interface().set_mtu(10).is_err());
-    tap.interface().set_mtu(9000).unwrap();
-    assert_eq!(tap.interface().mtu().unwrap(), 9000);
+    assert!(tap.interface().unwrap().set_mtu(10).is_err());
+    tap.interface().unwrap().set_mtu(9000).unwrap();
+    assert_eq!(tap.interface().unwrap().mtu().unwrap(), 9000);
     drop(tap);
     eventually("the device goes", || {
         matches!(Interface::open("tap0"), Err(WireError::NoInterface(_)))

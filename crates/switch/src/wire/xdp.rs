@@ -422,8 +422,8 @@ impl Wire for XdpSocket {
         self.receive.refresh() != 0
     }
 
-    fn interface(&self) -> &Interface {
-        self.program.interface()
+    fn interface(&self) -> Option<&Interface> {
+        Some(self.program.interface())
     }
 
     fn mac(&self) -> [u8; 6] {

@@ -27,7 +27,7 @@ fn xdp_and_packet_socket_exchange_frames() {
     let mut right = PacketSocket::open("wire-b").unwrap();
     assert_eq!(left.program().mode(), XdpMode::Native);
     assert!(!left.zero_copy(), "veth copies");
-    assert_eq!(left.mac(), left.interface().mac().unwrap());
+    assert_eq!(left.mac(), left.interface().unwrap().mac().unwrap());
     exchange(&mut left, &mut right, 1514);
 }
 
@@ -173,7 +173,7 @@ fn a_dead_link_fills_the_ring_and_recovers() {
     veth_pair(1500);
     let mut a = XdpSocket::open("wire-a", 0).unwrap();
     let mut b = XdpSocket::open("wire-b", 0).unwrap();
-    a.interface().set_up(false).unwrap();
+    a.interface().unwrap().set_up(false).unwrap();
     let mut queued = 0;
     while let Some(buffer) = a.send_buffer() {
         let (bytes, offload) = frame(100, queued);
@@ -185,7 +185,7 @@ fn a_dead_link_fills_the_ring_and_recovers() {
     }
     assert_eq!(queued, 1024);
     assert_eq!(a.flush(), 1024);
-    a.interface().set_up(true).unwrap();
+    a.interface().unwrap().set_up(true).unwrap();
     let mut lent = Vec::with_capacity(64);
     let deadline = Instant::now() + Duration::from_secs(5);
     while a.send_buffer().is_none() {

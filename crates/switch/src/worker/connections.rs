@@ -1,14 +1,16 @@
 //! The connections of an lcore, as control makes, sets, shows and keeps them. Everything here runs between two iterations of the lcore.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 
 use sumeru_engine::Tsc;
 
 use super::SwitchWorker;
+use crate::balance::Balancer;
 use crate::conntrack::{
-    Config, ConnRef, Connection, Conntrack, Filter, FragmentStats, Fragments, RestoreError,
-    Restored, Stats, Timeouts, ZonePolicy,
+    Config, ConnRef, Connection, Conntrack, Family, Filter, FragmentStats, Fragments, RestoreError,
+    Restored, Stats, Timeouts, Tuple, ZonePolicy,
 };
 use crate::frame::PortIndex;
 use crate::lane::Connections;
@@ -40,6 +42,14 @@ pub struct ConnectionSums {
     pub table: Stats,
     /// Sums of the fragments.
     pub fragments: FragmentStats,
+}
+
+/// The address that a tuple comes from.
+fn address_of(tuple: &Tuple) -> IpAddr {
+    match tuple.family {
+        Family::V4 => IpAddr::V4((tuple.src as u32).into()),
+        Family::V6 => IpAddr::V6(tuple.src.into()),
+    }
 }
 
 impl ConnectionSettings {
@@ -192,9 +202,45 @@ impl SwitchWorker {
     ) -> Result<Restored, RestoreError> {
         self.make_connections();
         let now = self.milliseconds();
-        match self.lane.connections.as_deref_mut() {
+        let restored = match self.lane.connections.as_deref_mut() {
             Some(connections) => connections.table.restore(now, input, owner),
             None => Ok(Restored::default()),
+        };
+        self.unclaimed = true;
+        self.adopt_balancers();
+        restored
+    }
+
+    /// Load balancers need connections; and those of an earlier process go to the members that they had.
+    pub(super) fn adopt_balancers(&mut self) {
+        let snapshot = self.snapshot.clone();
+        let services = || snapshot.services.values();
+        if services().all(|services| services.virtual_addresses.is_empty()) {
+            return;
         }
+        self.make_connections();
+        let Some(connections) = self.lane.connections.as_deref_mut() else {
+            return;
+        };
+        if !std::mem::take(&mut self.unclaimed) {
+            return;
+        }
+        let addresses = services().flat_map(|services| services.virtual_addresses.values());
+        let balancers: HashMap<u16, &Balancer> = addresses
+            .flat_map(|address| &address.balancers)
+            .map(|balancer| (balancer.zone, &**balancer))
+            .collect();
+        connections.table.claim(|original, reply| {
+            let balancer = balancers.get(&original.zone)?;
+            let member = balancer.member(address_of(reply), reply.sport)?;
+            Some(member.slot)
+        });
+    }
+
+    /// Live connections of members of load balancers, by slot.
+    pub fn member_connections(&self, slots: &[u16]) -> Vec<u32> {
+        let connections = self.lane.connections.as_deref();
+        let count = |slot: &u16| connections.map_or(0, |c| c.table.member_count(*slot));
+        slots.iter().map(count).collect()
     }
 }

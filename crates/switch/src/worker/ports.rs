@@ -255,6 +255,7 @@ impl SwitchWorker {
         self.neighbours.reconcile(&self.snapshot);
         self.residents.reconcile(&self.snapshot);
         self.announced.look_again();
+        self.adopt_balancers();
         self.set_parsing();
         self.adopt_shields();
         self.lane.floods.clear();
