@@ -103,6 +103,7 @@ impl Local {
             mtu: MTU,
             uplink: false,
             lldp: false,
+            shield: None,
         };
         self.switch()?.add_wire(view, Box::new(channel))?;
         self.probes

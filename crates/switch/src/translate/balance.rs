@@ -79,7 +79,7 @@ impl Walk<'_> {
             }
             // Ports of a fragment are known now.
             if !error && self.key.get(Field::L4Dst(OUTER)) == balancer.port.into() {
-                return self.begin(services, from, balancer, tracked);
+                return self.begin_balanced(services, from, balancer, tracked);
             }
         }
         if error || later {
@@ -119,7 +119,7 @@ impl Walk<'_> {
     }
 
     /// The first packet of a connection, or one that belongs to none.
-    fn begin(
+    fn begin_balanced(
         &mut self,
         services: &Services,
         from: Target,
