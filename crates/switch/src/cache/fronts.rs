@@ -53,6 +53,18 @@ impl Fronts {
         }
     }
 
+    /// Makes room for them.
+    pub(super) fn widen(&mut self) {
+        if self.sets.is_empty() {
+            let free = Front {
+                key: FrontKey::NONE,
+                port: 0,
+                realm: 0,
+            };
+            self.sets = vec![[free; WAYS]; FRONTS / WAYS];
+        }
+    }
+
     #[inline(always)]
     fn place(&self, key: &FrontKey, port: PortIndex) -> usize {
         let salted = key.hash() ^ self.salt.wrapping_mul(2 * u64::from(port) + 1);
@@ -73,14 +85,6 @@ impl Fronts {
     pub(super) fn number(&mut self, key: &FrontKey, port: PortIndex) -> Option<Realm> {
         if let Some(realm) = self.get(key, port) {
             return Some(realm);
-        }
-        if self.sets.is_empty() {
-            let free = Front {
-                key: FrontKey::NONE,
-                port: 0,
-                realm: 0,
-            };
-            self.sets = vec![[free; WAYS]; FRONTS / WAYS];
         }
         // Numbers do not come again: what was kept under one of an earlier front would be taken for the new one's.
         let next = self.next.checked_add(1)?;
@@ -129,6 +133,7 @@ mod tests {
     #[test]
     fn a_front_has_one_number_and_a_number_one_front() {
         let mut fronts = Fronts::new();
+        fronts.widen();
         assert_eq!(fronts.get(&front([0; 2]), 1), None);
         let mut numbers = std::collections::HashMap::new();
         for round in 0..3 {

@@ -527,6 +527,13 @@ impl Cache {
             }
             self.widen_signatures();
         }
+        // Room for what hits will keep, which allocate nothing.
+        if program & KINDS != 0 {
+            self.plain.widen();
+        }
+        if program & (QUICK | UNWRAP) == UNWRAP {
+            self.fronts.widen();
+        }
         if self.fresh(index).is_none() {
             self.remember(self.hash(key), index);
         }

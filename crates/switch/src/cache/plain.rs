@@ -133,7 +133,7 @@ impl PlainSlots {
 
     /// Makes room for more when a quarter of it is used: a frame that finds no place keeps those behind it in its burst from being known too. What was there comes back as frames are
     /// met.
-    fn widen(&mut self) {
+    pub(super) fn widen(&mut self) {
         let [least, most] = SLOTS;
         let slots = self.sets.len() * WAYS;
         if slots != 0 && (slots == most || self.used < slots / 4) {
@@ -180,7 +180,6 @@ impl PlainSlots {
 
     /// Keeps a slot; `is_dead` says of others that what they lead to is no more.
     fn put(&mut self, slot: Slot, is_dead: impl Fn(&Known) -> bool) {
-        self.widen();
         let place = self.spread(slot.realm).place(&slot.key);
         let Some(set) = self.sets.get_mut(place) else {
             return;
