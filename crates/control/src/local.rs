@@ -24,7 +24,9 @@ use std::time::Duration;
 use sumeru_block::{Bdev, BlkMonitor};
 use sumeru_engine::{EngineError, IdlePolicy, Lcore, LcoreConfig};
 use sumeru_flow::model::{IndirectAction, MeterProfile};
+use sumeru_switch::conntrack::Filter;
 use sumeru_switch::probe::{Change as HealthChange, Vantage};
+use sumeru_switch::shield::zone;
 use sumeru_switch::snapshot::{PortView, Underlay};
 use sumeru_switch::switch::{Switch, SwitchError};
 use sumeru_switch::vhost_net::NetState;
@@ -156,6 +158,16 @@ impl Local {
             lldp: spec.speaks_lldp(self.node.lldp),
             shield: report::shield_of(spec),
         })
+    }
+
+    /// Ends what is kept of the connections of a port that is protected no more: whoever comes by the same addresses and ports later is not taken for one of them.
+    fn forget_protected(&mut self, index: u16) -> Done {
+        let of = Filter {
+            zone: Some(zone(index)),
+            ..Filter::default()
+        };
+        self.switch()?.flush_connections(&of)?;
+        Ok(())
     }
 
     /// Tunnels start at the uplink that the node names, once it is there.
@@ -290,6 +302,9 @@ impl DataPlane for Local {
         let switch = self.switch()?;
         switch.set_isolated(index, new.spec.flow_isolated)?;
         switch.update_port(view)?;
+        if report::shield_of(&old.spec).is_some() && report::shield_of(&new.spec).is_none() {
+            self.forget_protected(index)?;
+        }
         if let Some(live) = self.ports.get_mut(&new.spec.name) {
             live.spec = new.spec.clone();
         }
@@ -304,6 +319,9 @@ impl DataPlane for Local {
             .remove(&port.spec.name)
             .ok_or_else(|| unknown("port", &port.spec.name))?;
         self.switch()?.remove_port(port.spec.index())?;
+        if report::shield_of(&port.spec).is_some() {
+            self.forget_protected(port.spec.index())?;
+        }
         self.settle_underlay()
     }
 

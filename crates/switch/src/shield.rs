@@ -8,7 +8,7 @@
 
 pub mod segment;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -37,6 +37,11 @@ pub const LONGEST: usize = 256;
 /// The zone in which the connections of a protected port are tracked. Ports have indexes below 4096; the zones of policies are those from 0x8000 on.
 pub fn zone(port: PortIndex) -> u16 {
     0x9000 | port
+}
+
+/// The port whose connections are tracked in a zone, if it is one of [those](zone).
+pub fn port_of(zone: u16) -> Option<PortIndex> {
+    (zone & 0xf000 == 0x9000).then_some(zone & 0xfff)
 }
 
 /// When SYNs are answered with cookies.
@@ -176,7 +181,7 @@ pub struct Shields {
     secret: CookieSecret,
     ports: BTreeMap<PortIndex, Shield>,
     pending: HashMap<ConnRef, Pending>,
-    waiting: Vec<Waiting>,
+    waiting: VecDeque<Waiting>,
     /// When cookies are not good any more, milliseconds.
     good_until: u64,
 }
@@ -262,7 +267,7 @@ impl Shields {
     pub fn wait(&mut self, waiting: Waiting) -> bool {
         let room = self.waiting.len() < WAITING;
         if room {
-            self.waiting.push(waiting);
+            self.waiting.push_back(waiting);
         }
         room
     }
@@ -273,9 +278,18 @@ impl Shields {
         !self.waiting.is_empty()
     }
 
-    /// Those that wait.
-    pub fn take_waiting(&mut self) -> Vec<Waiting> {
-        std::mem::take(&mut self.waiting)
+    /// The one that has waited longest.
+    pub fn next_waiting(&mut self) -> Option<Waiting> {
+        self.waiting.pop_front()
+    }
+
+    /// A connection of a port could not be kept for want of room, so that half-open ones are not counted any more: its SYNs are answered with cookies, if that is ever to be.
+    pub fn overflowed(&mut self, port: PortIndex) {
+        if let Some(shield) = self.ports.get_mut(&port)
+            && shield.view.mode == Mode::Auto
+        {
+            shield.turn(port, true);
+        }
     }
 
     /// A client's connection was begun; `now` in seconds.
@@ -305,7 +319,7 @@ impl Shields {
     pub fn answered(&mut self, conn: ConnRef) {
         if let Some(pending) = self.pending.remove(&conn) {
             self.over(pending.port);
-            self.waiting.push(Waiting::Ack(pending.client));
+            self.waiting.push_back(Waiting::Ack(pending.client));
         }
     }
 
@@ -327,7 +341,7 @@ impl Shields {
                     Some(seconds) => {
                         pending.due = now + seconds;
                         if self.waiting.len() < WAITING {
-                            self.waiting.push(Waiting::Syn(pending.client.clone()));
+                            self.waiting.push_back(Waiting::Syn(pending.client.clone()));
                         }
                     }
                     None => lost.push(*conn),

@@ -113,7 +113,10 @@ impl Local {
     }
 
     pub(super) fn end_connections_of(&mut self, slots: &[u16]) -> Done {
-        for slot in slots {
+        let live = self.switch()?.member_connections(slots)?;
+        // Each looks through all connections.
+        let with_some = slots.iter().zip(live).filter(|(_, live)| *live > 0);
+        for (slot, _) in with_some {
             let of = Filter {
                 member: Some(*slot),
                 ..Filter::default()

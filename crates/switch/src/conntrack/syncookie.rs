@@ -36,6 +36,12 @@ impl CookieSecret {
         Self([state.hash_one(1), state.hash_one(2)])
     }
 
+    /// The secret for what comes in by one place: a cookie that was got in one is none in another.
+    #[must_use]
+    pub fn of(&self, place: u64) -> Self {
+        Self([siphash(self.0, &place.to_le_bytes()), self.0[1]])
+    }
+
     fn mac(&self, tuple: &Tuple, isn: u32, slot: u64, size: u8) -> u32 {
         let mut words = [0; 7];
         words[..5].copy_from_slice(&Half::new(tuple).0);

@@ -80,8 +80,10 @@ impl Lane {
             Op::Nat(number) => self.translate(index, tracks, *number),
             Op::Commit(number, change) => self.commit(index, *number, change),
             Op::Keep(number) => {
-                // Without room for it the frame goes on: it is not protected then, and it may be of no guest's making.
-                let _ = self.commit(index, *number, &CtChange::default());
+                // Without room for it the frame goes on: it may be of no guest's making. What comes after it is met with cookies.
+                if self.commit(index, *number, &CtChange::default()).is_err() {
+                    self.overflowed(tracks, *number);
+                }
                 Ok(())
             }
             Op::Guard(guard) => return self.guard(index, guard),

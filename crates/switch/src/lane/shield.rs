@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use arrayvec::ArrayVec;
 use sumeru_packet::tcp::Options;
-use sumeru_packet::{FlowKey, L3Kind, Layer, Layout, ParseOptions, parse};
+use sumeru_packet::{Field, FlowKey, L3Kind, Layer, Layout, ParseOptions, parse};
 use sumeru_virtio::GuestSlice;
 
 use super::{Lane, Outcome, send};
@@ -15,9 +15,9 @@ use crate::egress;
 use crate::frame::{Frame, PortIndex};
 use crate::program::Op;
 use crate::shield::segment::{self, LONGEST_OWN, Own};
-use crate::shield::{Back, Client, Guard, LONGEST, Redeem, ShieldView, Waiting, zone};
+use crate::shield::{Back, Client, Guard, LONGEST, Redeem, ShieldView, Waiting, port_of, zone};
 use crate::stats::{Drop, DropReason, Stage};
-use crate::track;
+use crate::track::{self, Track};
 
 /// What clients are taken to offer who do not say (RFC 9293 section 3.7.1).
 const USUAL_MSS: u16 = 536;
@@ -46,6 +46,17 @@ impl Lane {
             return ControlFlow::Break(self.dropped(index, reason));
         }
         ControlFlow::Break(Outcome::Forwarded)
+    }
+
+    /// The connection that was looked up as number so many could not be kept for a protected port.
+    #[cold]
+    pub(super) fn overflowed(&mut self, tracks: &[Track], number: u8) {
+        if let Some(Track::None { zone, .. }) = tracks.get(usize::from(number))
+            && let Some(port) = port_of(*zone)
+            && let Some(shields) = self.shields.as_deref_mut()
+        {
+            shields.overflowed(port);
+        }
     }
 
     /// The headers of a frame, as far as segments are made of them.
@@ -77,7 +88,7 @@ impl Lane {
         };
         let offered = came.options;
         let mss = offered.mss.unwrap_or(USUAL_MSS);
-        let secret = self.shields.as_deref()?.secret();
+        let secret = self.shields.as_deref()?.secret().of(place(frame, inner));
         let stamped = offered.timestamps.filter(|_| view.timestamps);
         // Without a timestamp nothing remembers these.
         let remembered = Options {
@@ -142,6 +153,7 @@ impl Lane {
             .shields
             .as_deref()?
             .secret()
+            .of(place(frame, inner))
             .check(&tuple, came.seq, came.ack, now)?;
         let stamps = came.options.timestamps;
         let (scale, sack) = stamps.map_or((None, false), |(_, echo)| segment::remembered(echo));
@@ -235,4 +247,14 @@ impl Lane {
 
 fn layer(inner: bool) -> Layer {
     if inner { Layer::Inner } else { Layer::Outer }
+}
+
+/// Where a frame came in: by which port, and in which tunnel. Who can ask for cookies in one place is not to prove by them anything in another, where the same addresses are somebody
+/// else's.
+fn place(frame: &Frame, inner: bool) -> u64 {
+    let tunnel = match inner {
+        true => frame.key.get(Field::TunnelId(Layer::Outer)) as u64,
+        false => 0,
+    };
+    u64::from(frame.in_port) << 32 | tunnel
 }

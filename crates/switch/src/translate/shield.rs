@@ -215,8 +215,13 @@ impl Walk<'_> {
         self.protection.guard = Some(port);
         if tracked.is_later() {
             self.out.ops.push(Op::Keep(tracked.number() as u8));
-        } else if let Ok(Some(conn)) = self.keep(&mut tracked) {
-            self.out.made.push(conn);
+        } else {
+            match self.keep(&mut tracked) {
+                Ok(Some(conn)) => self.out.made.push(conn),
+                Ok(None) => {}
+                // Tried again with the frame, and told if there is no room then.
+                Err(_) => self.out.ops.push(Op::Keep(tracked.number() as u8)),
+            }
         }
         if let Some(kept) = self.tracked.get_mut(place) {
             *kept = tracked;

@@ -15,6 +15,9 @@ use crate::conntrack::{
 use crate::frame::PortIndex;
 use crate::lane::Connections;
 
+/// Most connections to one load balancer: a quarter of what a table of the usual size holds.
+const BALANCED: u32 = 1 << 20;
+
 /// Datagrams in pieces that are followed at a time.
 const DATAGRAMS: usize = 16384;
 
@@ -222,11 +225,19 @@ impl SwitchWorker {
         let Some(connections) = self.lane.connections.as_deref_mut() else {
             return;
         };
+        // What comes to one virtual address leaves room for the others' connections.
+        let policy = ZonePolicy {
+            limit: Some(BALANCED),
+            ..ZonePolicy::default()
+        };
+        let addresses = || services().flat_map(|services| services.virtual_addresses.values());
+        for balancer in addresses().flat_map(|address| &address.balancers) {
+            connections.table.set_zone(balancer.zone, policy);
+        }
         if !std::mem::take(&mut self.unclaimed) {
             return;
         }
-        let addresses = services().flat_map(|services| services.virtual_addresses.values());
-        let balancers: HashMap<u16, &Balancer> = addresses
+        let balancers: HashMap<u16, &Balancer> = addresses()
             .flat_map(|address| &address.balancers)
             .map(|balancer| (balancer.zone, &**balancer))
             .collect();

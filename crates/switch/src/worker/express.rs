@@ -2,6 +2,8 @@
 //! keep their order. What they are known by, and why that is enough: [`sumeru_packet::plain`] and the cache's slots of that name.
 #![allow(unsafe_code)]
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use super::{Source, SwitchWorker, sender_of};
 use crate::cache::{Cache, Known, Met, Realm, Way, realm_of};
 use crate::classifier::Stamps;
@@ -316,6 +318,8 @@ impl Leave for Follow<'_> {
         if plain::is_tcp(&frame.bytes) {
             // SAFETY: the frame is of the burst in hand, whose memory is mapped.
             self.window = unsafe { frame.rest.read_array(0) };
+            // What is judged and what is sent is the copy, which the compiler must not take for the original.
+            compiler_fence(Ordering::AcqRel);
             if self.window.is_none() {
                 return false;
             }

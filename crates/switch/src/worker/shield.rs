@@ -7,7 +7,7 @@ use sumeru_virtio::GuestSlice;
 use super::SwitchWorker;
 use crate::conntrack::{Opening, ZonePolicy, tcp_flag};
 use crate::egress;
-use crate::frame::PortIndex;
+use crate::frame::{BURST, PortIndex};
 use crate::lane::Outcome;
 use crate::net_header::{Offload, SHORT_NET_HEADER_LEN};
 use crate::shield::segment::{self, Own};
@@ -52,10 +52,12 @@ impl SwitchWorker {
     /// Lets segments of our own making go through the switch as if they had come in.
     #[cold]
     pub(super) fn take_in_own(&mut self) {
-        let Some(shields) = self.lane.shields.as_deref_mut() else {
-            return;
-        };
-        for waiting in shields.take_waiting() {
+        // No more at a time than come in by a port.
+        for _ in 0..BURST {
+            let shields = self.lane.shields.as_deref_mut();
+            let Some(waiting) = shields.and_then(Shields::next_waiting) else {
+                return;
+            };
             let (client, syn) = match waiting {
                 Waiting::Syn(client) => (client, true),
                 Waiting::Ack(client) => (client, false),
