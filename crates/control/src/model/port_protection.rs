@@ -16,7 +16,7 @@ pub enum SynProtection {
     Always,
 }
 
-/// The protection of a port; what is absent is as said with [`FIELDS`].
+/// The protection of a port; what is absent is as said with `FIELDS`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct PortProtection {
     /// When; absent means never.

@@ -231,7 +231,7 @@ const TOLD_AGAIN: u32 = 64;
 const ONE_IN: u32 = 16;
 
 impl Cache {
-    /// Whether frames of a port are worth asking for by [`Self::known`] in this burst.
+    /// Whether frames of a port are worth asking for by [`Self::look_up`] in this burst.
     #[inline(always)]
     pub fn asks_plain(&mut self, port: PortIndex, options: &ParseOptions) -> bool {
         let masks = self.ports.get_mut(usize::from(port));
