@@ -797,3 +797,52 @@ fn clients_on_other_nodes_are_answered_through_their_tunnel() {
     );
     assert_eq!(counters(&node)[..4], [1, 1, 0, 0]);
 }
+
+#[test]
+fn a_cookie_is_good_only_where_it_was_got() {
+    let (mut node, mut a, mut b) = node(ALWAYS, &[]);
+    let mut other = node.guest(3, &Options::default());
+    let (client, server) = ends(false, 1000);
+    let syn = Segment {
+        flags: SYN,
+        seq: ISN,
+        ..Segment::default()
+    };
+    a.send(&[write(client, server, &syn)]);
+    let cookie = only(a.frames_at_last());
+    let ack = Segment {
+        flags: ACK,
+        seq: ISN.wrapping_add(1),
+        ack: cookie.seq.wrapping_add(1),
+        ..Segment::default()
+    };
+    // The same bytes by another port, then by the one that asked.
+    let proof = write(client, server, &ack);
+    other.send(&[&proof]);
+    assert!(b.frames().is_empty());
+    assert_eq!(counters(&node)[1..3], [0, 1]);
+    a.send(&[&proof]);
+    assert_eq!(only(b.frames_at_last()).flags, SYN);
+    assert_eq!(counters(&node)[1..3], [1, 1]);
+}
+
+/// Half-open connections that cannot be kept are not counted; that must not keep a flood from being met.
+#[test]
+fn a_flood_beyond_the_limit_of_connections_is_met() {
+    let shield = ShieldView {
+        half_open: 1 << 20,
+        ..ShieldView::default()
+    };
+    let (mut node, mut a, mut b) = node(shield, &[]);
+    let tracking = ConnectionSettings {
+        port_limits: [(1, 8)].into(),
+        ..ConnectionSettings::default()
+    };
+    node.switch.set_tracking(&tracking).unwrap();
+    let (_, server) = ends(false, 0);
+    flood(&mut a, server, 1, 50);
+    let (passed, answered) = (b.frames().len(), a.frames().len());
+    assert!((8..=10).contains(&passed), "{passed}");
+    assert_eq!(passed + answered, 50);
+    assert_eq!(counters(&node)[4], 1);
+}
