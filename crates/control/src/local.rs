@@ -302,9 +302,6 @@ impl DataPlane for Local {
         let switch = self.switch()?;
         switch.set_isolated(index, new.spec.flow_isolated)?;
         switch.update_port(view)?;
-        if report::shield_of(&old.spec).is_some() && report::shield_of(&new.spec).is_none() {
-            self.forget_protected(index)?;
-        }
         if let Some(live) = self.ports.get_mut(&new.spec.name) {
             live.spec = new.spec.clone();
         }
