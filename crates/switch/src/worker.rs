@@ -571,7 +571,10 @@ impl Poller for SwitchWorker {
     }
 
     fn arm(&mut self, _: &Cx) -> Armed {
-        let mut busy = self.cache.sweeping();
+        let connections = self.lane.connections.as_deref();
+        let mut busy = self.cache.sweeping()
+            || self.lane.shields.as_deref().is_some_and(Shields::waits)
+            || connections.is_some_and(|connections| connections.table.is_behind(connections.now));
         for port in self.lane.ports.iter_mut().flatten() {
             match &mut port.attachment {
                 Attachment::Wire(wire) => busy |= wire.pending(),

@@ -419,7 +419,7 @@ impl Conntrack {
     }
 
     /// Ends connections whose time is over; looks at no more than `budget` connections. Returns how many ended. To be called a few times a second, again
-    /// while it uses its budget up.
+    /// while it [is behind](Self::is_behind).
     pub fn expire(&mut self, now: u64, budget: usize) -> usize {
         let mut ended = 0;
         for _ in 0..budget {
@@ -444,5 +444,10 @@ impl Conntrack {
         }
         self.stats.expired += ended as u64;
         ended
+    }
+
+    /// Whether there are connections that [`Self::expire`] has not looked at in time.
+    pub fn is_behind(&self, now: u64) -> bool {
+        self.wheel.is_behind(now)
     }
 }

@@ -253,7 +253,9 @@ fn a_full_table_refuses_and_lives() {
         (1, 100)
     );
     assert_eq!(table.expire(40_000, 60), 60);
+    assert!(table.is_behind(40_000));
     assert_eq!(table.expire(40_000, 60), 40);
+    assert!(!table.is_behind(40_000));
     make(&mut table, udp(500, 1), 40_000).unwrap();
 }
 

@@ -117,6 +117,11 @@ impl Wheel {
         None
     }
 
+    /// Whether [`Self::due`] has more to look at.
+    pub fn is_behind(&self, now: u64) -> bool {
+        self.cursor < now >> TICK || self.upcoming().is_some()
+    }
+
     /// The connection that [`Self::due`] gives next, if it is in the same slot.
     pub fn upcoming(&self) -> Option<u32> {
         self.heads[self.cursor as usize % SLOTS].checked_sub(1)
@@ -165,6 +170,7 @@ mod tests {
                 seen += 1;
                 wheel.release(n);
             }
+            assert!(!wheel.is_behind(now) && wheel.is_behind(now + (1 << TICK)));
         }
         assert_eq!(seen, 666);
         assert_eq!(
