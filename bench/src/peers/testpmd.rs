@@ -11,6 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const PROMPT: &str = "testpmd> ";
+/// How long it may take to start, and how often that is tried.
+const START: Duration = Duration::from_secs(20);
+const ATTEMPTS: u32 = 3;
 
 /// Counters of all ports since the last clear, as testpmd has them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,6 +38,23 @@ impl Testpmd {
     /// # Errors
     /// If it is not installed or does not come up, e.g. for want of huge pages.
     pub fn start(
+        sockets: &[PathBuf],
+        core: usize,
+        virtio_options: &str,
+        log: &Path,
+    ) -> Result<Self> {
+        // It now and then hangs while it starts, before it has said anything.
+        let mut attempt = 1;
+        loop {
+            match Self::try_start(sockets, core, virtio_options, log) {
+                Err(error) if attempt < ATTEMPTS => eprintln!("{error:#}; started again"),
+                answer => return answer,
+            }
+            attempt += 1;
+        }
+    }
+
+    fn try_start(
         sockets: &[PathBuf],
         core: usize,
         virtio_options: &str,
@@ -94,7 +114,7 @@ impl Testpmd {
             output,
             read: 0,
         };
-        testpmd.answer("start", Duration::from_secs(30))?;
+        testpmd.answer("start", START)?;
         Ok(testpmd)
     }
 

@@ -4,7 +4,7 @@
 //! [`PlainMask::of`] says which of those bytes a mask over keys looks at; [`PlainMask::read`] takes them from a frame. If what is read from two frames is equal, parsing them
 //! gives keys that are equal under the mask, and layouts that are equal.
 
-use crate::field::OUTER_BASE;
+use crate::field::{INNER_BASE, OUTER_BASE};
 use crate::key::{self, Ends, FlowKey, FlowMask};
 use crate::layout::{L3Kind, LayerLayout, Layout};
 use crate::parse::{PROTO_TCP, PROTO_UDP, ParseOptions};
@@ -111,26 +111,23 @@ impl PlainMask {
         if options.extras {
             return None;
         }
-        let mut plain = Self::of_bytes(bytes_of(mask, OUTER_BASE), mask, OUTER_BASE);
+        let bytes = bytes_of(mask, OUTER_BASE);
+        let mut udp = bytes;
         if options.has_tunnels() {
             // Which datagrams are tunnels'.
-            let mut ports = [0; LEN];
-            ports[at::L4 + 2..at::L4 + 4].fill(0xff);
-            let [first, ..] = words(&ports).last;
-            plain.udp.last[0] |= first;
+            udp[at::L4 + 2..at::L4 + 4].fill(0xff);
         }
-        Some(plain)
+        Some(PlainMask {
+            udp: words(&udp),
+            tcp: words(&tcp_of(bytes, mask, OUTER_BASE)),
+        })
     }
 
-    /// From the bytes that matter of datagrams, and what the mask says in the layer at `base` of TCP alone.
-    fn of_bytes(udp: [u8; LEN], mask: &FlowMask, base: usize) -> PlainMask {
-        let mut tcp = udp;
-        // The length of the header is not in the key, but in the layout.
-        tcp[at::TCP_OFFSET] = 0xf0;
-        tcp[at::TCP_FLAGS] = mask.word(base + 2) as u8;
+    /// Those of frames in tunnels: from the bytes that matter of the layer inside.
+    fn inside(bytes: [u8; LEN], mask: &FlowMask) -> PlainMask {
         PlainMask {
-            udp: words(&udp),
-            tcp: words(&tcp),
+            udp: words(&bytes),
+            tcp: words(&tcp_of(bytes, mask, INNER_BASE)),
         }
     }
 
@@ -173,6 +170,14 @@ fn bytes_of(mask: &FlowMask, base: usize) -> [u8; LEN] {
     put(at::SOURCE, &word(3).to_be_bytes()[4..]);
     put(at::DESTINATION, &word(5).to_be_bytes()[4..]);
     put(at::L4, &[s0, s1, d0, d1]);
+    bytes
+}
+
+/// With what only TCP has.
+fn tcp_of(mut bytes: [u8; LEN], mask: &FlowMask, base: usize) -> [u8; LEN] {
+    // The length of the header is not in the key, but in the layout.
+    bytes[at::TCP_OFFSET] = 0xf0;
+    bytes[at::TCP_FLAGS] = mask.word(base + 2) as u8;
     bytes
 }
 

@@ -67,7 +67,7 @@ impl WrappedMask {
         inside[at::TOS] |= ECN;
         Some(Self {
             front: words(&front),
-            inside: PlainMask::of_bytes(inside, mask, INNER_BASE),
+            inside: PlainMask::inside(inside, mask),
             options: *options,
         })
     }

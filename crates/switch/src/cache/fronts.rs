@@ -1,18 +1,15 @@
 //! What stands in front of plain frames in tunnels: which masked headers were met on which port, each by a number that nothing else gets while the cache lives. Frames inside are looked
 //! up under it ([`super::plain`]), so that a place holds but one of the two.
 
-use std::hash::{BuildHasher, RandomState};
-
 use sumeru_packet::plain::wrapped::FrontKey;
 
+use super::sets::{Newcomers, Salt};
 use crate::frame::PortIndex;
 
 /// Fronts that are told apart, a power of two; 64 bytes each.
 const FRONTS: usize = 1 << 12;
 /// Ways of a set.
 const WAYS: usize = 4;
-/// When all ways of a set are taken, one newcomer of so many gets a place.
-const ONE_IN: u32 = 16;
 
 /// Under what a frame's bytes are looked up: its port's number plus one, or that of what is in front of it.
 pub type Realm = u32;
@@ -38,18 +35,18 @@ struct Front {
 pub(super) struct Fronts {
     /// Empty until the first is.
     sets: Vec<[Front; WAYS]>,
-    salt: u64,
+    salt: Salt,
     next: Realm,
-    refused: u32,
+    newcomers: Newcomers,
 }
 
 impl Fronts {
     pub(super) fn new() -> Self {
         Self {
             sets: Vec::new(),
-            salt: RandomState::new().hash_one(0),
+            salt: Salt::new(),
             next: FIRST,
-            refused: 0,
+            newcomers: Newcomers::default(),
         }
     }
 
@@ -67,8 +64,9 @@ impl Fronts {
 
     #[inline(always)]
     fn place(&self, key: &FrontKey, port: PortIndex) -> usize {
-        let salted = key.hash() ^ self.salt.wrapping_mul(2 * u64::from(port) + 1);
-        (salted.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & (FRONTS / WAYS - 1)
+        self.salt
+            .of(port.into())
+            .place(key.hash(), FRONTS / WAYS - 1)
     }
 
     /// The number of a front, if it was met.
@@ -90,12 +88,8 @@ impl Fronts {
         let next = self.next.checked_add(1)?;
         let place = self.place(key, port);
         let set = self.sets.get_mut(place)?;
-        let way = set.iter().position(|front| front.realm == 0).or_else(|| {
-            self.refused = self.refused.wrapping_add(1);
-            self.refused
-                .is_multiple_of(ONE_IN)
-                .then_some((self.refused / ONE_IN) as usize % WAYS)
-        })?;
+        let free = set.iter().position(|front| front.realm == 0);
+        let way = free.or_else(|| self.newcomers.way(WAYS))?;
         let realm = std::mem::replace(&mut self.next, next);
         set[way] = Front {
             key: *key,

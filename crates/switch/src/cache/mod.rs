@@ -11,6 +11,7 @@
 
 mod fronts;
 mod plain;
+mod sets;
 mod sweep;
 mod table;
 

@@ -4,17 +4,15 @@
 //! Only entries whose frames need nothing but to be sent, perhaps into a tunnel or out of one, or as part of a connection, are found here. Frames in tunnels are known by what is in front of them
 //! ([`super::fronts`]) and their own bytes.
 
-use std::hash::{BuildHasher, RandomState};
-use std::num::NonZeroU32;
-
 use sumeru_packet::ParseOptions;
 use sumeru_packet::plain::wrapped::{FrontKey, WrappedMask, is_wrapped};
 use sumeru_packet::plain::{PlainKey, PlainMask, is_plain};
 use sumeru_virtio::slice::prefetch_read;
 
-use super::Cache;
 use super::fronts::{Realm, realm_of};
+use super::sets::{Newcomers, Salt};
 use super::table::Entry;
+use super::{Cache, Quick};
 use crate::classifier::Stamps;
 use crate::conntrack::{ConnRef, Direction};
 use crate::frame::{Frame, PortIndex};
@@ -44,20 +42,10 @@ pub enum Way {
 pub struct Met {
     /// Its entry.
     pub entry: u32,
-    /// The port that it leaves by.
-    pub port: PortIndex,
-    /// Where it is counted, plus one.
-    counter: Option<NonZeroU32>,
+    /// Where to.
+    pub quick: Quick,
     /// How.
     pub way: Way,
-}
-
-impl Met {
-    /// The counter of the rule.
-    #[inline(always)]
-    pub fn counter(&self) -> Option<u32> {
-        self.counter.map(|counter| counter.get() - 1)
-    }
 }
 
 /// Which entry frames with these bytes met.
@@ -92,7 +80,7 @@ impl Known {
 /// Where the frames of a realm are looked up.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
-    salt: u64,
+    salt: Salt,
     /// The last set.
     last: usize,
 }
@@ -101,8 +89,7 @@ impl Spread {
     /// The set of frames with these bytes.
     #[inline(always)]
     fn place(&self, key: &PlainKey) -> usize {
-        let salted = key.hash() ^ self.salt;
-        (salted.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & self.last
+        self.salt.place(key.hash(), self.last)
     }
 }
 
@@ -115,9 +102,8 @@ pub(super) struct PlainSlots {
     used: usize,
     /// Counts how often what was kept was given up.
     arrangement: u32,
-    /// Newcomers that found every way taken.
-    refused: u32,
-    salt: u64,
+    newcomers: Newcomers,
+    salt: Salt,
 }
 
 impl PlainSlots {
@@ -126,8 +112,8 @@ impl PlainSlots {
             sets: Vec::new(),
             used: 0,
             arrangement: 1,
-            refused: 0,
-            salt: RandomState::new().hash_one(0),
+            newcomers: Newcomers::default(),
+            salt: Salt::new(),
         }
     }
 
@@ -154,11 +140,11 @@ impl PlainSlots {
         self.arrangement = self.arrangement.wrapping_add(1);
     }
 
-    /// Realms' frames are spread apart, by a number that nobody outside knows: whoever would have another's frames pushed out cannot say where they are.
+    /// Where frames of a realm are looked up.
     #[inline(always)]
     fn spread(&self, realm: Realm) -> Spread {
         Spread {
-            salt: self.salt.wrapping_mul(2 * u64::from(realm) + 1),
+            salt: self.salt.of(realm),
             last: self.sets.len().wrapping_sub(1),
         }
     }
@@ -187,13 +173,8 @@ impl PlainSlots {
         let same = |other: &Slot| {
             is_dead(&other.known) || (other.key, other.realm) == (slot.key, slot.realm)
         };
-        let way = set.iter().position(same).or_else(|| {
-            self.refused = self.refused.wrapping_add(1);
-            self.refused
-                .is_multiple_of(ONE_IN)
-                .then_some((self.refused / ONE_IN) as usize % WAYS)
-        });
-        if let Some(way) = way {
+        let way = set.iter().position(same);
+        if let Some(way) = way.or_else(|| self.newcomers.way(WAYS)) {
             self.used += usize::from(set[way].known == Known::NONE);
             set[way] = slot;
         }
@@ -227,8 +208,6 @@ const PATIENCE: i32 = 4096;
 const REST: u32 = 2048;
 /// Frames of an entry after which its place is looked after again: it may have been taken.
 const TOLD_AGAIN: u32 = 64;
-/// When all ways of a set are taken, one newcomer of so many gets a place: many flows that take turns would else do nothing but push each other out.
-const ONE_IN: u32 = 16;
 
 impl Cache {
     /// Whether frames of a port are worth asking for by [`Self::look_up`] in this burst.
@@ -298,16 +277,14 @@ impl Cache {
             return None;
         }
         let entry = self.table.get(known.entry)?;
-        let (counter, direct) = (NonZeroU32::new(entry.counter), entry.is_quick());
-        let (port, way) = if direct {
-            (entry.quick().port, Way::Direct)
-        } else {
-            self.way(entry)?
-        };
+        // The port of any other is in its program.
+        let (mut quick, mut way) = (entry.quick(), Way::Direct);
+        if !entry.is_quick() {
+            (quick.port, way) = self.way(entry)?;
+        }
         Some(Met {
             entry: known.entry,
-            port,
-            counter,
+            quick,
             way,
         })
     }
@@ -512,7 +489,7 @@ mod tests {
     }
 
     fn port_of(met: Option<Met>) -> Option<PortIndex> {
-        met.map(|met| met.port)
+        met.map(|met| met.quick.port)
     }
 
     #[test]
@@ -526,7 +503,7 @@ mod tests {
             mask(16),
             vec![Op::Count(4), Op::Output(7)],
         );
-        let quick = known(&mut cache, &first).unwrap();
+        let quick = known(&mut cache, &first).unwrap().quick;
         assert_eq!((quick.port, quick.counter()), (7, Some(4)));
         assert_eq!(
             port_of(known(&mut cache, &frame(1, [10, 1, 9, 9], 1))),

@@ -110,16 +110,22 @@ impl Heads {
         (count, runs)
     }
 
-    /// Looks up the frames of so many runs. If there are more than near caches hold, what was met is asked for: the entries and the connections.
+    /// Looks up the frames of so many runs. If more is known than near caches hold, what was met is asked for: the entries and the connections.
     #[inline(always)]
-    fn look_up(&mut self, runs: usize, cache: &Cache, far: Option<Option<&Connections>>) {
+    fn look_up(
+        &mut self,
+        runs: usize,
+        cache: &Cache,
+        far: bool,
+        connections: Option<&Connections>,
+    ) {
         for run in &mut self.runs[..runs] {
             let Some(known) = cache.look_up(&run.key, run.place, run.realm) else {
                 // No entry: nothing goes on from here.
                 break;
             };
             run.known = known;
-            if let Some(connections) = far {
+            if far {
                 cache.prefetch_known(&known);
                 if let Some(connections) = connections {
                     connections.table.prefetch_hot(known.connection);
@@ -176,21 +182,22 @@ impl SwitchWorker {
         let taken = &sender.taken()[..count];
         // SAFETY: the chains were translated this burst; the queue on this lcore keeps the memory.
         let (asked, runs) = unsafe { heads.read(taken, lead, (cache, from)) };
-        let large = cache.is_large(from);
-        heads.look_up(runs, cache, large.then_some(lane.connections.as_deref()));
+        let connections = lane.connections.as_deref();
+        heads.look_up(runs, cache, cache.is_large(from), connections);
         let frames = &heads.frames[..asked];
         let mut runs = heads.runs[..runs].iter();
         let stamps = rules.rules.stamps();
         let (mut done, mut bytes) = (0, 0);
         let (mut encapsulated, mut unwrapped) = (0, 0);
         let mut next = meet(cache, runs.next(), stamps);
-        while let Some((Met { port, .. }, _)) = next {
+        while let Some((Met { quick, .. }, _)) = next {
+            let port = quick.port;
             let Some((receiver, counters, max_frame)) = open_receiver(&mut lane.ports, port) else {
                 break;
             };
             receiver.fetch_index();
             let mut sent = Sent::default();
-            while let Some((met, realm)) = next.filter(|(met, _)| met.port == port) {
+            while let Some((met, realm)) = next.filter(|(met, _)| met.quick.port == port) {
                 let end = runs.as_slice().first().map_or(asked, |run| run.start);
                 let (run, left) = (&frames[done..end], asked - done);
                 // SAFETY: as above.
@@ -229,7 +236,7 @@ impl SwitchWorker {
                     encapsulated += went as u64;
                 }
                 cache.met(met.entry, went);
-                if let Some(counter) = met.counter() {
+                if let Some(counter) = met.quick.counter() {
                     lane.rule_counters.add(counter, went as u64, run_bytes);
                 }
                 bytes += run_bytes;
