@@ -124,7 +124,7 @@ pub fn cases() -> Vec<Case> {
             &Setup::Conntrack,
             Traffic::Connections(new_connections(), CONNECTIONS),
             Goal::ConnectionsAtLeast(3.0),
-            "a million frames, each of a new UDP connection; the table is emptied before",
+            "a million frames, each of a new UDP connection; the table, which held as many, is emptied before",
         ),
         case(
             "vxlan-encap-64",

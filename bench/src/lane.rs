@@ -22,6 +22,8 @@ pub const MOST_MISCOUNTED: f64 = 0.001;
 /// A cache that has not grown by more than this in [`SETTLING`] has settled.
 const SETTLED: f64 = 1.001;
 const SETTLING: Duration = Duration::from_secs(5);
+/// Time that a switch has for forgetting its connections.
+const FORGETTING: Duration = Duration::from_secs(2);
 
 /// What makes the frames.
 #[derive(Debug, Clone)]
@@ -37,7 +39,7 @@ pub enum Traffic {
     },
     /// Our own generator, in a closed loop for the time that is measured.
     Loop(Load),
-    /// Our own generator sends this many frames, each of a new connection, after the switch has forgotten those of before.
+    /// Our own generator sends this many frames, each of a new connection, after the switch has forgotten those of before: as many were sent at the start.
     Connections(Load, u64),
 }
 
@@ -172,6 +174,10 @@ impl<'a> Lane<'a> {
                 totals = generator
                     .prime()
                     .with_context(|| format!("prime {}", switch.name()))?;
+                if let Some(count) = connections {
+                    // Neither side is to touch its memory for the first time while it is measured.
+                    totals = generator.count(count)?;
+                }
                 Driver::Own(generator)
             }
         };
@@ -248,6 +254,8 @@ impl<'a> Lane<'a> {
         self.pause(false)?;
         if self.connections.is_some() {
             self.switch.forget_connections()?;
+            // What forgets in the background is to be through with it.
+            std::thread::sleep(FORGETTING);
         }
         // The iteration that was stopped ends in here too, and with it the time that it stood still.
         std::thread::sleep(conditions.warm_up);

@@ -247,8 +247,8 @@ impl Cache {
     #[inline(always)]
     pub fn plain_place(&self, key: &PlainKey, spread: &Spread) -> usize {
         let place = spread.place(key);
-        if let Some(set) = self.plain.sets.get(place) {
-            prefetch_read(std::ptr::from_ref(set).cast());
+        for slot in self.plain.sets.get(place).into_iter().flatten() {
+            prefetch_read(std::ptr::from_ref(slot).cast());
         }
         place
     }
