@@ -21,7 +21,8 @@ use crate::track::Track;
 
 /// Frames that are told apart at first, and at most; powers of two. 64 bytes each.
 const SLOTS: [usize; 2] = [1 << 11, 1 << 19];
-/// Ways of a set.
+/// Ways of a set. What finds no place in its set may have one in the next, its neighbour: few frames are to be strange only for want of a place, as one keeps those behind it in its burst
+/// from being known too.
 const WAYS: usize = 2;
 /// The place of no connection.
 const NOWHERE: u32 = u32::MAX;
@@ -117,8 +118,7 @@ impl PlainSlots {
         }
     }
 
-    /// Makes room for more when a quarter of it is used: a frame that finds no place keeps those behind it in its burst from being known too. What was there comes back as frames are
-    /// met.
+    /// Makes room for more when a quarter of it is used. What was there comes back as frames are met.
     pub(super) fn widen(&mut self) {
         let [least, most] = SLOTS;
         let slots = self.sets.len() * WAYS;
@@ -155,7 +155,10 @@ impl PlainSlots {
         match self.sets.get(place)? {
             [first, _] if known(first) => Some(first.known),
             [_, second] if known(second) => Some(second.known),
-            _ => None,
+            _ => {
+                let mut slots = self.sets.get(neighbour(place))?.iter();
+                slots.find(|slot| known(slot)).map(|slot| slot.known)
+            }
         }
     }
 
@@ -167,18 +170,30 @@ impl PlainSlots {
     /// Keeps a slot; `is_dead` says of others that what they lead to is no more.
     fn put(&mut self, slot: Slot, is_dead: impl Fn(&Known) -> bool) {
         let place = self.spread(slot.realm).place(&slot.key);
-        let Some(set) = self.sets.get_mut(place) else {
+        let places = [place, neighbour(place)];
+        let same = |other: &Slot| (other.key, other.realm) == (slot.key, slot.realm);
+        let dead = |other: &Slot| is_dead(&other.known);
+        let find = |which: &dyn Fn(&Slot) -> bool| {
+            places.iter().find_map(|place| {
+                let way = self.sets.get(*place)?.iter().position(which)?;
+                Some((*place, way))
+            })
+        };
+        let own = || Some((place, self.newcomers.way(WAYS)?));
+        let Some((place, way)) = find(&same).or_else(|| find(&dead)).or_else(own) else {
             return;
         };
-        let same = |other: &Slot| {
-            is_dead(&other.known) || (other.key, other.realm) == (slot.key, slot.realm)
-        };
-        let way = set.iter().position(same);
-        if let Some(way) = way.or_else(|| self.newcomers.way(WAYS)) {
-            self.used += usize::from(set[way].known == Known::NONE);
-            set[way] = slot;
+        if let Some(old) = self.sets.get_mut(place).and_then(|set| set.get_mut(way)) {
+            self.used += usize::from(old.known == Known::NONE);
+            *old = slot;
         }
     }
+}
+
+/// The set next to another.
+#[inline(always)]
+fn neighbour(place: usize) -> usize {
+    place ^ 1
 }
 
 /// What of the frames of a port matters.
@@ -599,12 +614,12 @@ mod tests {
             .chain(
                 same_set
                     .filter(|key| slots.spread(1).place(key) == place)
-                    .take(3),
+                    .take(5),
             )
             .collect();
         let mut found = 0;
-        for turn in 0..400_u32 {
-            let key = keys[turn as usize % 4];
+        for turn in 0..600_u32 {
+            let key = keys[turn as usize % 6];
             found += u32::from(slots.get(place, &key, 1).is_some());
             slots.put(
                 Slot {
@@ -619,6 +634,6 @@ mod tests {
                 |known| known.serial == 0,
             );
         }
-        assert!(found > 150, "{found}");
+        assert!(found > 300, "{found}");
     }
 }
