@@ -418,7 +418,7 @@ impl SwitchWorker {
                             match self.lane.execute_tracked(index, track, ops, counter) {
                                 Outcome::Outdated(known) => match (track, known) {
                                     (Track::None { decision, .. }, None) => {
-                                        self.other(index, decision)
+                                        self.other(index, decision, options)
                                     }
                                     _ => {
                                         self.cache.void(entry);

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use sumeru_packet::{Field, HEADER_MAX, Layer};
+use sumeru_packet::{Field, HEADER_MAX, Layer, ParseOptions};
 
 use super::link::wire_number;
 use super::{OWN_FRAME, SwitchWorker};
@@ -23,7 +23,7 @@ use crate::underlay;
 impl SwitchWorker {
     /// A frame that met a decision about frames without a connection, of which the table says this, and is none of those.
     #[inline(never)]
-    pub(super) fn other(&mut self, index: usize, decision: u32) -> Outcome {
+    pub(super) fn other(&mut self, index: usize, decision: u32, options: &ParseOptions) -> Outcome {
         let frame = &self.lane.frames[index];
         let stamps = self.rules.rules.stamps();
         let entry = self
@@ -32,6 +32,7 @@ impl SwitchWorker {
         let Some(entry) = entry else {
             return self.decide(index, None);
         };
+        self.cache.acquaint(frame, entry, options);
         let Hit::Tracked(track, ops, counter) = self.cache.hit(entry) else {
             return self.decide(index, None);
         };
