@@ -14,7 +14,6 @@ use sumeru_switch::conntrack::Filter;
 use sumeru_switch::services::{Host, Place, Route, Router, Services, Way};
 use sumeru_switch::stats::Stage;
 use sumeru_switch::worker::Traced;
-use zerocopy::big_endian::{U16, U32};
 
 const HERE: [Mac; 2] = [[6, 0, 0, 0, 0, 1], [6, 0, 0, 0, 0, 2]];
 const ZONE: u16 = 0xe000;
@@ -144,35 +143,8 @@ fn site_with(algorithm: Algorithm, routed: bool, far: Option<IpAddr>) -> Site {
     }
 }
 
-type End = (u32, u16);
-
 fn segment(macs: (Mac, Mac), from: End, to: End, flags: u8, seq: u32, ack: u32) -> Vec<u8> {
-    let header = Tcp {
-        src: U16::new(from.1),
-        dst: U16::new(to.1),
-        seq: U32::new(seq),
-        ack: U32::new(ack),
-        data_offset: 0x50,
-        flags,
-        window: U16::new(8000),
-        checksum: U16::new(0),
-        urgent: U16::new(0),
-    };
-    build(|f| {
-        f.ethernet(macs.1, macs.0)
-            .ipv4(from.0, to.0)
-            .tcp_header(header)
-            .payload(&[])
-    })
-}
-
-fn datagram(macs: (Mac, Mac), from: End, to: End) -> Vec<u8> {
-    build(|f| {
-        f.ethernet(macs.1, macs.0)
-            .ipv4(from.0, to.0)
-            .udp(from.1, to.1)
-            .payload(b"hello")
-    })
+    driver::segment(macs, from, to, flags, (seq, ack), b"")
 }
 
 /// Where a frame comes from and goes to.

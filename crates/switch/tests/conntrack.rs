@@ -4,10 +4,8 @@
 mod driver;
 
 use driver::*;
-use sumeru_packet::view::Tcp;
 use sumeru_switch::conntrack::{Filter, State};
 use sumeru_switch::stats::{Drop, Stage};
-use zerocopy::big_endian::{U16, U32};
 
 /// Guest 1 opens connections, guest 2 answers only.
 const FIREWALL: [&str; 6] = [
@@ -36,39 +34,11 @@ fn node(rules: &[&str]) -> (Node, Guest, Guest) {
 }
 
 fn datagram(from: u32, to: u32, ports: (u16, u16)) -> Vec<u8> {
-    build(|f| {
-        f.ethernet(mac(2), mac(1))
-            .ipv4(from, to)
-            .udp(ports.0, ports.1)
-            .payload(b"hello")
-    })
+    driver::datagram((mac(1), mac(2)), (from, ports.0), (to, ports.1))
 }
 
-fn segment(
-    from: (u32, u16),
-    to: (u32, u16),
-    flags: u8,
-    seq: u32,
-    ack: u32,
-    payload: &[u8],
-) -> Vec<u8> {
-    let header = Tcp {
-        src: U16::new(from.1),
-        dst: U16::new(to.1),
-        seq: U32::new(seq),
-        ack: U32::new(ack),
-        data_offset: 0x50,
-        flags,
-        window: U16::new(8000),
-        checksum: U16::new(0),
-        urgent: U16::new(0),
-    };
-    build(|f| {
-        f.ethernet(mac(2), mac(1))
-            .ipv4(from.0, to.0)
-            .tcp_header(header)
-            .payload(payload)
-    })
+fn segment(from: End, to: End, flags: u8, seq: u32, ack: u32, payload: &[u8]) -> Vec<u8> {
+    driver::segment((mac(1), mac(2)), from, to, flags, (seq, ack), payload)
 }
 
 #[test]

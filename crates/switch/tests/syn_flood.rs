@@ -13,7 +13,6 @@ use sumeru_switch::shield::{Mode, ShieldView};
 use sumeru_switch::snapshot::PortView;
 use sumeru_switch::stats::{Drop, Stage};
 use sumeru_switch::worker::ConnectionSettings;
-use zerocopy::big_endian::{U16, U32};
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -49,15 +48,14 @@ fn write(from: Host, to: Host, segment: &Segment) -> Vec<u8> {
         len += 12;
     }
     let header = Tcp {
-        src: U16::new(from.port),
-        dst: U16::new(to.port),
-        seq: U32::new(segment.seq),
-        ack: U32::new(segment.ack),
         data_offset: ((5 + len / 4) << 4) as u8,
-        flags: segment.flags,
-        window: U16::new(segment.window),
-        checksum: U16::new(0),
-        urgent: U16::new(0),
+        window: segment.window.into(),
+        ..tcp_header(
+            (from.port, to.port),
+            segment.flags,
+            segment.seq,
+            segment.ack,
+        )
     };
     let wide = |n: u8| (0xfd00_u128 << 112) + u128::from(n);
     let rest = [&options[..len], &segment.payload].concat();
@@ -438,6 +436,26 @@ fn translated_servers_are_protected() {
     assert_eq!(only(b.frames_at_last()).ack, GUEST_ISN + 1);
 }
 
+/// A client without options asks, and proves the cookie that it gets: the answer and its ACK.
+fn prove(a: &mut Guest, client: Host, server: Host) -> (Segment, Segment) {
+    let syn = Segment {
+        flags: SYN,
+        seq: 7,
+        ..Segment::default()
+    };
+    a.send(&[write(client, server, &syn)]);
+    let answer = only(a.frames_at_last());
+    let ack = Segment {
+        flags: ACK,
+        seq: 8,
+        ack: answer.seq.wrapping_add(1),
+        window: 9,
+        ..Segment::default()
+    };
+    a.send(&[write(client, server, &ack)]);
+    (answer, ack)
+}
+
 fn flood(a: &mut Guest, server: Host, from: u32, count: u32) {
     for n in from..from + count {
         let mut frame = write(
@@ -560,26 +578,12 @@ fn a_rate_is_a_flood_too() {
 fn a_guest_that_does_not_answer_is_asked_again_and_the_client_told() {
     let (node, mut a, mut b) = node(ALWAYS, &[]);
     let (client, server) = ends(false, 1000);
-    let syn = Segment {
-        flags: SYN,
-        seq: 7,
-        ..Segment::default()
-    };
-    a.send(&[write(client, server, &syn)]);
-    let answer = only(a.frames_at_last());
+    let (answer, ack) = prove(&mut a, client, server);
     assert_eq!(answer.options.timestamps, None);
-    let ack = Segment {
-        flags: ACK,
-        seq: 8,
-        ack: answer.seq.wrapping_add(1),
-        window: 9,
-        ..Segment::default()
-    };
     let data = Segment {
         payload: b"too early".to_vec(),
         ..ack.clone()
     };
-    a.send(&[write(client, server, &ack)]);
     let first = only(b.frames_at_last());
     assert_eq!((first.flags, first.seq), (SYN, 7));
     a.send(&[write(client, server, &data)]);
@@ -612,21 +616,7 @@ fn a_guest_that_does_not_answer_is_asked_again_and_the_client_told() {
 fn a_refusal_reaches_the_client() {
     let (node, mut a, mut b) = node(ALWAYS, &[]);
     let (client, server) = ends(false, 1000);
-    let syn = Segment {
-        flags: SYN,
-        seq: 7,
-        ..Segment::default()
-    };
-    a.send(&[write(client, server, &syn)]);
-    let answer = only(a.frames_at_last());
-    let ack = Segment {
-        flags: ACK,
-        seq: 8,
-        ack: answer.seq.wrapping_add(1),
-        window: 9,
-        ..Segment::default()
-    };
-    a.send(&[write(client, server, &ack)]);
+    let (_, ack) = prove(&mut a, client, server);
     assert_eq!(only(b.frames_at_last()).flags, SYN);
     let refusal = Segment {
         flags: RST | ACK,

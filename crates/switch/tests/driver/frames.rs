@@ -1,6 +1,7 @@
 //! Frames for tests: built, taken apart, and verified with a checksum of the plainest kind (RFC 1071, section 4.1).
 
 use sumeru_packet::build::{BuildError, FrameBuilder};
+use sumeru_packet::view::Tcp;
 use sumeru_packet::{FlowKey, L3Kind, LayerLayout, Layout, ParseOptions, parse};
 
 pub const F_NEEDS_CSUM: u8 = 1;
@@ -95,6 +96,51 @@ pub fn udp_to(src: Mac, dst: Mac, port: u16, len: usize) -> Vec<u8> {
     })
 }
 
+/// An IPv4 address and a port.
+pub type End = (u32, u16);
+
+/// The header of a TCP segment without options.
+pub fn tcp_header(ports: (u16, u16), flags: u8, seq: u32, ack: u32) -> Tcp {
+    Tcp {
+        src: ports.0.into(),
+        dst: ports.1.into(),
+        seq: seq.into(),
+        ack: ack.into(),
+        data_offset: 0x50,
+        flags,
+        window: 8000.into(),
+        checksum: 0.into(),
+        urgent: 0.into(),
+    }
+}
+
+/// A TCP segment over IPv4; `macs`: from and to.
+pub fn segment(
+    macs: (Mac, Mac),
+    from: End,
+    to: End,
+    flags: u8,
+    (seq, ack): (u32, u32),
+    payload: &[u8],
+) -> Vec<u8> {
+    build(|f| {
+        f.ethernet(macs.1, macs.0)
+            .ipv4(from.0, to.0)
+            .tcp_header(tcp_header((from.1, to.1), flags, seq, ack))
+            .payload(payload)
+    })
+}
+
+/// A datagram over IPv4; `macs`: from and to.
+pub fn datagram(macs: (Mac, Mac), from: End, to: End) -> Vec<u8> {
+    build(|f| {
+        f.ethernet(macs.1, macs.0)
+            .ipv4(from.0, to.0)
+            .udp(from.1, to.1)
+            .payload(b"hello")
+    })
+}
+
 /// A TCP segment of `len` payload bytes, over IPv4 or IPv6.
 pub fn tcp(src: u8, dst: u8, v6: bool, len: usize) -> Vec<u8> {
     let wide = |n: u8| (0xfd00_u128 << 112) + u128::from(n);
@@ -105,16 +151,9 @@ pub fn tcp(src: u8, dst: u8, v6: bool, len: usize) -> Vec<u8> {
         } else {
             f.ipv4(0x0a00_0000 + u32::from(src), 0x0a00_0000 + u32::from(dst))
         };
-        let header = sumeru_packet::view::Tcp {
-            src: 40_000_u16.into(),
-            dst: 5001_u16.into(),
-            seq: 0xffff_ff00_u32.into(),
-            ack: 7_u32.into(),
-            data_offset: 0x50,
-            flags: 0x18,
-            window: 512_u16.into(),
-            checksum: 0_u16.into(),
-            urgent: 0_u16.into(),
+        let header = Tcp {
+            window: 512.into(),
+            ..tcp_header((40_000, 5001), 0x18, 0xffff_ff00, 7)
         };
         f.tcp_header(header).payload(&pattern(len))
     })
