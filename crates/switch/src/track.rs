@@ -428,7 +428,22 @@ fn fragment(header: &[u8], layer: &LayerLayout) -> Option<Fragment> {
 }
 
 /// The tuple of a frame's outer headers as its key has them, but for the ports of ICMP queries and of later fragments.
+#[inline(always)]
 pub fn tuple(key: &FlowKey, layer: Layer, zone: u16) -> Option<Tuple> {
+    match layer {
+        Layer::Outer => tuple_in(key, Layer::Outer, zone),
+        Layer::Inner => inner_tuple(key, zone),
+    }
+}
+
+#[inline(never)]
+fn inner_tuple(key: &FlowKey, zone: u16) -> Option<Tuple> {
+    tuple_in(key, Layer::Inner, zone)
+}
+
+/// Where the layer is known as the code is compiled, so are the fields' places.
+#[inline(always)]
+fn tuple_in(key: &FlowKey, layer: Layer, zone: u16) -> Option<Tuple> {
     let family = match key.get(Field::EthType(layer)) {
         0x0800 => Family::V4,
         0x86dd => Family::V6,

@@ -97,7 +97,7 @@ impl Conntrack {
     fn try_commit(&mut self, commit: &Commit<'_>) -> Result<ConnRef, Refusal> {
         let (tuple, packet) = (&commit.tuple, &commit.packet);
         let original = self.key(tuple);
-        let plain = self.key(&tuple.reversed());
+        let plain = self.key_of(original.half.reversed());
         self.prefetch(&original);
         self.prefetch(&plain);
         if let Some((index, _)) = self.entry(&original) {

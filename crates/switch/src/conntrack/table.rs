@@ -224,6 +224,14 @@ impl Conntrack {
         self.index.prefetch(key.tag);
     }
 
+    /// Asks for the lines of the hash table where the connection of a new tuple will be entered.
+    #[inline(always)]
+    pub fn prefetch_entries(&self, tuple: &Tuple) {
+        let key = self.key(tuple);
+        self.prefetch(&key);
+        self.prefetch(&self.key_of(key.half.reversed()));
+    }
+
     /// Asks for the line that [`Self::track`] will touch.
     #[inline(always)]
     pub fn prefetch_connection(&self, conn: ConnRef) {

@@ -150,10 +150,7 @@ impl Lane {
             if alive >> index & 1 == 1
                 && let Some(tuple) = track::tuple(&frame.key, layer, zone)
             {
-                let table = &connections.table;
-                table.prefetch(&table.key(&tuple));
-                // Where its answers will be found.
-                table.prefetch(&table.key(&tuple.reversed()));
+                connections.table.prefetch_entries(&tuple);
             }
         }
     }
