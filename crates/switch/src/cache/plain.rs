@@ -362,6 +362,12 @@ impl Cache {
         if !kept.is_express() || kept.told == self.plain.arrangement && !again {
             return;
         }
+        let port = self.ports.get(usize::from(frame.in_port));
+        let plain = port.and_then(|port| port.plain.as_ref());
+        if plain.is_some_and(|plain| plain.rest != 0) {
+            // Telling costs more than it brings while nobody asks.
+            return;
+        }
         kept.told = self.plain.arrangement;
         if kept.is_unwrap() {
             self.acquaint_wrapped(frame, entry, options);

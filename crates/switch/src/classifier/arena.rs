@@ -6,6 +6,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sumeru_virtio::slice::prefetch_read;
 use zerocopy::FromZeros;
 
 /// Records of the first chunk, as a power of two; each further chunk doubles the whole.
@@ -34,8 +35,8 @@ pub const fn chunk_len(chunk: usize) -> usize {
 }
 
 /// Zeroed words; the kernel gives their pages when they are first written.
-pub fn zeroed(words: usize) -> Option<Box<[AtomicU64]>> {
-    let words = <[AtomicU64]>::new_box_zeroed_with_elems(words).ok()?;
+pub fn zeroed<T: FromZeros>(words: usize) -> Option<Box<[T]>> {
+    let words = <[T]>::new_box_zeroed_with_elems(words).ok()?;
     sumeru_engine::huge::advise_slice(&words);
     Some(words)
 }
@@ -69,6 +70,15 @@ impl Arena {
         match zeroed(self.width * chunk_len(chunk)) {
             Some(words) => cell.set(words).is_ok(),
             None => false,
+        }
+    }
+
+    /// Asks for a record.
+    #[inline(always)]
+    pub fn prefetch(&self, index: u32) {
+        if let Some([first, .., last]) = self.get(index) {
+            prefetch_read(std::ptr::from_ref(first).cast());
+            prefetch_read(std::ptr::from_ref(last).cast());
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use sumeru_packet::field::{INNER_BASE, LAYER_WORDS, OUTER_BASE};
 use sumeru_packet::key::{ActiveWords, WORDS};
 use sumeru_packet::{Field, FlowKey, FlowMask, Layer};
+use sumeru_virtio::slice::prefetch_read;
 
 use super::arena::{Arena, zeroed};
 use super::stamps::{Class, class};
@@ -22,6 +23,8 @@ pub const HEADER: usize = 6;
 pub const MAX_STAGES: usize = 10;
 /// Fewest slots of an index.
 const SLOTS: usize = 16;
+/// Cells of a stage, unless the index has fewer slots.
+const CELLS: usize = 1 << 10;
 /// A slot that was never used: a search ends here.
 const FREE: u64 = 0;
 /// A slot whose rule is gone: a search goes on.
@@ -82,6 +85,11 @@ pub struct Header {
     pub name: u64,
     /// Counter, plus one; 0: it does not count.
     pub counter: u32,
+}
+
+/// Slots for so many rules: at most five of eight are filled.
+fn slots_for(rules: usize) -> usize {
+    (rules.saturating_mul(8) / 5).max(SLOTS).next_power_of_two()
 }
 
 fn intersection(a: &FlowMask, b: &FlowMask) -> FlowMask {
@@ -338,14 +346,14 @@ impl Tuple {
 }
 
 impl Index {
-    /// Room for `rules` rules of a tuple with `stages` stages; `None` when there is no memory.
-    pub fn new(rules: usize, stages: usize) -> Option<Self> {
-        // At most five of eight slots are filled.
-        let slots = (rules.saturating_mul(8) / 5).max(SLOTS).next_power_of_two();
-        let counts = (0..stages)
-            .map(|_| <[AtomicU32] as zerocopy::FromZeros>::new_box_zeroed_with_elems(slots).ok())
+    /// Room for `rules` rules of a tuple whose stages' rules lie in so many `cells` each, for as many again; `None` when there is no memory.
+    fn with_cells(rules: usize, cells: impl Iterator<Item = usize>) -> Option<Self> {
+        let slots = slots_for(rules);
+        let counts = cells
+            .map(|cells| cells.next_power_of_two().clamp(CELLS.min(slots), slots))
+            .map(zeroed::<AtomicU32>)
             .collect::<Option<Vec<Box<[AtomicU32]>>>>()?;
-        let slots = zeroed(slots)?;
+        let slots = zeroed::<AtomicU64>(slots)?;
         // A page that is read before it is written is mapped twice, and the second time every core has to hear of it.
         let page = 4096;
         slots
@@ -357,6 +365,32 @@ impl Index {
             .flat_map(|counts| counts.iter().step_by(page / 4));
         cells.for_each(|count| count.store(0, Ordering::Relaxed));
         Some(Self { slots, counts })
+    }
+
+    /// For the first rules of a tuple with `stages` stages; `None` when there is no memory.
+    pub fn new(stages: usize) -> Option<Self> {
+        Self::with_cells(0, std::iter::repeat_n(CELLS, stages))
+    }
+
+    /// Room for `rules` of this one's rules and more, with as many cells as they need; `None` when there is no memory.
+    pub fn resized(&self, rules: usize) -> Option<Self> {
+        let same = slots_for(rules) == self.slots.len();
+        let cells = self.counts.iter().map(|counts| {
+            let loads = counts.iter().map(|count| count.load(Ordering::Relaxed));
+            let used = loads.filter(|rules| *rules != 0).count();
+            match same && used * 2 <= counts.len() {
+                true => counts.len(),
+                // As sparse as the slots, at least: rules whose parts are all different are one to a cell.
+                false => used * 4,
+            }
+        });
+        Self::with_cells(rules, cells)
+    }
+
+    /// Whether what rests on the cells of the one rests on the same of the other.
+    pub fn has_cells_of(&self, other: &Self) -> bool {
+        let mut pairs = self.counts.iter().zip(&other.counts);
+        pairs.all(|(one, other)| one.len() == other.len())
     }
 
     /// Rules that fit.
@@ -399,37 +433,38 @@ impl Index {
 
     /// Where the rules with this hash of a stage's part are counted, together with others.
     #[inline]
-    pub fn cell(&self, hash: u64) -> u64 {
-        hash & (self.slots.len() as u64 - 1)
+    pub fn cell(&self, stage: usize, hash: u64) -> u64 {
+        let cells = self.counts.get(stage).map_or(1, |counts| counts.len());
+        hash & (cells as u64 - 1)
     }
 
-    /// Slots, and cells of each stage.
-    pub fn size(&self) -> usize {
-        self.slots.len()
+    #[inline]
+    fn count(&self, stage: usize, hash: u64) -> Option<&AtomicU32> {
+        let counts = self.counts.get(stage)?;
+        counts.get(hash as usize & (counts.len() - 1))
     }
 
     /// Whether any rule agrees with a frame in the part that `stage` looks at; may say yes when none does.
     #[inline]
     pub fn may_match(&self, stage: usize, hash: u64) -> bool {
-        let cell = self.cell(hash) as usize;
-        let count = self.counts.get(stage).and_then(|counts| counts.get(cell));
+        let count = self.count(stage, hash);
         count.is_none_or(|count| count.load(Ordering::Acquire) != 0)
     }
 
-    /// Calls `visit` for every record.
-    pub fn all(&self, mut visit: impl FnMut(u32)) {
-        for slot in &self.slots {
-            let content = slot.load(Ordering::Relaxed) as u32;
-            if content > GONE as u32 {
-                visit(content - 2);
-            }
-        }
+    /// Every record.
+    pub fn records(&self) -> impl Iterator<Item = u32> {
+        let contents = self
+            .slots
+            .iter()
+            .map(|slot| slot.load(Ordering::Relaxed) as u32);
+        contents
+            .filter(|content| *content > GONE as u32)
+            .map(|content| content - 2)
     }
 
     /// Adds to the count of a stage; for the writer. Answers whether nothing was counted before.
     pub fn add(&self, stage: usize, hash: u64, by: i32) -> bool {
-        let cell = self.cell(hash) as usize;
-        let Some(count) = self.counts.get(stage).and_then(|counts| counts.get(cell)) else {
+        let Some(count) = self.count(stage, hash) else {
             return true;
         };
         let before = count.load(Ordering::Relaxed);
@@ -464,21 +499,19 @@ impl Index {
         }
     }
 
-    /// The line that a hash leads to, to be fetched ahead.
-    pub fn address(&self, hash: u64) -> *const u8 {
-        self.slots
-            .as_ptr()
-            .wrapping_add(hash as usize & (self.slots.len() - 1))
-            .cast()
+    /// Asks for the slot that a hash leads to.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u64) {
+        if let Some(slot) = self.slots.get(hash as usize & (self.slots.len() - 1)) {
+            prefetch_read(std::ptr::from_ref(slot).cast());
+        }
     }
 
-    /// The count that a hash leads to, to be fetched ahead.
-    pub fn count_address(&self, stage: usize, hash: u64) -> *const u8 {
-        self.counts.get(stage).map_or(std::ptr::null(), |counts| {
-            counts
-                .as_ptr()
-                .wrapping_add(hash as usize & (counts.len() - 1))
-                .cast()
-        })
+    /// Asks for the count that a hash leads to.
+    #[inline(always)]
+    pub fn prefetch_count(&self, stage: usize, hash: u64) {
+        if let Some(count) = self.count(stage, hash) {
+            prefetch_read(std::ptr::from_ref(count).cast());
+        }
     }
 }

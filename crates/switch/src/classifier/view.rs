@@ -152,7 +152,10 @@ impl View {
         for (number, stage) in tuple.stages.iter().enumerate() {
             let hash = key.hash(&stage.mask, stage.active);
             if !index.may_match(number, hash) {
-                rest_on(classes, tuple.stage_class(number + 1, index.cell(hash)));
+                rest_on(
+                    classes,
+                    tuple.stage_class(number + 1, index.cell(number, hash)),
+                );
                 looked(&stage.mask);
                 return None;
             }

@@ -102,6 +102,17 @@ pub struct Released {
     pub counter: Option<u32>,
 }
 
+/// What became of an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Growth {
+    /// It has room.
+    None,
+    /// It is another with the same cells.
+    Cleaned,
+    /// It is another, and what decisions rested on is counted in other cells.
+    Changed,
+}
+
 /// Hashes of a rule: of each stage of its tuple, and of the whole.
 #[derive(Debug, Default)]
 struct Hashes {
@@ -136,7 +147,7 @@ pub struct Writer {
 impl Owned {
     fn new(made: u64, group: u32, mask: FlowMask) -> Option<Self> {
         let tuple = Tuple::new(made, group, mask);
-        let index = Index::new(0, tuple.stages.len())?;
+        let index = Index::new(tuple.stages.len())?;
         Some(Self {
             tuple: Arc::new(tuple),
             index: Arc::new(index),
@@ -165,10 +176,18 @@ impl Owned {
         }
     }
 
-    /// A larger index if this one is full, or a fresh one if it is full of slots that are no longer used. True if it is another now.
-    fn grow(&mut self) -> Result<bool, Full> {
+    /// Asks for what adding a rule with these hashes will touch.
+    fn prefetch(index: &Index, hashes: &Hashes) {
+        index.prefetch(hashes.whole);
+        for (stage, hash) in hashes.stages.iter().enumerate() {
+            index.prefetch_count(stage, *hash);
+        }
+    }
+
+    /// A larger index if this one is full, or a fresh one if it is full of slots that are no longer used.
+    fn grow(&mut self) -> Result<Growth, Full> {
         if self.used < self.index.capacity() {
-            return Ok(false);
+            return Ok(Growth::None);
         }
         let capacity = self.index.capacity();
         // Of the same size if it is mostly slots that are no longer used: then nothing that rests on its cells is outdated.
@@ -177,18 +196,40 @@ impl Owned {
             linked if linked < capacity / 16 => linked * 2 + 1,
             _ => capacity,
         };
-        let index = Index::new(rules, self.tuple.stages.len()).ok_or(Full::Memory)?;
+        let index = self.index.resized(rules).ok_or(Full::Memory)?;
         let mut used = 0;
-        self.index.all(|record| {
-            let hashes = self.hashes(&self.tuple.value(record));
-            for (stage, hash) in hashes.stages.iter().enumerate() {
-                index.add(stage, *hash, 1);
+        let mut records = self.index.records();
+        let mut batch = arrayvec::ArrayVec::<(u32, Hashes), BATCH>::new();
+        loop {
+            batch.extend(
+                records
+                    .by_ref()
+                    .take(BATCH)
+                    .inspect(|record| self.tuple.records.prefetch(*record))
+                    .map(|record| (record, Hashes::default())),
+            );
+            if batch.is_empty() {
+                break;
             }
-            used += usize::from(index.insert(hashes.whole, record));
-        });
+            for (record, hashes) in &mut batch {
+                *hashes = self.hashes(&self.tuple.value(*record));
+                Self::prefetch(&index, hashes);
+            }
+            for (record, hashes) in batch.drain(..) {
+                for (stage, hash) in hashes.stages.iter().enumerate() {
+                    index.add(stage, *hash, 1);
+                }
+                used += usize::from(index.insert(hashes.whole, record));
+            }
+        }
+        drop(records);
+        let growth = match index.has_cells_of(&self.index) {
+            true => Growth::Cleaned,
+            false => Growth::Changed,
+        };
         self.used = used;
         self.index = Arc::new(index);
-        Ok(true)
+        Ok(growth)
     }
 
     /// A record that nobody can reach.
@@ -303,11 +344,8 @@ impl Writer {
             for rule in rules.by_ref().take(BATCH) {
                 let hashes = self.owned(rule.tuple).map(|owned| {
                     let hashes = owned.hashes(&rule.value);
-                    prefetch_read(owned.index.address(hashes.whole));
+                    Owned::prefetch(&owned.index, &hashes);
                     prefetch_read(self.stamps.address(owned.tuple.class(&rule.value)));
-                    for (stage, hash) in hashes.stages.iter().enumerate() {
-                        prefetch_read(owned.index.count_address(stage, *hash));
-                    }
                     hashes
                 });
                 batch.push((rule, hashes.unwrap_or_default()));
@@ -332,10 +370,9 @@ impl Writer {
             .and_then(Option::as_mut)
             .ok_or(Full::Memory)?;
         let group = owned.tuple.group;
-        let size = owned.index.size();
-        let mut listed = owned.grow()?;
-        if owned.index.size() != size {
-            // What decisions rested on is counted in other cells now.
+        let growth = owned.grow()?;
+        let mut listed = growth != Growth::None;
+        if growth == Growth::Changed {
             self.stamps.stamp(group_class(group), version);
         }
         let record = owned.take()?;
@@ -354,7 +391,9 @@ impl Writer {
         for (stage, hash) in hashes.stages.iter().enumerate() {
             // Decisions ended here only while nothing was counted.
             if owned.index.add(stage, *hash, 1) {
-                let class = owned.tuple.stage_class(stage + 1, owned.index.cell(*hash));
+                let class = owned
+                    .tuple
+                    .stage_class(stage + 1, owned.index.cell(stage, *hash));
                 self.stamps.stamp(class, version);
             }
         }
