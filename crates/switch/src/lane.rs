@@ -28,7 +28,7 @@ use self::bond::BondPort;
 use self::queue::EgressQueue;
 use crate::cache::Quick;
 use crate::classifier::arena::CounterArena;
-use crate::conntrack::{Conntrack, Fragments};
+use crate::conntrack::{Conntrack, Fragments, Tags};
 use crate::frame::{BURST, Frame, PortIndex};
 use crate::program::{Choice, Op};
 use crate::qos::limit::PerSecond;
@@ -180,6 +180,9 @@ pub struct Lane {
     fresh: [Option<Fresh>; MAX_TRACKS],
     /// The zone and the layer in which frames were looked up last that belong to no connection: where those of the next burst will be, too.
     strangers: Option<(u16, bool)>,
+    /// Where connections of the burst's frames will be entered, by frame, if it was expected that they belong to none in this zone and layer.
+    tags: Box<[Tags; BURST]>,
+    tagged: Option<(u16, bool)>,
     /// Meters that rules name.
     pub meters: Box<MeterTable>,
     /// Ticks of the clock, for the meters.
@@ -245,6 +248,8 @@ impl Lane {
             shields: None,
             fresh: [None; MAX_TRACKS],
             strangers: None,
+            tags: Box::new([Tags::default(); BURST]),
+            tagged: None,
             meters: Box::new(meters),
             now: 0,
             broke_at: 0,

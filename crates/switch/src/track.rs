@@ -7,7 +7,7 @@ use sumeru_packet::{Field, FlowKey, L3Kind, Layer, LayerLayout};
 
 use crate::conntrack::{
     ConnRef, Conntrack, CtPacket, Direction, Family, Fragment, Fragments, NatBinding, Opening,
-    Ports, Tuple, Verdict, protocol,
+    Ports, Tags, Tuple, Verdict, protocol,
 };
 use crate::egress::PlainFrame;
 use crate::frame::Frame;
@@ -41,7 +41,7 @@ pub enum Track {
 }
 
 /// A frame that belongs to no connection of a zone yet: what one is made of.
-pub type Fresh = (Tuple, CtPacket);
+pub type Fresh = (Tuple, Tags, CtPacket);
 
 /// The connections that a decision is about, in the order in which they were looked up.
 pub type Tracks = ArrayVec<Track, MAX_TRACKS>;

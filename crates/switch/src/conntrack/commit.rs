@@ -7,7 +7,7 @@ use super::packet::CtPacket;
 use super::state::{POLICIES, State};
 use super::store::{Cold, ConnRef, Hot, flag};
 use super::table::Conntrack;
-use super::tuple::{Direction, Half, Tuple};
+use super::tuple::{Direction, Half, Key, Tags, Tuple};
 use super::{sctp, tcp};
 
 /// Why there is no connection.
@@ -90,14 +90,34 @@ impl Conntrack {
     /// # Errors
     /// The reason why not, counted in [`Stats::refused`](super::Stats).
     pub fn commit(&mut self, commit: &Commit<'_>) -> Result<ConnRef, Refusal> {
-        self.try_commit(commit)
+        let tags = self.tags(&commit.tuple);
+        self.commit_tagged(commit, tags)
+    }
+
+    /// As [`Self::commit`], for a tuple with these tags.
+    ///
+    /// # Errors
+    /// As of [`Self::commit`].
+    #[inline(always)]
+    pub fn commit_tagged(&mut self, commit: &Commit<'_>, tags: Tags) -> Result<ConnRef, Refusal> {
+        self.try_commit(commit, tags)
             .inspect_err(|refusal| self.stats.refused[refusal.number()] += 1)
     }
 
-    fn try_commit(&mut self, commit: &Commit<'_>) -> Result<ConnRef, Refusal> {
+    fn try_commit(&mut self, commit: &Commit<'_>, tags: Tags) -> Result<ConnRef, Refusal> {
         let (tuple, packet) = (&commit.tuple, &commit.packet);
-        let original = self.key(tuple);
-        let plain = self.key_of(original.half.reversed());
+        debug_assert_eq!(tags, self.tags(tuple));
+        let half = Half::new(tuple);
+        let (original, plain) = (
+            Key {
+                half,
+                tag: tags.original,
+            },
+            Key {
+                half: half.reversed(),
+                tag: tags.reply,
+            },
+        );
         self.prefetch(&original);
         self.prefetch(&plain);
         if let Some((index, _)) = self.entry(&original) {

@@ -45,4 +45,4 @@ pub use state::{LONGEST_TIMEOUT, POLICIES, State, Timeouts, Verdict, ct_state, p
 pub use store::{ConnRef, Traffic};
 pub use syncookie::{Cookie, CookieSecret};
 pub use table::{Config, Conntrack, Reserve, Stats, ZonePolicy};
-pub use tuple::{Direction, Family, Key, Tuple, protocol};
+pub use tuple::{Direction, Family, Key, Tags, Tuple, protocol};

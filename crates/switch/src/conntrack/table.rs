@@ -7,7 +7,7 @@ use super::index::{Index, touch};
 use super::nat::Probe;
 use super::state::{POLICIES, State, Timeouts};
 use super::store::{Cold, ConnRef, Hot, flag};
-use super::tuple::{Direction, Half, Key, Secret, Tuple};
+use super::tuple::{Direction, Half, Key, Secret, Tags, Tuple};
 use super::wheel::Wheel;
 
 /// Most connections of a table.
@@ -205,10 +205,23 @@ impl Conntrack {
     }
 
     #[inline(always)]
+    fn tag(&self, half: &Half) -> u32 {
+        self.secret.hash(half) as u32
+    }
+
+    #[inline(always)]
     pub(super) fn key_of(&self, half: Half) -> Key {
-        Key {
-            half,
-            tag: self.secret.hash(&half) as u32,
+        let tag = self.tag(&half);
+        Key { half, tag }
+    }
+
+    /// Hashes a tuple and its answer's.
+    #[inline(always)]
+    pub fn tags(&self, tuple: &Tuple) -> Tags {
+        let half = Half::new(tuple);
+        Tags {
+            original: self.tag(&half),
+            reply: self.tag(&half.reversed()),
         }
     }
 
@@ -226,10 +239,9 @@ impl Conntrack {
 
     /// Asks for the lines of the hash table where the connection of a new tuple will be entered.
     #[inline(always)]
-    pub fn prefetch_entries(&self, tuple: &Tuple) {
-        let key = self.key(tuple);
-        self.prefetch(&key);
-        self.prefetch(&self.key_of(key.half.reversed()));
+    pub fn prefetch_entries(&self, tags: Tags) {
+        self.index.prefetch(tags.original);
+        self.index.prefetch(tags.reply);
     }
 
     /// Asks for the line that [`Self::track`] will touch.
@@ -311,6 +323,21 @@ impl Conntrack {
     /// As [`Self::find`], for one tuple.
     pub fn lookup(&self, tuple: &Tuple, now: u64) -> Option<(ConnRef, Direction)> {
         self.find(&self.key(tuple), now)
+    }
+
+    /// As [`Self::lookup`], for a tuple with these tags.
+    #[inline(always)]
+    pub fn lookup_tagged(
+        &self,
+        tuple: &Tuple,
+        tags: Tags,
+        now: u64,
+    ) -> Option<(ConnRef, Direction)> {
+        let key = Key {
+            half: Half::new(tuple),
+            tag: tags.original,
+        };
+        self.find(&key, now)
     }
 
     /// The connection that an ICMP error is about, by the tuple of the packet embedded in it, and the direction in which the error travels.

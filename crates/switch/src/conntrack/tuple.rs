@@ -281,6 +281,13 @@ impl Secret {
     }
 }
 
+/// Where the two halves of a connection that a tuple opens are entered, if its answers are not translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Tags {
+    pub(super) original: u32,
+    pub(super) reply: u32,
+}
+
 /// A tuple made ready for a look-up.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {

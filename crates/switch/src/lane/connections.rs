@@ -1,10 +1,10 @@
 //! Frames and their connections on the fast path: whether a decision holds, and what is asked for ahead.
 
 use super::{Lane, Outcome};
-use crate::conntrack::Verdict;
+use crate::conntrack::{CtPacket, Tuple, Verdict};
 use crate::frame::Frame;
 use crate::program::Op;
-use crate::track::{self, Fresh, Known, Track, Tracks};
+use crate::track::{self, Known, Track, Tracks};
 use sumeru_packet::Layer;
 use sumeru_packet::tcp::HEADER_LONGEST;
 
@@ -111,7 +111,11 @@ impl Lane {
                 inner,
                 decision,
             } => {
-                let Some((tuple, packet)) = fresh(frame, zone, inner, connections.now) else {
+                let tags = match self.tagged {
+                    Some(there) if there == (zone, inner) && number == 0 => self.tags.get(index),
+                    _ => None,
+                };
+                let Some((tuple, packet)) = opener(frame, zone, inner, connections.now) else {
                     // Of no protocol that has connections.
                     return match decision == Verdict::INVALID.decision() {
                         true => Ok(()),
@@ -119,12 +123,13 @@ impl Lane {
                     };
                 };
                 let table = &connections.table;
-                let found = table.lookup(&tuple, connections.now);
+                let tags = tags.copied().unwrap_or_else(|| table.tags(&tuple));
+                let found = table.lookup_tagged(&tuple, tags, connections.now);
                 if found.is_some() || table.classify(&tuple, &packet).decision() != decision {
                     return Err(None);
                 }
                 if let Some(place) = self.fresh.get_mut(number) {
-                    *place = Some((tuple, packet));
+                    *place = Some((tuple, tags, packet));
                 }
                 self.strangers = Some((zone, inner));
                 Ok(())
@@ -135,32 +140,40 @@ impl Lane {
     /// Asks for what looking up a burst's frames will need, if those of the last one belonged to no connection: nothing cached leads there.
     #[inline(always)]
     pub fn expect_strangers(&mut self, alive: u32) {
+        self.tagged = None;
         if let Some((zone, inner)) = self.strangers.take() {
             self.fetch_connections(alive, zone, inner);
         }
     }
 
     #[inline(never)]
-    fn fetch_connections(&self, alive: u32, zone: u16, inner: bool) {
+    fn fetch_connections(&mut self, alive: u32, zone: u16, inner: bool) {
         let Some(connections) = &self.connections else {
             return;
         };
         let layer = if inner { Layer::Inner } else { Layer::Outer };
-        for (index, frame) in self.frames.iter().enumerate() {
+        for (index, (frame, tags)) in self.frames.iter().zip(&mut *self.tags).enumerate() {
             if alive >> index & 1 == 1
                 && let Some(tuple) = track::tuple(&frame.key, layer, zone)
             {
-                connections.table.prefetch_entries(&tuple);
+                *tags = connections.table.tags(&tuple);
+                connections.table.prefetch_entries(*tags);
             }
         }
+        self.tagged = Some((zone, inner));
     }
 
     /// Takes note of what connections can be made of, for a decision that was made for this frame.
     pub fn freshen(&mut self, index: usize, tracks: &[Track]) {
-        let now = self.connections.as_deref().map_or(0, |c| c.now);
+        let Some(connections) = &self.connections else {
+            return;
+        };
         for (place, track) in self.fresh.iter_mut().zip(tracks) {
             *place = match *track {
-                Track::None { zone, inner, .. } => fresh(&self.frames[index], zone, inner, now),
+                Track::None { zone, inner, .. } => {
+                    opener(&self.frames[index], zone, inner, connections.now)
+                        .map(|(tuple, packet)| (tuple, connections.table.tags(&tuple), packet))
+                }
                 Track::Connection { .. } => None,
             };
         }
@@ -169,7 +182,7 @@ impl Lane {
 
 /// What a connection of a frame's is made of.
 #[inline(always)]
-pub(super) fn fresh(frame: &Frame, zone: u16, inner: bool, now: u64) -> Option<Fresh> {
+fn opener(frame: &Frame, zone: u16, inner: bool, now: u64) -> Option<(Tuple, CtPacket)> {
     let layer = if inner { Layer::Inner } else { Layer::Outer };
     let tuple = track::tuple(&frame.key, layer, zone)?;
     Some((tuple, track::packet(frame, inner, now)))

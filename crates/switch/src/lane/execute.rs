@@ -231,14 +231,14 @@ impl Lane {
 
     /// Makes a connection of a frame that had none.
     fn commit(&mut self, index: usize, number: u8, change: &CtChange) -> Result<(), DropReason> {
-        let (Some(connections), Some(Some((tuple, packet)))) = (
+        let (Some(connections), Some(Some((tuple, tags, packet)))) = (
             &mut self.connections,
             self.fresh.get(usize::from(number)).copied(),
         ) else {
             return Err(Drop::Action.into());
         };
         let owner = self.frames[index].in_port;
-        let made = change.make(&mut connections.table, &tuple, packet, owner);
+        let made = change.make(&mut connections.table, &tuple, tags, packet, owner);
         made.map(drop).map_err(|refusal| Drop::from(refusal).into())
     }
 

@@ -11,7 +11,7 @@ use std::fmt;
 use sumeru_flow::model::{NvgreDefinition, VxlanDefinition};
 use sumeru_packet::Field;
 
-use crate::conntrack::{Commit, ConnRef, Conntrack, CtPacket, Nat, Refusal, Tuple};
+use crate::conntrack::{Commit, ConnRef, Conntrack, CtPacket, Nat, Refusal, Tags, Tuple};
 use crate::frame::PortIndex;
 use crate::program::{Remove, Replace};
 use crate::qos::meter::Colour;
@@ -127,10 +127,11 @@ impl CtChange {
         &self,
         table: &mut Conntrack,
         tuple: &Tuple,
+        tags: Tags,
         packet: CtPacket,
         owner: PortIndex,
     ) -> Result<ConnRef, Refusal> {
-        let conn = table.commit(&Commit {
+        let commit = Commit {
             tuple: *tuple,
             packet,
             mark: self.mark.map_or(0, |(value, mask)| value & mask),
@@ -138,7 +139,8 @@ impl CtChange {
             owner,
             policy: self.policy,
             nat: None,
-        })?;
+        };
+        let conn = table.commit_tagged(&commit, tags)?;
         self.write(table, conn);
         Ok(conn)
     }
