@@ -597,8 +597,14 @@ mod tests {
         while cache.asks_plain(1, &OPTIONS) {
             cache.asked_plain(1, 1, 31);
         }
+        // Meanwhile nobody is told.
+        let second = frame(1, [10, 2, 2, 3], 64);
+        let entry = keep(&mut cache, &second, mask(16), vec![Op::Output(8)]);
         let rest = (1..).find(|_| known(&mut cache, &first).is_some());
         assert_eq!(rest, Some(REST as usize));
+        assert_eq!(known(&mut cache, &second), None);
+        cache.acquaint(&second, entry, &OPTIONS);
+        assert_eq!(port_of(known(&mut cache, &second)), Some(8));
     }
 
     #[test]

@@ -381,7 +381,7 @@ impl Index {
             match same && used * 2 <= counts.len() {
                 true => counts.len(),
                 // As sparse as the slots, at least: rules whose parts are all different are one to a cell.
-                false => used * 4,
+                false => used * 8,
             }
         });
         Self::with_cells(rules, cells)
@@ -513,5 +513,39 @@ impl Index {
         if let Some(count) = self.count(stage, hash) {
             prefetch_read(std::ptr::from_ref(count).cast());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_have_as_many_cells_as_their_rules_need() {
+        let mix = |rule: u64| rule.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 7;
+        // The rules agree in the part of the first stage, and differ in that of the second.
+        let enter = |index: &Index, rule: u64| {
+            index.add(0, 7, 1);
+            index.add(1, mix(rule), 1);
+            assert!(index.insert(mix(rule), rule as u32));
+        };
+        let mut index = Index::new(2).unwrap();
+        for rule in 0..20_000_u64 {
+            if rule as usize == index.capacity() {
+                let larger = index.resized(2 * index.capacity() + 1).unwrap();
+                (0..rule).for_each(|rule| enter(&larger, rule));
+                index = larger;
+            }
+            enter(&index, rule);
+        }
+        let cells: Vec<usize> = index.counts.iter().map(|counts| counts.len()).collect();
+        assert_eq!(cells, [CELLS, index.slots.len()]);
+        assert!((0..20_000).all(|rule| index.may_match(0, 7) && index.may_match(1, mix(rule))));
+        assert!(!index.may_match(0, 8));
+        let again = index.resized(index.capacity()).unwrap();
+        assert!(again.has_cells_of(&index));
+        assert!(!index.resized(1).unwrap().has_cells_of(&index));
+        assert_eq!(again.records().count(), 0);
+        assert_eq!(index.records().count(), 20_000);
     }
 }
