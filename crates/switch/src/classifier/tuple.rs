@@ -23,7 +23,7 @@ pub const HEADER: usize = 6;
 pub const MAX_STAGES: usize = 10;
 /// Fewest slots of an index.
 const SLOTS: usize = 16;
-/// Cells of a stage, unless the index has fewer slots.
+/// Fewest cells of a stage, unless the index has fewer slots.
 const CELLS: usize = 1 << 10;
 /// A slot that was never used: a search ends here.
 const FREE: u64 = 0;

@@ -120,6 +120,17 @@ struct Hashes {
     whole: u64,
 }
 
+impl Hashes {
+    /// Asks for what adding the rule to this index will touch.
+    #[inline(always)]
+    fn prefetch(&self, index: &Index) {
+        index.prefetch(self.whole);
+        for (stage, hash) in self.stages.iter().enumerate() {
+            index.prefetch_count(stage, *hash);
+        }
+    }
+}
+
 /// The writer.
 #[derive(Debug, Default)]
 pub struct Writer {
@@ -176,14 +187,6 @@ impl Owned {
         }
     }
 
-    /// Asks for what adding a rule with these hashes will touch.
-    fn prefetch(index: &Index, hashes: &Hashes) {
-        index.prefetch(hashes.whole);
-        for (stage, hash) in hashes.stages.iter().enumerate() {
-            index.prefetch_count(stage, *hash);
-        }
-    }
-
     /// A larger index if this one is full, or a fresh one if it is full of slots that are no longer used.
     fn grow(&mut self) -> Result<Growth, Full> {
         if self.used < self.index.capacity() {
@@ -213,7 +216,7 @@ impl Owned {
             }
             for (record, hashes) in &mut batch {
                 *hashes = self.hashes(&self.tuple.value(*record));
-                Self::prefetch(&index, hashes);
+                hashes.prefetch(&index);
             }
             for (record, hashes) in batch.drain(..) {
                 for (stage, hash) in hashes.stages.iter().enumerate() {
@@ -344,7 +347,7 @@ impl Writer {
             for rule in rules.by_ref().take(BATCH) {
                 let hashes = self.owned(rule.tuple).map(|owned| {
                     let hashes = owned.hashes(&rule.value);
-                    Owned::prefetch(&owned.index, &hashes);
+                    hashes.prefetch(&owned.index);
                     prefetch_read(self.stamps.address(owned.tuple.class(&rule.value)));
                     hashes
                 });

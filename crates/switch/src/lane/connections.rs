@@ -111,10 +111,6 @@ impl Lane {
                 inner,
                 decision,
             } => {
-                let tags = match self.tagged {
-                    Some(there) if there == (zone, inner) && number == 0 => self.tags.get(index),
-                    _ => None,
-                };
                 let Some((tuple, packet)) = opener(frame, zone, inner, connections.now) else {
                     // Of no protocol that has connections.
                     return match decision == Verdict::INVALID.decision() {
@@ -123,7 +119,10 @@ impl Lane {
                     };
                 };
                 let table = &connections.table;
-                let tags = tags.copied().unwrap_or_else(|| table.tags(&tuple));
+                let tags = match number == 0 && self.tagged == Some((zone, inner)) {
+                    true => self.tags[index],
+                    false => table.tags(&tuple),
+                };
                 let found = table.lookup_tagged(&tuple, tags, connections.now);
                 if found.is_some() || table.classify(&tuple, &packet).decision() != decision {
                     return Err(None);
