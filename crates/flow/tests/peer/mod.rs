@@ -1,4 +1,4 @@
-//! A real testpmd (Debian package `dpdk`, 22.11) that reads commands. It runs on a null device, which
+//! A real testpmd (Debian package `dpdk-dev`, 22.11) that reads commands. It runs on a null device, which
 //! supports no rules: "Bad arguments" and "Command not found" are syntax errors, every other answer means
 //! that the line was understood.
 
